@@ -1,0 +1,33 @@
+"""sdesolve: SDEs and ODEs in PyTorch, built around the reverse-time SDE of a score-based generative model."""
+
+from ._loops.fixed import Moment
+from .grids import Grid
+from .methods import Stepper, methods
+from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
+from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
+from .scores import Score, as_score
+from .solution import Solution, Status
+from .solve import SolveError, SolveWarning, solve
+
+__all__ = [
+    "EDM",
+    "ODE",
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "Grid",
+    "Moment",
+    "ProbabilityFlow",
+    "Process",
+    "ReverseSDE",
+    "Score",
+    "Solution",
+    "SolveError",
+    "SolveWarning",
+    "Status",
+    "Stepper",
+    "SubVPSDE",
+    "as_score",
+    "methods",
+    "solve",
+]

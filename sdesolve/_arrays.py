@@ -1,0 +1,53 @@
+"""Small array helpers that everything else stands on.  Nothing here knows what an SDE is."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Number: TypeAlias = float | Tensor
+"""A time or a coefficient: a host float (fixed grids: no device, no synchronisation) or a float64 tensor (per-sample control)."""
+
+
+def xp(value: Number) -> ModuleType:
+    """The module whose ``exp, log1p, sqrt, ...`` fit ``value``, so that each formula is written once for floats and tensors."""
+    return torch if isinstance(value, Tensor) else math
+
+
+def softplus(value: Number) -> Number:
+    """log(1 + e^value), without overflow."""
+    m = xp(value)
+    return (value.clamp(min=0) if isinstance(value, Tensor) else max(value, 0.0)) + m.log1p(m.exp(-abs(value)))
+
+
+def bcast(coefficient: Number, x: Tensor) -> Number:
+    """``coefficient`` ready to multiply the state ``x`` of shape (B, *event): a float stays; (B,) becomes (B, 1, ..., 1) in x's dtype."""
+    if not isinstance(coefficient, Tensor) or coefficient.dim() == 0:
+        return coefficient
+    return coefficient.to(x).reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def time_tensor(t: Number, x: Tensor) -> Tensor:
+    """``t`` as a user's function sees it: a tensor on x's device in x's dtype, shape () or (B,), made without a device read."""
+    if isinstance(t, Tensor):
+        return t.to(x)
+    return torch.full((), t, dtype=x.dtype, device=x.device)
+
+
+def per_row(t: Number, x: Tensor) -> Tensor:
+    """``t`` as a network sees it: a float64 tensor of shape (B,) on x's device."""
+    if isinstance(t, Tensor):
+        return t.to(device=x.device, dtype=torch.float64).expand(len(x))
+    return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+
+
+def row_mean(x: Tensor) -> Tensor:
+    """Mean over the event of each row, (B, *event) -> (B,), with the same bits whatever the number of rows."""
+    flat = x.reshape(len(x), -1)
+    if len(flat) == 1:  # torch splits a lone large reduction between threads, and so rounds it differently
+        return flat.expand(2, -1).contiguous().mean(1)[:1]
+    return flat.mean(1)

@@ -1,0 +1,203 @@
+"""Validation of the arguments of ``solve``: once, before the first network call, each message with the line to type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .control import Control
+from .grids import Grid, make_grid
+from .methods import Stepper, make_method, methods
+from .problems import ODE, SDE, Interval, ProbabilityFlow, ReverseSDE
+
+AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
+
+DEFAULT_STEPS = 500
+DEFAULT_TOLERANCE = 1e-5
+
+
+def stepper_of(method: str | Stepper, options: dict[str, Any]) -> Stepper:
+    """A method by name with its options, or a user's own stepper."""
+    if isinstance(method, str):
+        return make_method(method, **options)
+    if not isinstance(method, Stepper):
+        raise TypeError(f"method is a {type(method).__name__}; expected a name from sdesolve.methods() or a Stepper.")
+    if options:
+        raise ValueError(f"unknown argument(s) {', '.join(options)}: the options of a Stepper are given when it is made.")
+    return method
+
+
+def suited(stepper: Stepper, problem: AnyProblem, name: str) -> AnyProblem:
+    """The problem as the method takes it: an ODE method integrates a reverse SDE's probability flow."""
+    if not isinstance(problem, AnyProblem):
+        raise TypeError(f"problem is a {type(problem).__name__}; expected sdesolve.SDE, ODE, process.reverse(score) or process.probability_flow(score).")
+    facts = stepper.facts
+    if facts.needs and not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        raise ValueError(f"method={name!r} needs a score; expected process.reverse(score) or process.probability_flow(score). For a plain problem: {_able(problem)}.")
+    if facts.kinds:
+        if not isinstance(problem, SDE | ReverseSDE):
+            raise ValueError(f"method={name!r} solves SDEs, and this problem has no noise. {_for_flow(problem)}Methods for it: {_able(problem)}.")
+        if problem.noise not in facts.kinds:
+            raise ValueError(f"method={name!r} does {', '.join(sorted(facts.kinds))} noise; the problem has noise={problem.noise!r}. Methods for it: {_able(problem)}.")
+        if problem.calculus not in facts.calculus and problem.noise != "additive":  # for additive noise the two readings agree
+            raise ValueError(f"method={name!r} integrates calculus={', '.join(facts.calculus)}; the problem has {problem.calculus!r}. Methods for it: {_able(problem)}.")
+    elif isinstance(problem, ReverseSDE):
+        return problem.probability_flow()
+    elif isinstance(problem, SDE):
+        raise ValueError(f"method={name!r} solves ODEs, and this problem has noise. Methods for it: {_able(problem)}.")
+    return problem
+
+
+def _able(problem: AnyProblem) -> str:
+    """Names of the methods that can do a problem."""
+    scored = isinstance(problem, ReverseSDE | ProbabilityFlow)
+    names = []
+    for name, facts in methods():
+        if isinstance(problem, SDE | ReverseSDE):
+            right = problem.noise in facts.kinds and (problem.noise == "additive" or problem.calculus in facts.calculus)
+        else:
+            right = facts.ode is not None
+        if right and (scored or not facts.needs):
+            names.append(name)
+    return ", ".join(names) or "none yet"
+
+
+def _for_flow(problem: AnyProblem) -> str:
+    return "Use process.reverse(score) for it. " if isinstance(problem, ProbabilityFlow) else ""
+
+
+def interval_of(problem: AnyProblem, interval: Interval | None) -> Interval:
+    """The interval to solve on, checked by the problem that knows where it is defined."""
+    return problem.interval if interval is None else problem.check_interval(interval)
+
+
+def check_state(x: Tensor, problem: AnyProblem) -> None:
+    """A non-empty floating (B, *event), on the device of the network."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}; expected a tensor: torch.as_tensor(x, dtype=torch.float32).")
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype: x.float().")
+    if x.dim() == 0 or x.numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, *event) with at least one sample and one element.")
+    model = problem.score.model if isinstance(problem, ReverseSDE | ProbabilityFlow) else None
+    if isinstance(model, nn.Module):
+        parameter = next(model.parameters(), None)
+        if parameter is not None and parameter.device != x.device:
+            raise ValueError(f"x is on {x.device} and the network on {parameter.device}; expected one device: x.to({str(parameter.device)!r}).")
+
+
+def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
+    """(B,) names of the rows; default 0..B-1."""
+    ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
+    if ids.shape != (rows,) or ids.is_floating_point() or ids.is_complex() or bool((ids < 0).any()):
+        raise ValueError(f"sample_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected {rows} integers >= 0, one a row: range({rows}).")
+    return ids
+
+
+def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
+    """A given seed, or one drawn from ``generator`` or torch's global generator."""
+    if seed is None:
+        device = generator.device if generator is not None else "cpu"
+        return int(torch.randint(2**62, (), generator=generator, device=device))
+    if generator is not None:
+        raise ValueError("seed and generator were both given; expected one of them.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
+    return seed
+
+
+def positive(name: str, value: object) -> int:
+    """An integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=100.")
+    return value
+
+
+def grid_of(
+    problem: AnyProblem,
+    stepper: Stepper,
+    interval: Interval,
+    steps: int | None,
+    grid: Grid | str | Sequence[float] | Tensor | None,
+    nfe: int | None,
+    denoise: bool,
+) -> Grid | None:
+    """The grid to walk, or None where the method shall choose its steps."""
+    if steps is not None and nfe is not None:
+        raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
+    if nfe is not None:
+        steps = _steps_for(stepper, positive("nfe", nfe), denoise)
+    if grid is None or isinstance(grid, str):
+        if steps is None and grid is None and stepper.error_order is not None:
+            return None
+        process = getattr(problem, "process", None)
+        name = grid or (process.default_grid if process else "uniform")
+        return make_grid(name, process, *interval, positive("steps", DEFAULT_STEPS if steps is None else steps))
+    if steps is not None:
+        raise ValueError("grid gives the times, so steps and nfe must be left out.")
+    made = grid if isinstance(grid, Grid) else Grid.of(grid)
+    if (made.ts[0], made.ts[-1]) != interval:
+        raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
+    return made
+
+
+def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
+    facts = stepper.facts
+    fixed = facts.start + denoise
+    if nfe < fixed + facts.evals:
+        raise ValueError(f"nfe={nfe} is too small for one step of this method; the smallest that works is nfe={fixed + facts.evals}.")
+    return (nfe - fixed) // max(1, facts.evals)
+
+
+def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Control:
+    """The step controller of a method with an error estimate."""
+    tolerances = [DEFAULT_TOLERANCE if value is None else value for value in (rtol, atol)]
+    for name, value in zip(("rtol", "atol"), tolerances, strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
+    if sum(tolerances) == 0:
+        raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
+    assert stepper.error_order is not None
+    return Control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+
+
+def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:
+    """Indices of the nodes to save, in the order of the grid."""
+    if save is None:
+        return ()
+    if isinstance(save, str):
+        if save != "all":
+            raise ValueError(f'save={save!r}; expected "all" or times of the grid.')
+        return tuple(range(len(grid.ts)))
+    times = _times(save)
+    nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
+    spacing = abs(grid.ts[-1] - grid.ts[0]) * 1e-9
+    for t, i in nearest.items():
+        if abs(grid.ts[i] - t) > spacing:
+            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")
+    return tuple(sorted(set(nearest.values())))
+
+
+def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval) -> tuple[float, ...]:
+    """Times to land on and save, ordered along the interval."""
+    if save is None:
+        return ()
+    if isinstance(save, str):
+        raise ValueError(f"save={save!r}, but every sample chooses its own steps here; expected times, as in save=[{interval[0]}, {interval[1]}], or give steps.")
+    times = sorted(set(_times(save)), reverse=interval[1] < interval[0])
+    low, high = sorted(interval)
+    for t in times:
+        if not low <= t <= high:
+            raise ValueError(f"save time {t} lies outside the interval {interval}.")
+    return tuple(times)
+
+
+def _times(save: Sequence[float] | Tensor) -> list[float]:
+    times: list[float] = torch.as_tensor(save, dtype=torch.float64).reshape(-1).tolist()
+    if not times or not all(math.isfinite(t) for t in times):
+        raise ValueError(f"save={save!r}; expected finite times.")
+    return times

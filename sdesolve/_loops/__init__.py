@@ -1,0 +1,1 @@
+"""The loops.  They know no method by name."""

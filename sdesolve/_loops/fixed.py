@@ -1,0 +1,79 @@
+"""The fixed-grid loop: dumb, and without a single read from the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _tally
+from ..grids import Grid
+from ..methods import Stepper, StepNoise
+from ..solution import Status
+
+
+class Moment(NamedTuple):
+    """Where a solve stands, as a callback sees it."""
+
+    step: int
+    """Steps taken so far."""
+    t: Any
+    """The time reached: a float on a fixed grid, (B,) where steps are chosen per sample."""
+    x: Tensor
+    """(B, *event) the state at that time."""
+
+
+Observer = Callable[[Moment], None]
+
+
+class Outcome(NamedTuple):
+    """What a loop hands to ``solve``."""
+
+    x: Tensor
+    nfe: int | Tensor
+    codes: Tensor
+    failed_at: Tensor
+    accepted: int | Tensor
+    rejected: int | Tensor
+    xs: Tensor | None
+
+
+def run(
+    stepper: Stepper,
+    problem: Any,
+    x: Tensor,
+    grid: Grid,
+    noise_at: Callable[[int], StepNoise],
+    saved: frozenset[int],
+    observe: Observer | None,
+) -> Outcome:
+    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states of the nodes in ``saved``."""
+    calls = _tally.calls()
+    xs = [x] if 0 in saved else []
+    sums = [_row_sum(x)]
+    carry = stepper.init(problem, x, grid.ts[0])
+    for i in range(len(grid)):
+        step = stepper.step(problem, x, grid.ts[i], grid.ts[i + 1], noise_at(i), carry)
+        x, carry = step.x, step.carry
+        sums.append(_row_sum(x))
+        if i + 1 in saved:
+            xs.append(x)
+        if observe:
+            observe(Moment(i + 1, grid.ts[i + 1], x))
+    codes, failed_at = _health(torch.stack(sums), grid)
+    return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, torch.stack(xs) if xs else None)
+
+
+def _row_sum(x: Tensor) -> Tensor:
+    """A number per row that is finite where the row is: the cheapest witness to keep of every step."""
+    return x.reshape(len(x), -1).sum(1)
+
+
+def _health(sums: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Status codes (B,), and the first time at which a row was not finite (NaN where it always was)."""
+    bad = ~torch.isfinite(sums)  # (N + 1, B)
+    codes = torch.where(bad[-1], int(Status.non_finite), int(Status.ok))
+    ts = torch.tensor(grid.ts, dtype=torch.float64, device=sums.device)
+    return codes, torch.where(bad[-1], ts[bad.int().argmax(0)], torch.nan)

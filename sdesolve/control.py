@@ -1,0 +1,48 @@
+"""Step control: how large an error is, and how long the next step may be.  Everything is per sample; nothing couples rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._arrays import row_mean
+
+
+@dataclass(frozen=True)
+class Control:
+    """The proportional-integral controller.  [Gustafsson 1991; Hairer & Wanner 1996, IV.2]
+
+        factor = safety err_n^(-(1/q - 3 beta/4)) err_{n-1}^beta,      beta = 0.2/q,
+
+    for an error estimate that falls as h^q, measured so that a step is accepted where err <= 1:
+
+        err = sqrt(mean((error / (atol + rtol max(|x0|, |x1|)))^2)).
+
+    Arguments:
+        rtol, atol: relative and absolute tolerance of one step.
+        q: order of the error estimate.
+        safety, shrink, grow: the factor's margin and bounds.
+    """
+
+    rtol: float
+    atol: float
+    q: int
+    safety: float = 0.9
+    shrink: float = 0.2
+    grow: float = 10.0
+
+    def size(self, value: Tensor, *states: Tensor) -> Tensor:
+        """(B,) float64: root mean square of ``value`` in units of the tolerance at the larger of ``states``."""
+        largest = states[0].abs()
+        for state in states[1:]:
+            largest = torch.maximum(largest, state.abs())
+        return row_mean((value / (self.atol + self.rtol * largest)).square()).double().sqrt()
+
+    def factor(self, err: Tensor, previous: Tensor) -> Tensor:
+        """(B,) by what to multiply the step after an error; ``shrink`` where the error is not finite."""
+        beta = 0.2 / self.q
+        err = err.clamp(min=1e-10)  # a vanishing error asks for the largest growth, not for a division by zero
+        factor = self.safety * err ** (0.75 * beta - 1 / self.q) * previous.clamp(min=1e-4) ** beta
+        return torch.nan_to_num(factor, nan=self.shrink, posinf=self.grow).clamp(self.shrink, self.grow)

@@ -1,0 +1,83 @@
+"""What a method is: facts it declares, and one pure step.
+
+A step knows nothing of loops, grids or seeds: it goes from (x, t0) to t1 with the noise it is handed.  The same step serves
+fixed grids, where times are host floats, and per-sample control, where they are float64 tensors (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from torch import Tensor
+
+from .._arrays import Number
+from ..problems import Problem
+
+NONE: Mapping[str, float] = MappingProxyType({})
+
+
+class Facts(NamedTuple):
+    """What a method declares about itself; the tests measure every declaration of every registered method."""
+
+    evals: int
+    """Network calls a step."""
+    start: int = 0
+    """Network calls before the first step."""
+    ode: int | None = None
+    """Order on ODEs; None for a method that needs noise."""
+    strong: Mapping[str, float] = NONE
+    """Strong order by noise kind; the kinds named here or in ``weak`` are those the method can do."""
+    weak: Mapping[str, float] = NONE
+    """Weak order by noise kind."""
+    calculus: frozenset[str] = frozenset({"ito"})
+    """Readings of a noise that depends on the state that the method integrates."""
+    needs: frozenset[str] = frozenset()
+    """What the problem must have besides a drift: "score" (a forward process and its score)."""
+    reference: str = ""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Noise kinds the method can do; empty for ODE methods."""
+        return frozenset(self.strong) | frozenset(self.weak)
+
+
+class Step(NamedTuple):
+    """What one step returns."""
+
+    x: Tensor
+    error: Tensor | None = None
+    """Estimated local error, (B, *event), of a method with an embedded one."""
+    carry: Any = None
+    """What the next step wants back: None, or a tensor whose first axis is the batch."""
+    mean: Tensor | None = None
+    """The state without its last noise."""
+
+
+class StepNoise(Protocol):
+    """The noise of one step."""
+
+    def normal(self, slot: int = 0) -> Tensor:
+        """Standard normals; equal slots give equal numbers, different slots independent ones."""
+        ...
+
+    def increment(self, t0: Number, t1: Number) -> Tensor:
+        """The Brownian increment over the step, N(0, |t1 - t0|)."""
+        ...
+
+
+class Stepper:
+    """Base of every method: a frozen dataclass of its options, with ``facts`` and ``step``."""
+
+    facts: Facts
+    error_order: ClassVar[int | None] = None
+    """p where the local error estimate falls as h^p; None where there is no estimate."""
+
+    def init(self, problem: Problem, x: Tensor, t: Number) -> Any:
+        """The first step's carry."""
+        return None
+
+    def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
+        """From (x, t0) to t1."""
+        raise NotImplementedError(f"{type(self).__name__} has no step")

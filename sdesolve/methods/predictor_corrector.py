@@ -1,0 +1,58 @@
+"""Predictor-corrector sampling: any stepper followed by any corrector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from .._arrays import Number
+from ..correctors import Corrector
+from ..problems import Problem, ReverseSDE, ScoreProblem
+from .base import Facts, Step, Stepper, StepNoise
+
+
+@dataclass(frozen=True)
+class PredictorCorrector(Stepper):
+    """A predictor's step from t0 to t1, then ``corrector_steps`` corrector steps at t1.  [Song et al. 2021, algorithm 1]
+
+    The predictor follows the drift in time, the corrector repairs the marginal that it missed.  As the steps shrink, the
+    limit is the corrector's stationary law, right to O(snr^2).
+
+    Arguments:
+        predictor: any stepper; an ODE method predicts along the probability flow; None for a corrector-only sampler.
+        corrector: any corrector.
+        corrector_steps: corrector steps after each predictor step, >= 0.
+    """
+
+    predictor: Stepper | None
+    corrector: Corrector
+    corrector_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.corrector_steps, bool) or not isinstance(self.corrector_steps, int) or self.corrector_steps < 0:
+            raise ValueError(f"corrector_steps={self.corrector_steps!r}; expected an integer >= 0.")
+
+    @cached_property
+    def facts(self) -> Facts:  # type: ignore[override]
+        predictor = self.predictor.facts if self.predictor else Facts(evals=0)
+        return Facts(
+            evals=predictor.start + predictor.evals + self.corrector_steps * self.corrector.evals,
+            weak={"additive": 1.0},
+            needs=frozenset({"score"}),
+            reference="Song et al. 2021",
+        )
+
+    def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
+        if self.predictor:  # afresh each time: what it carried belongs to the state before the corrector
+            predicted = self._predicted(problem)
+            x = self.predictor.step(predicted, x, t0, t1, noise, self.predictor.init(predicted, x, t0)).x
+        for k in range(self.corrector_steps):
+            x = self.corrector.correct(problem, x, t1, noise.normal(slot=1 + k))
+        return Step(x)
+
+    def _predicted(self, problem: ReverseSDE) -> Problem | ScoreProblem:
+        is_ode_method = self.predictor is not None and not self.predictor.facts.kinds
+        return problem.probability_flow() if is_ode_method else problem

@@ -1,0 +1,29 @@
+"""``sdesolve.methods()`` as something to read and to loop over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .base import Facts
+
+
+class MethodRow(NamedTuple):
+    name: str
+    facts: Facts
+
+
+class MethodTable(tuple[MethodRow, ...]):
+    """One row a method; prints as a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        head = ("method", "ODE order", "strong order", "weak order", "calls a step", "needs", "reference")
+        body = [(name, str(f.ode or ""), _orders(f.strong), _orders(f.weak), str(f.evals), ", ".join(sorted(f.needs)), f.reference) for name, f in self]
+        widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *body))
+
+
+def _orders(orders: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind} {order:g}" for kind, order in orders.items())

@@ -1,0 +1,210 @@
+"""What is solved: dx = drift(x, t) dt + diffusion(x, t) dw on an interval that may run either way.
+
+The sign of dt is never hidden: a reverse SDE runs from T down to eps, so dt < 0, and Var(dW) = |dt|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, Literal, Protocol, TypeAlias, cast, get_args
+
+from torch import Tensor
+
+from . import _tally
+from ._arrays import Number, bcast, time_tensor
+from ._errors import choice
+from .processes import Process
+from .scores import Score, as_score
+
+Field: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+NoiseKind: TypeAlias = Literal["additive", "scalar", "diagonal", "general"]
+Calculus: TypeAlias = Literal["ito", "stratonovich"]
+Interval: TypeAlias = tuple[float, float]
+
+
+def check_interval(interval: Interval) -> Interval:
+    """``interval`` as two floats; ValueError unless they are finite and different."""
+    try:
+        t0, t1 = (float(t) for t in interval)
+    except (TypeError, ValueError):
+        raise ValueError(f"interval={interval!r}; expected two times, as in interval=(0.0, 1.0).") from None
+    if not (math.isfinite(t0) and math.isfinite(t1)) or t0 == t1:
+        raise ValueError(f"interval={interval!r}; expected two finite and different times, as in interval=(0.0, 1.0).")
+    return t0, t1
+
+
+class Problem(Protocol):
+    """What a stepper and a loop may ask of any problem; t is a host float or a float64 tensor (B,)."""
+
+    interval: Interval
+
+    def drift(self, x: Tensor, t: Number) -> Tensor: ...
+
+
+class StochasticProblem(Problem, Protocol):
+    """A problem with noise."""
+
+    noise: NoiseKind
+    calculus: Calculus
+
+    def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
+        """diffusion(x, t) dw, shaped like x."""
+        ...
+
+    def brownian_event(self, x: Tensor) -> tuple[int, ...]:
+        """Shape of one sample's Brownian motion."""
+        ...
+
+
+class ScoreProblem(Problem, Protocol):
+    """A problem with a forward process and a score."""
+
+    process: Process
+    score: Score
+
+
+class ODE:
+    """dx/dt = drift(x, t).
+
+    Arguments:
+        drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x.
+        interval: (first, last), finite and different; last < first runs backwards.
+    """
+
+    def __init__(self, drift: Field, interval: Interval = (0.0, 1.0)) -> None:
+        self._drift = drift
+        self.interval = check_interval(interval)
+
+    check_interval = staticmethod(check_interval)
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        return _field(self._drift, x, t)
+
+
+class SDE:
+    """dx = drift(x, t) dt + diffusion(x, t) dw.
+
+    Arguments:
+        drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x.
+        diffusion: function of the same; what it returns depends on ``noise``:
+            "additive" (no dependence on x) and "diagonal": broadcastable to x's shape, multiplies one Brownian motion per coordinate;
+            "scalar": broadcastable to x's shape, multiplies a single Brownian motion per sample;
+            "general": (B, *event, m), a matrix applied to m Brownian motions.
+        noise: the kind above, which decides what methods apply and their order.
+        calculus: "ito" or "stratonovich".
+        interval: (first, last), finite and different; last < first runs backwards, with Var(dw) = |dt|.
+    """
+
+    def __init__(
+        self,
+        drift: Field,
+        diffusion: Field,
+        noise: NoiseKind = "diagonal",
+        calculus: Calculus = "ito",
+        interval: Interval = (0.0, 1.0),
+    ) -> None:
+        self._drift, self._diffusion = drift, diffusion
+        self.noise: NoiseKind = cast(NoiseKind, choice("noise", noise, get_args(NoiseKind)))
+        self.calculus: Calculus = cast(Calculus, choice("calculus", calculus, get_args(Calculus)))
+        self.interval = check_interval(interval)
+
+    check_interval = staticmethod(check_interval)
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        return _field(self._drift, x, t)
+
+    def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
+        g = self._diffusion(x, time_tensor(t, x))
+        change = (g @ dw.unsqueeze(-1)).squeeze(-1) if self.noise == "general" else g * dw
+        if change.shape != x.shape or change.dtype != x.dtype:
+            expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
+            raise ValueError(
+                f"diffusion returned {tuple(g.shape)} {g.dtype} for a state of {tuple(x.shape)} {x.dtype} and noise={self.noise!r}; "
+                f"expected the state's dtype and shape {expected}."
+            )
+        return change
+
+    def brownian_event(self, x: Tensor) -> tuple[int, ...]:
+        event = tuple(x.shape[1:])
+        if self.noise == "scalar":
+            return (1,) * len(event)
+        if self.noise == "general":  # how many Brownian motions there are, the diffusion alone knows
+            return (*(1,) * (len(event) - 1), self._diffusion(x, time_tensor(self.interval[0], x)).shape[-1])
+        return event
+
+
+class _ScoreProblem:
+    """What the reverse SDE and its ODE share."""
+
+    def __init__(self, process: Process, score: Score | Field, eps: float | None = None) -> None:
+        self.process = process
+        self.score = score if isinstance(score, Score) else as_score(score, process, predicts="score")
+        self.interval = self.check_interval((process.T, process.eps if eps is None else eps))
+
+    def check_interval(self, interval: Interval) -> Interval:
+        """``interval`` if the score is defined on it: it is singular at t = 0 and unknown beyond T."""
+        t0, t1 = check_interval(interval)
+        if not 0 < min(t0, t1) < max(t0, t1) <= self.process.T:
+            raise ValueError(
+                f"interval=({t0}, {t1}) leaves (0, {self.process.T}], where {type(self.process).__name__} has a score; "
+                f"expected 0 < eps < T, as in process.reverse(score, eps={self.process.eps})."
+            )
+        return t0, t1
+
+
+class ReverseSDE(_ScoreProblem):
+    """The reverse-time SDE of a forward process:  dx = [a(t) x - g(t)^2 score(x, t)] dt + g(t) dw on (T, eps).
+
+    [Anderson 1982; Song et al. 2021, eq. 6].  Made by ``process.reverse(score)``.
+
+    Attributes:
+        process, score: the forward process and the score of its marginals.
+        interval: (T, eps).
+    """
+
+    noise: ClassVar[NoiseKind] = "additive"
+    calculus: ClassVar[Calculus] = "ito"
+
+    def check_interval(self, interval: Interval) -> Interval:
+        t0, t1 = super().check_interval(interval)
+        if t0 < t1:
+            raise ValueError(f"interval=({t0}, {t1}) runs forwards; a reverse SDE runs from the noise to the data: interval=({t1}, {t0}).")
+        return t0, t1
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        p = self.process
+        return bcast(p.drift_rate_(t), x) * x - bcast(p.diffusion_(t) ** 2, x) * self.score(x, t)
+
+    def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
+        return bcast(self.process.diffusion_(t), x) * dw
+
+    def brownian_event(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[1:])
+
+    def probability_flow(self) -> ProbabilityFlow:
+        """The ODE with the same marginals."""
+        return ProbabilityFlow(self.process, self.score, self.interval[1])
+
+
+class ProbabilityFlow(_ScoreProblem):
+    """The ODE with the marginals of the SDE:  dx/dt = a(t) x - g(t)^2 score(x, t) / 2 on (T, eps), or back.
+
+    [Song et al. 2021, eq. 13].  Made by ``process.probability_flow(score)``.
+
+    Attributes:
+        process, score: the forward process and the score of its marginals.
+        interval: (T, eps).
+    """
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        p = self.process
+        return bcast(p.drift_rate_(t), x) * x - bcast(0.5 * p.diffusion_(t) ** 2, x) * self.score(x, t)
+
+
+def _field(function: Field, x: Tensor, t: Number) -> Tensor:
+    value = _tally.call(function, x, time_tensor(t, x))
+    if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype:
+        got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"drift returned {got}; expected {tuple(x.shape)} {x.dtype}, like the state.")
+    return value

@@ -1,0 +1,191 @@
+"""Any model becomes a score: the table of parameterisations and of time conventions.
+
+Networks are trained to predict many things, but given x_t each of them is linear in the score,
+
+    score(x, t) = on_x(t) x + on_output(t) model(input_scale(t) x, time(t)),
+
+so a parameterisation is three numbers per time.  With x_t = alpha x_0 + sigma eps and dx = a x dt + g dw:
+
+    predicts   the model returns                    on_x                            on_output
+    score      grad ln p_t(x)                       0                               1
+    epsilon    E[eps | x]                           0                               -1/sigma
+    x0         E[x_0 | x]                           -1/sigma^2                      alpha/sigma^2
+    v          E[alpha eps - sigma x_0 | x]         -1/(alpha^2+sigma^2)            -(alpha/sigma)/(alpha^2+sigma^2)
+    flow       E[dx_t/dt | x] = a x - g^2 score/2   2 a/g^2                         -2/g^2
+    edm        F of Karras et al. 2022, eq. 7       -1/n^2                          alpha sigma_data/(sigma n)
+
+where n^2 = sigma^2 + alpha^2 sigma_data^2 and, for ``edm`` alone, input_scale = 1/n.  Coefficients are computed in
+float64; the model runs in its own dtype; the casts happen in :meth:`Score.model_output` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from . import _tally
+from ._arrays import Number, bcast, per_row, xp
+from ._errors import choice
+from .processes import Process
+
+Model: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+TimeConvention: TypeAlias = str | int | Callable[[Tensor], Tensor]
+
+
+class Linear(NamedTuple):
+    """score = on_x * x + on_output * model(input_scale * x, time) at one time; None stands for 0, 1 and 1."""
+
+    on_x: Number | None = None
+    on_output: Number | None = None
+    input_scale: Number | None = None
+
+
+def _score(p: Process, t: Number, sigma_data: float) -> Linear:
+    return Linear()
+
+
+def _epsilon(p: Process, t: Number, sigma_data: float) -> Linear:
+    return Linear(on_output=-1 / p.sigma_(t))
+
+
+def _x0(p: Process, t: Number, sigma_data: float) -> Linear:
+    variance = p.sigma_(t) ** 2
+    return Linear(-1 / variance, p.alpha_(t) / variance)
+
+
+def _v(p: Process, t: Number, sigma_data: float) -> Linear:
+    alpha, sigma = p.alpha_(t), p.sigma_(t)
+    square = alpha * alpha + sigma * sigma
+    return Linear(-1 / square, -alpha / (sigma * square))
+
+
+def _flow(p: Process, t: Number, sigma_data: float) -> Linear:
+    g2 = p.diffusion_(t) ** 2
+    return Linear(2 * p.drift_rate_(t) / g2, -2 / g2)
+
+
+def _edm(p: Process, t: Number, sigma_data: float) -> Linear:
+    alpha, sigma = p.alpha_(t), p.sigma_(t)
+    n2 = sigma * sigma + (alpha * sigma_data) ** 2
+    n = xp(n2).sqrt(n2)
+    return Linear(-1 / n2, alpha * sigma_data / (sigma * n), 1 / n)
+
+
+PARAMETERISATIONS: dict[str, Callable[[Process, Number, float], Linear]] = {
+    "score": _score,
+    "epsilon": _epsilon,
+    "x0": _x0,
+    "v": _v,
+    "flow": _flow,
+    "edm": _edm,
+}
+
+TIME_CONVENTIONS: dict[str, Callable[[Process, Tensor], Tensor]] = {
+    "continuous": lambda p, t: t,
+    "t*999": lambda p, t: t * 999,
+    "sigma": lambda p, t: torch.exp(-0.5 * torch.as_tensor(p.log_snr_(t))),
+    "log_sigma/4": lambda p, t: -0.125 * torch.as_tensor(p.log_snr_(t)),
+}
+"""What a network wants to be told, from t in (0, T].  ``sigma`` is sigma/alpha, which is sigma(t) for VE and EDM."""
+
+
+class Score:
+    """grad_x ln p_t(x) out of a model: made by :func:`as_score`, called as ``score(x, t)`` by every solver.
+
+    Attributes:
+        model: the wrapped model.
+        process: the forward process whose noise levels the model knows.
+        predicts, time, sigma_data: as given to :func:`as_score`.
+    """
+
+    def __init__(self, model: Model, process: Process, predicts: str, time: TimeConvention, sigma_data: float) -> None:
+        self.model, self.process = model, process
+        self.predicts, self.time, self.sigma_data = predicts, time, sigma_data
+        self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
+        self._network_time = _time_convention(time)
+        self._model_dtype = _parameter_dtype(model)
+
+    def linear(self, t: Number) -> Linear:
+        """The coefficients of the table above at time t, in float64."""
+        return self._linear(self.process, t, self.sigma_data)
+
+    def model_output(self, x: Tensor, t: Number) -> Tensor:
+        """What the model itself says at x, (B, *event), and time t, in x's dtype."""
+        dtype = self._model_dtype or x.dtype
+        time = self._network_time(self.process, per_row(t, x))
+        scale = self.linear(t).input_scale
+        scaled = x if scale is None else bcast(scale, x) * x
+        output = _tally.call(self.model, scaled.to(dtype), time.to(dtype) if time.is_floating_point() else time)
+        if not isinstance(output, Tensor) or output.shape != x.shape or not output.is_floating_point() or output.device != x.device:
+            raise ValueError(_bad_output(self.model, output, x))
+        return output.to(x.dtype)
+
+    def __call__(self, x: Tensor, t: Number) -> Tensor:
+        """The score at x, (B, *event), and time t, a float or a tensor () or (B,)."""
+        output = self.model_output(x, t)
+        on_x, on_output, _ = self.linear(t)
+        scaled = output if on_output is None else bcast(on_output, x) * output
+        return scaled if on_x is None else bcast(on_x, x) * x + scaled
+
+    def target(self, x: Tensor, eps: Tensor, t: Number) -> Tensor:
+        """What the model ought to return at x = alpha x_0 + sigma eps for that eps: the regression target of training."""
+        on_x, on_output, _ = self.linear(t)
+        score = bcast(-1 / self.process.sigma_(t), x) * eps
+        rest = score if on_x is None else score - bcast(on_x, x) * x
+        return rest if on_output is None else rest / bcast(on_output, x)
+
+    def denoise(self, x: Tensor, t: Number) -> Tensor:
+        """Tweedie's formula  E[x_0 | x_t = x] = (x + sigma^2 score) / alpha.  One network call."""
+        p = self.process
+        return bcast(1 / p.alpha_(t), x) * (x + bcast(p.sigma_(t) ** 2, x) * self(x, t))
+
+
+def as_score(
+    model: Model,
+    process: Process,
+    *,
+    predicts: str,
+    time: TimeConvention = "continuous",
+    sigma_data: float = 0.5,
+) -> Score:
+    """Wrap a model of any parameterisation as the score of a process.
+
+    Arguments:
+        model: an ``nn.Module`` or any callable  (x, time) -> output  with x (B, *event), time (B,), output shaped like x.
+            A module is called in the dtype of its parameters, anything else in the dtype of the state.
+        process: the forward process whose noise levels the model was trained on.
+        predicts: what the model returns: "score", "epsilon", "x0", "v", "flow" or "edm" (table at the top of this file).
+        time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N
+            (index round(t (N-1)/T) of a model with N levels), or a callable from t, (B,) float64, to what it wants.
+        sigma_data: standard deviation of the data, for "edm" alone.
+
+    Raises:
+        ValueError: unknown ``predicts`` or ``time``; and, at the first call, an output of the wrong shape, dtype or device.
+    """
+    return Score(model, process, predicts, time, sigma_data)
+
+
+def _time_convention(time: TimeConvention) -> Callable[[Process, Tensor], Tensor]:
+    if isinstance(time, int) and time > 1:
+        return lambda p, t: torch.round(t * ((time - 1) / p.T)).long()
+    if callable(time):
+        return lambda p, t: time(t)
+    if isinstance(time, str):
+        return TIME_CONVENTIONS[choice("time", time, TIME_CONVENTIONS)]
+    raise ValueError(f"time={time!r} is not known; expected one of {list(TIME_CONVENTIONS)}, an integer > 1 (number of levels) or a callable.")
+
+
+def _parameter_dtype(model: Model) -> torch.dtype | None:
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((p.dtype for p in parameters if p.is_floating_point()), None)
+
+
+def _bad_output(model: Model, output: object, x: Tensor) -> str:
+    name = getattr(model, "__name__", type(model).__name__)
+    if not isinstance(output, Tensor):
+        return f"the model {name} returned a {type(output).__name__}; expected a tensor like its input: wrap it, as in lambda x, t: {name}(x, t).sample"
+    got = f"{tuple(output.shape)} {output.dtype} on {output.device}"
+    return f"the model {name} returned {got}; expected {tuple(x.shape)} of a floating dtype on {x.device}, like its input."

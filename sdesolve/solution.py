@@ -1,0 +1,65 @@
+"""What ``solve`` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """How a sample ended."""
+
+    ok = 0
+    non_finite = 1
+    max_steps = 2
+    min_step = 3
+
+
+_NAMES = np.array([status.name for status in Status])
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The outcome of ``solve``, per sample where samples can differ.
+
+    Attributes:
+        x: (B, *event) final state; denoised where ``denoise=True``.
+        nfe: network calls that each sample saw, counted as they happened: an int on a fixed grid, (B,) int64 where steps are chosen per sample.
+        codes: (B,) int64 of :class:`Status`.
+        failed_at: (B,) float64, the time at which a sample that is not "ok" was given up; NaN for the others.
+        ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them.
+        stats: method, seed, steps, accepted, rejected (adaptive: per sample), wall_time in seconds.
+    """
+
+    x: Tensor
+    nfe: int | Tensor
+    codes: Tensor
+    failed_at: Tensor
+    ts: Tensor | None = None
+    xs: Tensor | None = None
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> np.ndarray:
+        """(B,) strings: "ok", "non_finite", "max_steps" or "min_step"."""
+        return _NAMES[self.codes.cpu().numpy()]
+
+    def ok(self) -> Tensor:
+        """(B,) bool: which samples arrived with a finite state."""
+        return self.codes == Status.ok
+
+    def failures(self) -> list[tuple[int, str, float]]:
+        """(index, status, time) of every sample that is not "ok"."""
+        index = torch.nonzero(~self.ok()).flatten().tolist()
+        return [(i, str(self.status[i]), float(self.failed_at[i])) for i in index]
+
+    def __repr__(self) -> str:
+        counts = {status.name: int((self.codes == status).sum()) for status in Status}
+        nfe = self.nfe if isinstance(self.nfe, int) else f"{int(self.nfe.min())}..{int(self.nfe.max())}"
+        said = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
+        return f"Solution(x={tuple(self.x.shape)}, nfe={nfe}, status={{{said}}})"

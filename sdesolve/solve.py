@@ -1,0 +1,176 @@
+"""The front door: check everything once, choose the loop, hand back a :class:`Solution`."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _checks, _progress, _tally
+from ._checks import AnyProblem
+from ._loops import adaptive, fixed
+from ._loops.fixed import Moment, Observer
+from .grids import Grid
+from .methods import Stepper
+from .noise import SeededNormals, SeededStep
+from .problems import SDE, ProbabilityFlow, ReverseSDE
+from .solution import Solution
+
+
+class SolveWarning(UserWarning):
+    """Some samples did not arrive; the message gives index, status and time."""
+
+
+class SolveError(RuntimeError):
+    """Some samples did not arrive and ``throw=True``; ``error.solution`` has what there is."""
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+@torch.no_grad()
+def solve(
+    problem: AnyProblem,
+    x: Tensor,
+    method: str | Stepper,
+    *,
+    steps: int | None = None,
+    grid: Grid | str | Sequence[float] | Tensor | None = None,
+    nfe: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    interval: tuple[float, float] | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    sample_ids: Tensor | Sequence[int] | None = None,
+    save: str | Sequence[float] | Tensor | None = None,
+    callback: Callable[[Moment], None] | None = None,
+    progress: bool = False,
+    denoise: bool = False,
+    max_steps: int = 10_000,
+    throw: bool = False,
+    **options: Any,
+) -> Solution:
+    """Solve a problem from the state ``x`` at the start of its interval to the end.
+
+    A method with an error estimate (``rk45``, ``bosh3``, ``heun``, ``midpoint``) chooses its steps per sample unless ``steps``,
+    ``grid`` or ``nfe`` is given; every other method walks a grid.  An ODE method given a reverse SDE solves its probability
+    flow, which has the same marginals.  No gradient is recorded.
+
+    Arguments:
+        problem: :class:`SDE`, :class:`ODE`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
+        x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
+        method: a name from :func:`methods`, or a :class:`Stepper` of your own.
+        steps: number N >= 1 of steps, on N + 1 nodes; default 500.
+        grid: "uniform", "karras" or "log_snr" (with ``steps``), or the times themselves.
+        nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.
+        rtol, atol: tolerances of the error per step, root mean square over the event; default 1e-5 each.
+        interval: (first, last) instead of the problem's own.
+        seed: 0 <= seed < 2**64, names the noise: with ``sample_ids`` it fixes every sample whatever the batch around it.
+            Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
+        generator: where to draw the seed from.
+        sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
+        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.
+        callback: called after every step with a :class:`Moment` (step, t, x).
+        progress: draw a progress bar.
+        denoise: apply Tweedie's formula at the last time (one more call; needs a score).
+        max_steps: most steps tried per sample where steps are chosen.
+        throw: raise :class:`SolveError` instead of warning where samples fail.
+        options: the method's own, as in ``method="pc", corrector="langevin", snr=0.16``.
+
+    Returns:
+        The solution; see :class:`Solution`.
+
+    Raises:
+        ValueError, TypeError: bad arguments, before the first network call; ValueError at the first call of a drift,
+            diffusion or model that returns the wrong shape or dtype.
+        SolveError: samples failed and ``throw=True``.
+    """
+    start = time.perf_counter()
+    name = method if isinstance(method, str) else type(method).__name__
+    stepper = _checks.stepper_of(method, options)
+    problem = _checks.suited(stepper, problem, name)
+    span = _checks.interval_of(problem, interval)
+    _checks.check_state(x, problem)
+    if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
+    chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise)
+    if chosen is not None and (rtol is not None or atol is not None):
+        raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
+    seed = _checks.seed_of(seed, generator)
+    ids = _checks.sample_ids_of(sample_ids, len(x))
+
+    with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
+        observe = _observer(callback, drawn)
+        if chosen is not None:
+            nodes = _checks.saved_nodes(save, chosen)
+            ts = tuple(chosen.ts[i] for i in nodes)
+            out = fixed.run(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), frozenset(nodes), observe)
+            xs = out.xs
+        else:
+            control = _checks.control_of(stepper, rtol, atol)
+            ts = _checks.saved_times(save, span)
+            stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
+            out = adaptive.run(stepper, problem, x, span, control, stops, _checks.positive("max_steps", max_steps), observe)
+            landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True)) if ts else {}
+            xs = torch.stack([landed[t] for t in ts]) if ts else None
+
+    last, calls = out.x, _tally.calls()
+    if denoise:
+        last = problem.score.denoise(last, span[1])  # type: ignore[union-attr]
+    solution = Solution(
+        x=last,
+        nfe=out.nfe + (_tally.calls() - calls),
+        codes=out.codes,
+        failed_at=out.failed_at,
+        ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
+        xs=xs,
+        stats={
+            "method": name,
+            "seed": seed,
+            "steps": len(chosen) if chosen else None,
+            "accepted": out.accepted,
+            "rejected": out.rejected,
+            "wall_time": time.perf_counter() - start,
+        },
+    )
+    _report(solution, throw)
+    return solution
+
+
+def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid) -> Callable[[int], SeededStep | None]:
+    """The noise of each step of a grid; None for a problem without noise."""
+    if not isinstance(problem, SDE | ReverseSDE):
+        return lambda node: None
+    source = SeededNormals(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, nodes=len(grid))
+    return lambda node: SeededStep(source, node)
+
+
+def _observer(*observers: Observer | None) -> Observer | None:
+    """One observer out of those that are there."""
+    present = [observer for observer in observers if observer]
+    if len(present) < 2:
+        return present[0] if present else None
+
+    def observe(moment: Moment) -> None:
+        for observer in present:
+            observer(moment)
+
+    return observe
+
+
+def _report(solution: Solution, throw: bool) -> None:
+    """Say which samples failed: the first few by index, status and time."""
+    failures = solution.failures()
+    if not failures:
+        return
+    shown = "; ".join(f"sample {i}: {status} at t = {t:.6g}" for i, status, t in failures[:5])
+    message = f"{len(failures)} of {len(solution.x)} samples did not arrive ({shown}{'; ...' if len(failures) > 5 else ''}). See sol.status and sol.failed_at."
+    if throw:
+        raise SolveError(message, solution)
+    warnings.warn(message, SolveWarning, stacklevel=4)
