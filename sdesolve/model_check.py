@@ -36,10 +36,8 @@ from .processes import Process
 from .scores import PARAMETERISATIONS, TIME_CONVENTIONS, Model, Score, TimeConvention, as_score
 
 SLOPE_TOLERANCE = 0.05  # of the slope over all times
-LEVEL_TOLERANCE = 0.15  # of the slope at one time, where signal and noise are comparable
 LARGEST_ERROR = 1.25  # a model that knows no more than the mean and variance of the data has 1
-PROPOSABLE_ERROR = 1.02  # of a convention proposed instead of the claim
-CLEARLY = 0.9  # another convention is better if its error is below this fraction, and significantly so
+CLEARLY = 0.95  # another convention is better if its error is below this fraction, and significantly so
 HALF_WIDTH = 6.0  # times are chosen where |ln(SNR V)| is below this, as far as the process goes
 _INDICES = 1000  # the number of levels tried where none was claimed: DDPM's
 
@@ -102,7 +100,7 @@ class ModelCheck:
         verdict = "as claimed" if self.ok else "NOT as claimed: " + "; ".join(self.reasons)
         lines = [
             f'predicts="{self.predicts}", time={_time_name(self.time)}: {verdict}',
-            f"slope {_pm(self.slope, self.slope_se)} (1 is right), error {_pm(self.error, self.error_se)} (1 is an isotropic Gaussian guess)",
+            f"slope {_pm(self.slope, self.slope_se)} (1 is right), error {_pm(self.error, self.error_se)} (1 is a Gaussian guess)",
             "",
             "         t      sigma       loss     affine      slope         se",
             *("".join(f"{value:>10.4g} " for value in level).rstrip() for level in self.levels),
@@ -135,11 +133,12 @@ def check_model(
 ) -> ModelCheck:
     """Regress a model's output on known noise, and refuse a wrong parameterisation, sign, scale or time.
 
-    The claim passes if the slope (formulas at the top of this file) is 1 within 5 % plus 4 standard errors over all times, and
-    within 15 % plus 4 at each time where signal and noise are comparable; if its error is no more than 1.25 plus 4 standard
-    errors; and if no other convention has an error 10 % and 4 standard errors (of the paired difference over rows) lower.
-    Conventions that this process cannot tell apart have equal errors, and pass alike.  Four standard errors means the quantile
-    of Student's t: with few rows little can be refused, so give 64 rows or more.
+    The claim passes if the slope over all times (formulas at the top of this file) is 1 within 5 % plus 4 standard errors over
+    rows or 2.5 over times; if its error is at most 1.25 plus 4 standard errors; and if no other convention has an error 5 %
+    and 4 standard errors (of the difference, paired over rows) lower.  Conventions that this process cannot tell apart have
+    equal errors, and pass alike.
+    A network that is not trained out, or errs at some noise levels, passes under its own name.  Few rows refuse little: give
+    64 images, or 1000 rows of a few numbers.
 
     Cost: 10 network calls per time and row (12 where ``time`` is not a usual one), under ``torch.no_grad``.  The model is
     called as it is, for that is what a solver will see: put a module in eval mode first, as for sampling.
@@ -193,13 +192,14 @@ def _measure(claim: Score, x0: Tensor, ts: list[float], seed: int, batch_size: i
     trials = [_Trial(p, time, torch.full((len(ts), 3, len(x0)), torch.nan, dtype=torch.float64)) for p, time in conventions]
     affine = torch.empty(len(ts), len(x0), dtype=torch.float64)
     failed: list[TimeConvention] = []
+    mean, variance = float(x0.double().mean()), _variance(x0)
     for start in range(0, len(x0), batch_size):
         rows = slice(start, min(start + batch_size, len(x0)))
         noise = SeededNormals(seed, range(rows.start, rows.stop), x0.shape[1:], dtype=x0.dtype, device=x0.device, stream=DATA)
         for k, t in enumerate(ts):
             eps = noise.normal(k)
             x = float(claim.process.alpha(t)) * x0[rows] + float(claim.process.sigma(t)) * eps
-            affine[k, rows] = _affine_loss(claim.process, t, x, eps, float(x0.double().mean()), _variance(x0))
+            affine[k, rows] = _affine_loss(claim.process, t, x, eps, mean, variance)
             _try_all(claim, trials, failed, x, eps, t, (k, rows))
     return trials, affine
 
@@ -289,10 +289,6 @@ def _ratio(a: Tensor, b: Tensor) -> tuple[float, float]:
     return value, float((a - value * b).std()) * math.sqrt(len(a)) / total
 
 
-def _deviates(value: float, se: float, tolerance: float, rows: int) -> bool:
-    return not math.isinf(se) and not abs(value - 1) <= tolerance + _quantile(rows) * se
-
-
 def _quantile(rows: int) -> float:
     """What 4 standard errors are with few rows: Student's t, by the first two terms of Cornish and Fisher's expansion."""
     nu = rows - 1
@@ -302,12 +298,24 @@ def _quantile(rows: int) -> float:
 class _Jury:
     """The trials under one weighting: slopes, errors, and paired comparisons."""
 
-    def __init__(self, weights: Tensor, affine: Tensor, rows: int) -> None:
-        self._weights, self._affine, self._rows = weights, weights @ affine, rows
+    def __init__(self, weights: Tensor, affine: Tensor) -> None:
+        self._weights, self._affine = weights, weights @ affine
+        self._quantile = _quantile(affine.shape[1])
 
     def slope(self, trial: _Trial) -> tuple[float, float]:
+        """Over all times, and its standard error over rows."""
         _, ug, gg = trial.sums.unbind(1)
         return _ratio(-(self._weights @ ug), self._weights @ gg)
+
+    def slope_tolerance(self, trial: _Trial) -> float:
+        """5 %, plus 4 standard errors over rows or 2.5 over times.
+
+        A wrong factor gives the same slope at every time.  A network that is not trained out is off by 10 to 50 % here and
+        there, which averages to 1 in training alone, so that the spread over times says what the average is worth.
+        """
+        _, ug, gg = trial.sums.unbind(1)
+        _, over_times = _ratio(-(self._weights * ug.sum(1)), self._weights * gg.sum(1))
+        return SLOPE_TOLERANCE + max(self._quantile * self.slope(trial)[1], 2.5 * over_times)
 
     def error(self, trial: _Trial, factor: float) -> tuple[float, float]:
         value, se = _ratio(self._weights @ trial.losses(factor), self._affine)
@@ -316,40 +324,39 @@ class _Jury:
     def candidate(self, trial: _Trial, factor: float) -> Candidate:
         return Candidate(trial.predicts, trial.time, factor, self.error(trial, factor)[0])
 
-    def better(self, trial: _Trial, factor: float, other: _Trial, other_factor: float, below: float = CLEARLY, errors: float = 4.0) -> bool:
-        """Is the error of ``trial`` below that fraction of the ``other``'s, and by so many standard errors, paired over rows?"""
+    def better(self, trial: _Trial, factor: float, other: _Trial, other_factor: float, errors: float = 4.0) -> bool:
+        """Is the error of ``trial`` lower than the ``other``'s by 5 % and so many standard errors, paired over rows?"""
         error, reference = self.error(trial, factor)[0], self.error(other, other_factor)[0]
         if not math.isfinite(error) or not math.isfinite(reference):
             return error < reference
         gain, se = _ratio(self._weights @ (other.losses(other_factor) - trial.losses(factor)), self._affine)
-        return error < below * reference and gain > errors / 4 * _quantile(self._rows) * se
+        return error < CLEARLY * reference and gain > errors / 4 * self._quantile * se
 
     def calibrated(self, trial: _Trial, sign: float) -> bool:
-        slope, se = self.slope(trial)
-        return not _deviates(sign * slope, se, SLOPE_TOLERANCE, self._rows)
+        """Is the slope 1 (or -1) as far as can be told?  An output of zero cannot be told from any multiple of itself."""
+        tolerance = self.slope_tolerance(trial)
+        return math.isinf(tolerance) or abs(sign * self.slope(trial)[0] - 1) <= tolerance
 
     def worse_than_a_guess(self, trial: _Trial) -> bool:
         error, se = self.error(trial, 1.0)
-        return not error <= LARGEST_ERROR + (_quantile(self._rows) * se if math.isfinite(error) else 0.0)
+        return not error <= LARGEST_ERROR + (self._quantile * se if math.isfinite(error) else 0.0)
 
     def explains(self, trial: _Trial, factor: float) -> bool:
         """Is a convention worth proposing?  A small or a lucky output can be harmless: it must be the output that fits, not its absence."""
-        return self.error(trial, factor)[0] < PROPOSABLE_ERROR and self.better(trial, factor, trial, 0.0)
+        error, without = self.error(trial, factor)[0], self.error(trial, 0.0)[0]
+        return self.better(trial, factor, trial, 0.0) and (error < 0.98 or error < min(LARGEST_ERROR, 0.5 * without))
 
 
 def _judge(claim: Score, ts: list[float], weights: Tensor, trials: list[_Trial], affine: Tensor) -> ModelCheck:
-    rows = affine.shape[1]
-    jury = _Jury(weights, affine, rows)
+    jury = _Jury(weights, affine)
     claimed, plain = trials[0], [(trial, sign) for trial in trials for sign in (1.0, -1.0)]
     levels = _levels(claim.process, ts, claimed, affine)
-    reasons = tuple(_reasons(jury, claimed, plain, levels, weights, rows))
+    reasons = tuple(_reasons(jury, claimed, plain))
     best = _best(jury, claimed, plain, trials) if reasons else (claimed, 1.0)
     (slope, slope_se), (error, error_se) = jury.slope(claimed), jury.error(claimed, 1.0)
     ranked = sorted((jury.candidate(*option) for option in plain), key=lambda c: c.error)
     fit = None if best is None else jury.candidate(*best)
-    return ModelCheck(
-        claim.predicts, claim.time, claim.sigma_data, levels, slope, slope_se, error, error_se, tuple(ranked), fit, reasons
-    )
+    return ModelCheck(claim.predicts, claim.time, claim.sigma_data, levels, slope, slope_se, error, error_se, tuple(ranked), fit, reasons)
 
 
 def _levels(process: Process, ts: list[float], trial: _Trial, affine: Tensor) -> tuple[Level, ...]:
@@ -360,46 +367,37 @@ def _levels(process: Process, ts: list[float], trial: _Trial, affine: Tensor) ->
     )
 
 
-def _reasons(
-    jury: _Jury,
-    claimed: _Trial,
-    plain: list[tuple[_Trial, float]],
-    levels: tuple[Level, ...],
-    weights: Tensor,
-    rows: int,
-) -> Iterator[str]:
+def _reasons(jury: _Jury, claimed: _Trial, plain: list[tuple[_Trial, float]]) -> Iterator[str]:
     if not claimed.sums.isfinite().all():
         yield "the output is not finite"
         return
-    slope, se = jury.slope(claimed)
-    off = [v for v, w in zip(levels, weights.tolist(), strict=True) if w * (1 - w) > 0.02 and _deviates(v.slope, v.se, LEVEL_TOLERANCE, rows)]
     if not jury.calibrated(claimed, 1.0):
-        yield f"the slope is {_pm(slope, se)} instead of 1"
-    elif off:
-        yield f"the slope is {_pm(off[0].slope, off[0].se)} instead of 1 at t={off[0].t:.3g}"
+        yield f"the slope is {_pm(*jury.slope(claimed))} instead of 1"
     if jury.worse_than_a_guess(claimed):
         yield f"the error is {_pm(*jury.error(claimed, 1.0))}, above that of an isotropic Gaussian guess, 1"
-    better = [jury.candidate(*option) for option in plain if jury.better(*option, claimed, 1.0)]
+    better = [jury.candidate(*option) for option in plain if jury.better(*option, claimed, 1.0) and jury.explains(*option)]
     if better:
         yield f"another convention has {min(c.error for c in better) / jury.error(claimed, 1.0)[0]:.2g} times its error"
 
 
 def _best(jury: _Jury, claimed: _Trial, plain: list[tuple[_Trial, float]], trials: list[_Trial]) -> tuple[_Trial, float] | None:
-    """The convention that fits: among those as good as the best, one without a factor and near to the claim is preferred."""
-    options = [o for o in plain if o != (claimed, 1.0) and jury.calibrated(*o) and jury.explains(*o)]
-    options += [(trial, jury.slope(trial)[0]) for trial in trials if _fits_with_a_factor(jury, trial, claimed)]
+    """The convention that fits: among those as good as the best, one without a factor and near to the claim is preferred.
+
+    A wrong factor is looked for under the claim, and under other conventions only if nothing simpler fits.
+    """
+    options = [o for o in plain if (o[0] is not claimed or o[1] != 1) and jury.calibrated(*o) and jury.explains(*o)]
+    options += _with_a_factor(jury, [claimed])
+    options = options or [o for o in _with_a_factor(jury, trials) if jury.error(*o)[0] < 0.9]
     if not options:
         return None
     lowest = min(options, key=lambda o: jury.error(*o)[0])
-    near = [o for o in options if not jury.better(*lowest, *o, below=0.99, errors=2.0)]
+    near = [o for o in options if not jury.better(*lowest, *o, errors=2.0)]
     return min(near, key=lambda o: (abs(o[1]) != 1, o[0].time != claimed.time, o[0].predicts != claimed.predicts))
 
 
-def _fits_with_a_factor(jury: _Jury, trial: _Trial, claimed: _Trial) -> bool:
-    slope = jury.slope(trial)[0]
-    if jury.calibrated(trial, 1.0) or jury.calibrated(trial, -1.0) or not jury.explains(trial, slope):
-        return False
-    return trial is claimed or jury.error(trial, slope)[0] < CLEARLY
+def _with_a_factor(jury: _Jury, trials: list[_Trial]) -> list[tuple[_Trial, float]]:
+    uncalibrated = [trial for trial in trials if not jury.calibrated(trial, 1.0) and not jury.calibrated(trial, -1.0)]
+    return [(trial, slope) for trial in uncalibrated if jury.explains(trial, slope := jury.slope(trial)[0])]
 
 
 # -- saying --------------------------------------------------------------------------------------------------------------
@@ -412,13 +410,14 @@ def _message(check: ModelCheck, model: Model, x0: Tensor) -> str:
         f"error {_pm(check.error, check.error_se)} (1 is an isotropic Gaussian guess; lower is better).\n"
     )
     if check.best is not None:
-        return head + f"What fits best, with error {check.best.error:.3g}, is {_describe(check.best)}. Use\n    {_line(check.best, check.sigma_data)}"
+        found = f"What fits best, with error {check.best.error:.3g}, is {_describe(check.best)}. Use\n    "
+        return head + found + _line(check.best, check.sigma_data)
     nearest = check.candidates[0]
     training = " Call model.eval() first: the model is in training mode." if getattr(model, "training", False) else ""
     return head + (
         f"The model fits no known convention; the nearest is {_describe(nearest)}, with error {nearest.error:.3g}.{training} "
-        f"Check that x0 is scaled as in training (here mean {float(x0.double().mean()):.3g}, standard deviation {_variance(x0) ** 0.5:.3g}, "
-        f"range [{float(x0.min()):.3g}, {float(x0.max()):.3g}]; many networks want [-1, 1]), that the process has the noise levels of training, "
+        f"Check that x0 is scaled as in training (here mean {float(x0.double().mean()):.3g}, deviation {_variance(x0) ** 0.5:.3g}, "
+        f"range [{float(x0.min()):.3g}, {float(x0.max()):.3g}]; many networks want [-1, 1]), that the process is that of training, "
         f"that sigma_data={check.sigma_data:g} is right if the model is of EDM's kind, and what time the model wants: time=lambda t: ..."
     )
 
@@ -452,7 +451,7 @@ def _validate(x0: Tensor, sigma_data: float, times: int, batch_size: int) -> Non
         bad = (~x0.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"x0 is not finite in {len(bad)} of {len(x0)} rows (first: row {bad[0]}); expected finite data.")
     if _variance(x0) == 0:
-        raise ValueError(f"x0 is the constant {float(x0.flatten()[0]):g}; expected data that vary, since there is nothing to learn about a constant.")
+        raise ValueError(f"x0 is the constant {float(x0.flatten()[0]):g}; expected data that vary.")
     if not 0 < sigma_data < math.inf:
         raise ValueError(f"sigma_data={sigma_data!r}; expected the standard deviation of the data, finite and > 0.")
     for name, value, least in (("times", times, 2), ("batch_size", batch_size, 1)):

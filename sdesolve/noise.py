@@ -35,7 +35,7 @@ class SeededNormals:
         sample_ids: (B,) names of the rows, integers >= 0.
         event: shape of one sample, without the batch axis.
         dtype, device: of the result.  float64 is computed in double precision from the same 32-bit uniforms as float32,
-            so that the two agree to float32 rounding; lower precisions are cast from float32.
+            so that the two agree to float32 rounding of those; lower precisions are cast from float32.
         stream: independent family of draws, one of the module's constants.
         nodes: number of nodes that will be asked for; limits how far ahead is drawn.
     """
@@ -53,7 +53,7 @@ class SeededNormals:
     ) -> None:
         self._ids = np.asarray(sample_ids, dtype=np.uint64)
         self._event, self._device = tuple(event), torch.device(device)
-        self._dtype, self._work_dtype = dtype, torch.float64 if dtype == torch.float64 else torch.float32
+        self._dtype, self._work_dtype = dtype, np.float64 if dtype == torch.float64 else np.float32
         self._size = math.prod(self._event)
         self._blocks = max(1, -(-self._size // (2 * _WORDS_PER_BLOCK)))
         self._runs, self._index = _runs(self._ids)
@@ -72,8 +72,8 @@ class SeededNormals:
         return block[node - first]
 
     def _draw(self, nodes: range, slot: int) -> Tensor:
-        words = np.stack([self._words(node, slot) for node in nodes])
-        normals = _box_muller(words, self._work_dtype)[..., : self._size]
+        words = _joined([self._words(node, slot) for node in nodes]).reshape(len(nodes), len(self._ids), -1)
+        normals = torch.from_numpy(_box_muller(words, self._work_dtype))[..., : self._size]
         normals = normals.reshape(len(nodes), len(self._ids), *self._event).to(self._dtype)
         if self._device.type == "cuda":  # asynchronous: the host goes on while the copy runs
             return normals.pin_memory().to(self._device, non_blocking=True)
@@ -81,7 +81,7 @@ class SeededNormals:
 
     def _words(self, node: int, slot: int) -> np.ndarray:
         """(B, words per event) raw 64-bit words."""
-        words = np.concatenate([self._run(first, count, node, slot) for first, count in self._runs])
+        words = _joined([self._run(first, count, node, slot) for first, count in self._runs])
         return words if self._index is None else words[self._index]
 
     def _run(self, first_id: int, count: int, node: int, slot: int) -> np.ndarray:
@@ -124,10 +124,24 @@ def _runs(ids: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray | None]:
     return runs, None if np.array_equal(index, np.arange(sum(count for _, count in runs))) else index
 
 
-def _box_muller(words: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """(..., W) 64-bit words -> (..., 2 W) standard normals, element by element."""
-    uniform = torch.from_numpy(words.view(np.int32)).unflatten(-1, (2, -1)).to(dtype)  # integers in [-2^31, 2^31)
-    u, v = uniform.unbind(-2)
-    radius = u.mul(2.0**-32).add_(0.5 + 2.0**-33).log_().mul_(-2).sqrt_()  # u in (0, 1]: the logarithm is finite
-    angle = v.mul(2 * math.pi * 2.0**-32)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _box_muller(words: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    """(..., W) 64-bit words -> (..., 2 W) standard normals, element by element, in few passes (numpy's float32 log, cos and
+    sin are twice as fast as torch's on one core)."""
+    pairs = words.shape[-1]
+    bits = words.view(np.int32)  # integers in [-2^31, 2^31)
+    u, v = bits[..., :pairs].astype(dtype), bits[..., pairs:].astype(dtype)
+    u *= dtype(2.0**-32)
+    u += dtype(0.5 + 2.0**-33)  # u in (0, 1]: the logarithm is finite
+    np.log(u, out=u)
+    u *= dtype(-2)
+    radius = np.sqrt(u, out=u)
+    v *= dtype(2 * math.pi * 2.0**-32)
+    normals = np.empty((*words.shape[:-1], 2 * pairs), dtype)
+    for half, wave in ((normals[..., :pairs], np.cos), (normals[..., pairs:], np.sin)):
+        wave(v, out=half)
+        half *= radius
+    return normals

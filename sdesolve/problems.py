@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 
+import torch
 from torch import Tensor
 
 from . import _tally
@@ -116,14 +117,14 @@ class SDE:
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         g = self._diffusion(x, time_tensor(t, x))
-        change = (g @ dw.unsqueeze(-1)).squeeze(-1) if self.noise == "general" else g * dw
-        if change.shape != x.shape or change.dtype != x.dtype:
+        fits = g.shape[:-1] == x.shape if self.noise == "general" else _broadcasts(g.shape, x.shape)
+        if not fits or g.dtype != x.dtype:
             expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
             raise ValueError(
                 f"diffusion returned {tuple(g.shape)} {g.dtype} for a state of {tuple(x.shape)} {x.dtype} and noise={self.noise!r}; "
                 f"expected the state's dtype and shape {expected}."
             )
-        return change
+        return (g @ dw.unsqueeze(-1)).squeeze(-1) if self.noise == "general" else g * dw
 
     def brownian_event(self, x: Tensor) -> tuple[int, ...]:
         event = tuple(x.shape[1:])
@@ -208,3 +209,8 @@ def _field(function: Field, x: Tensor, t: Number) -> Tensor:
         got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"drift returned {got}; expected {tuple(x.shape)} {x.dtype}, like the state.")
     return value
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of ``shape`` multiplies one of shape ``to`` without changing it."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))

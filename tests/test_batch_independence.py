@@ -1,0 +1,73 @@
+"""Nothing couples samples: sample i is the same in any batch, and a bad neighbour changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import sdesolve as sd
+import torch
+from problems import GaussianTarget
+from sdesolve.correctors import Langevin
+from sdesolve.methods import METHODS
+from torch import Tensor
+
+PROCESS = sd.VPSDE()
+EVENT = (3, 5)
+ADAPTIVE = [name for name, make in METHODS.items() if make().error_order is not None]
+FORMS = [(name, "fixed") for name in METHODS] + [(name, "adaptive") for name in ADAPTIVE]
+
+
+def sampled(method: str, form: str, ids: Tensor, x: Tensor) -> sd.Solution:
+    how = {"steps": 12} if form == "fixed" else {"rtol": 1e-3, "atol": 1e-3}
+    return sd.solve(PROCESS.reverse(GaussianTarget(PROCESS).score), x, method, seed=3, sample_ids=ids, **how)
+
+
+@pytest.mark.parametrize(("method", "form"), FORMS)
+def test_sample_is_the_same_in_every_batch(method: str, form: str) -> None:
+    ids = torch.arange(1000)
+    whole = PROCESS.prior((1000, *EVENT), seed=3)
+    everything = sampled(method, form, ids, whole)
+    shuffled = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    batches = [ids[5:6], ids[10:12], ids[100:107], ids[64:128], shuffled, shuffled[:64], *ids.split(333)]
+    for batch in batches:
+        x = PROCESS.prior((len(batch), *EVENT), seed=3, sample_ids=batch)
+        assert torch.equal(x, whole[batch])
+        alone = sampled(method, form, batch, x)
+        assert torch.equal(alone.x, everything.x[batch])
+        if isinstance(alone.nfe, Tensor):
+            assert torch.equal(alone.nfe, everything.nfe[batch])
+
+
+@pytest.mark.parametrize(("method", "form"), FORMS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_one_bad_sample_leaves_the_others_alone(method: str, form: str, bad: float) -> None:
+    ids, x = torch.arange(64), PROCESS.prior((64, *EVENT), seed=3)
+    clean = sampled(method, form, ids, x)
+    spoilt = x.clone()
+    spoilt[17, 1, 2] = bad
+    with pytest.warns(sd.SolveWarning, match="sample 17: non_finite at t = 1"):
+        hurt = sampled(method, form, ids, spoilt)
+    others = ids != 17
+    assert torch.equal(hurt.x[others], clean.x[others])
+    assert hurt.ok().tolist() == others.tolist()
+    assert hurt.failures() == [(17, "non_finite", 1.0)]
+
+
+def test_a_sample_that_breaks_on_the_way_is_reported_with_its_time() -> None:
+    problem = sd.ODE(lambda x, t: torch.where((x > 1.5) & (t > 0.5), torch.nan, 1.0), interval=(0.0, 1.0))
+    with pytest.warns(sd.SolveWarning, match="1 of 2 samples did not arrive"):
+        solution = sd.solve(problem, torch.tensor([[0.0], [1.2]]), "euler", steps=100)
+    ((index, status, t),) = solution.failures()
+    assert (index, status) == (1, "non_finite")
+    assert t == pytest.approx(0.52, abs=0.011)  # the slope turns NaN at the first node after t = 0.5, and the state one step later
+
+
+def test_published_norm_couples_the_batch() -> None:
+    """norm="batch" reproduces the published rule, with the coupling that makes it an option and not the default."""
+    x = PROCESS.prior((8, 4), seed=0)
+    problem = PROCESS.reverse(GaussianTarget(PROCESS).score)
+    both = [sd.solve(problem, x[:n], "pc", steps=10, seed=0, norm="batch").x[:4] for n in (8, 4)]
+    assert not torch.allclose(*both, rtol=1e-4)
+    t, z = 0.5, torch.ones(8, 4)
+    score = problem.score(x, t)
+    e = 2 * (0.16 * z.norm(dim=1).mean() / score.norm(dim=1).mean()) ** 2
+    assert torch.allclose(Langevin(0.16, norm="batch").correct(problem, x, t, z), x + e * score + (2 * e).sqrt() * z)

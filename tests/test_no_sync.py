@@ -1,0 +1,64 @@
+"""The fixed loop never reads from the device: such a read would make a GPU wait at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sdesolve as sd
+import torch
+from problems import PROCESSES, GaussianTarget
+from sdesolve._loops import fixed
+from sdesolve.grids import uniform
+from sdesolve.methods import METHODS, make_method
+from sdesolve.noise import SeededNormals, SeededStep
+from torch.utils._python_dispatch import TorchDispatchMode
+
+READS = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
+
+
+class NoReads(TorchDispatchMode):
+    """Refuses every operation that would bring a number from the device to the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().split(".")[0] in READS:
+            raise AssertionError(f"a host read: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+@pytest.mark.parametrize("method", METHODS)
+def test_fixed_loop_has_no_host_read(method: str, process: sd.Process) -> None:
+    stepper = make_method(method)
+    problem = process.reverse(sd.as_score(lambda x, t: -x, process, predicts="epsilon", time="log_sigma/4"))
+    target = problem if stepper.facts.kinds else problem.probability_flow()
+    x = process.prior((4, 3), seed=0)
+    grid = uniform(None, *problem.interval, 5)
+    source = SeededNormals(0, range(4), (3,), dtype=x.dtype, device=x.device, nodes=5)
+    with NoReads():
+        out = fixed.run(stepper, target, x, grid, lambda node: SeededStep(source, node), frozenset({2}), None)
+    assert out.x.shape == x.shape
+
+
+def test_the_guard_sees_a_read() -> None:
+    problem = sd.ODE(lambda x, t: -x * float(x.abs().max() > -1))
+    with NoReads(), pytest.raises(AssertionError, match="host read"):
+        fixed.run(make_method("euler"), problem, torch.ones(2, 2), uniform(None, 0.0, 1.0, 3), lambda node: None, frozenset(), None)
+
+
+def test_adaptive_loop_reads_a_bounded_number_of_times_a_step() -> None:
+    reads = []
+
+    class CountReads(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.name().split(".")[0] in READS:
+                reads.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    process = sd.VPSDE()
+    flow = process.probability_flow(GaussianTarget(process).score)
+    steps = []
+    with CountReads():
+        sd.solve(flow, process.prior((32, 3), seed=0), "rk45", rtol=1e-8, atol=1e-8, callback=lambda moment: steps.append(moment.step))
+    assert len(steps) > 10
+    assert len(reads) <= 8 * len(steps) + 20
