@@ -1,13 +1,18 @@
 """sdesolve: SDEs and ODEs in PyTorch, built around the reverse-time SDE of a score-based generative model."""
 
+from . import exam
+from ._arrays import expand_time
 from ._loops.fixed import Moment
 from .grids import Grid
 from .methods import Stepper, methods
+from .model_check import ModelCheck, ModelCheckError, check_model
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
 from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
+
+__version__ = "0.1.0"
 
 __all__ = [
     "EDM",
@@ -16,6 +21,8 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "Grid",
+    "ModelCheck",
+    "ModelCheckError",
     "Moment",
     "ProbabilityFlow",
     "Process",
@@ -28,6 +35,9 @@ __all__ = [
     "Stepper",
     "SubVPSDE",
     "as_score",
+    "check_model",
+    "exam",
+    "expand_time",
     "methods",
     "solve",
 ]

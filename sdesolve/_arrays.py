@@ -20,8 +20,9 @@ def xp(value: Number) -> ModuleType:
 
 def softplus(value: Number) -> Number:
     """log(1 + e^value), without overflow."""
-    m = xp(value)
-    return (value.clamp(min=0) if isinstance(value, Tensor) else max(value, 0.0)) + m.log1p(m.exp(-abs(value)))
+    if isinstance(value, Tensor):
+        return torch.logaddexp(value, torch.zeros_like(value))
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
 
 
 def bcast(coefficient: Number, x: Tensor) -> Number:
@@ -29,6 +30,15 @@ def bcast(coefficient: Number, x: Tensor) -> Number:
     if not isinstance(coefficient, Tensor) or coefficient.dim() == 0:
         return coefficient
     return coefficient.to(x).reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def expand_time(t: Tensor, x: Tensor) -> Tensor:
+    """A time () or (B,) shaped to multiply a state x of shape (B, *event), row by row.
+
+    For the drift and diffusion of an equation: ``lambda x, t: -x * torch.cos(sd.expand_time(t, x))`` is right whether a solver
+    gives one time for all rows or one for each.
+    """
+    return t.reshape(-1, *(1,) * (x.dim() - 1)) if t.dim() else t
 
 
 def time_tensor(t: Number, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Stepper, make_method, methods
-from .problems import ODE, SDE, Interval, ProbabilityFlow, ReverseSDE
+from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, ReverseSDE
 
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
 
@@ -163,6 +163,16 @@ def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Cont
         raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
     assert stepper.error_order is not None
     return Control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+
+
+def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
+    """Where B equals the last axis, a time (B,) would multiply columns without a complaint: two calls tell whether it does."""
+    if not isinstance(problem, ODE) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
+        return
+    t = torch.linspace(interval[0], (interval[0] + interval[1]) / 2, len(x), dtype=torch.float64, device=x.device)
+    together, alone = problem.drift(x, t)[-1:], problem.drift(x[-1:], t[-1:])
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-6 * float(alone.abs().max().nan_to_num()), equal_nan=True):
+        raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
 
 
 def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._arrays import Number, bcast, xp
+
 _WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
 _LARGEST_GAP = 8  # ids skipped within one call
 _CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay Python's overhead at every node
@@ -102,9 +104,10 @@ class SeededStep:
         """Standard normals; equal slots give equal numbers, different slots independent ones."""
         return self._source.normal(self._node, slot)
 
-    def increment(self, t0: float, t1: float) -> Tensor:
+    def increment(self, t0: Number, t1: Number) -> Tensor:
         """The Brownian increment over the step, N(0, |t1 - t0|); slot 0."""
-        return math.sqrt(abs(t1 - t0)) * self.normal()
+        normal = self.normal()
+        return bcast(xp(t0).sqrt(abs(t1 - t0)), normal) * normal
 
 
 def _runs(ids: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray | None]:

@@ -35,6 +35,9 @@ def check_interval(interval: Interval) -> Interval:
     return t0, t1
 
 
+PER_ROW_TIME = "Multiply with sdesolve.expand_time(t, x), as in lambda x, t: -x * torch.cos(sdesolve.expand_time(t, x))."
+
+
 class Problem(Protocol):
     """What a stepper and a loop may ask of any problem; t is a host float or a float64 tensor (B,)."""
 
@@ -204,7 +207,13 @@ class ProbabilityFlow(_ScoreProblem):
 
 
 def _field(function: Field, x: Tensor, t: Number) -> Tensor:
-    value = _tally.call(function, x, time_tensor(t, x))
+    time = time_tensor(t, x)
+    try:
+        value = _tally.call(function, x, time)
+    except RuntimeError as error:
+        if time.dim():
+            error.add_note(f"Here every sample has its own time: t has shape {tuple(time.shape)}. {PER_ROW_TIME}")
+        raise
     if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype:
         got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"drift returned {got}; expected {tuple(x.shape)} {x.dtype}, like the state.")

@@ -116,9 +116,14 @@ def solve(
             control = _checks.control_of(stepper, rtol, atol)
             ts = _checks.saved_times(save, span)
             stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
-            out = adaptive.run(stepper, problem, x, span, control, stops, _checks.positive("max_steps", max_steps), observe)
-            landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True)) if ts else {}
-            xs = torch.stack([landed[t] for t in ts]) if ts else None
+            _checks.positive("max_steps", max_steps)
+            calls = _tally.calls()
+            _checks.check_rows_apart(problem, x, span)
+            checked = _tally.calls() - calls
+            out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
+            out = out._replace(nfe=out.nfe + checked)
+            landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
+            xs = [landed[t] for t in ts]
 
     last, calls = out.x, _tally.calls()
     if denoise:
@@ -129,7 +134,7 @@ def solve(
         codes=out.codes,
         failed_at=out.failed_at,
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
-        xs=xs,
+        xs=torch.stack(list(xs)) if xs else None,
         stats={
             "method": name,
             "seed": seed,

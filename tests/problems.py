@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import sdesolve as sd
 import torch
 from torch import Tensor
+
+import sdesolve as sd
 
 
 def nonlinear_ode(interval: tuple[float, float]) -> tuple[sd.ODE, Tensor, Tensor]:
@@ -18,7 +19,7 @@ def nonlinear_ode(interval: tuple[float, float]) -> tuple[sd.ODE, Tensor, Tensor
     t0, t1 = interval
     logit = torch.tensor([[-1.0, 0.5], [2.0, -2.0]], dtype=torch.float64)
     start, end = (torch.sigmoid(logit + t + 2 / 3 * math.sin(3 * t)) for t in (t0, t1))
-    return sd.ODE(lambda x, t: x * (1 - x) * (1 + 2 * torch.cos(3 * t)), interval=interval), start, end
+    return sd.ODE(lambda x, t: x * (1 - x) * (1 + 2 * torch.cos(3 * sd.expand_time(t, x))), interval=interval), start, end
 
 
 @dataclass(frozen=True)

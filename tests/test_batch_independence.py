@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import sdesolve as sd
 import torch
 from problems import GaussianTarget
+from torch import Tensor
+
+import sdesolve as sd
 from sdesolve.correctors import Langevin
 from sdesolve.methods import METHODS
-from torch import Tensor
 
 PROCESS = sd.VPSDE()
 EVENT = (3, 5)

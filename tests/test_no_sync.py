@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import sdesolve as sd
 import torch
 from problems import PROCESSES, GaussianTarget
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import sdesolve as sd
 from sdesolve._loops import fixed
 from sdesolve.grids import uniform
 from sdesolve.methods import METHODS, make_method
 from sdesolve.noise import SeededNormals, SeededStep
-from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
 

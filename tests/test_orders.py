@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 
 import pytest
-import sdesolve as sd
 import torch
 from problems import PROCESSES, GaussianTarget, asymptotic_slope, nonlinear_ode, slope, walk
+from torch import Tensor
+
+import sdesolve as sd
 from sdesolve.correctors import Langevin
 from sdesolve.grids import make_grid
 from sdesolve.methods import METHODS, make_method
-from torch import Tensor
 
 FACTS = {row.name: row.facts for row in sd.methods()}
 ODE_METHODS = [name for name, facts in FACTS.items() if facts.ode is not None]

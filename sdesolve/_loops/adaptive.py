@@ -6,7 +6,7 @@ row's numbers depend on its neighbours'.  One host read a step: are there rows t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -38,8 +38,9 @@ class _Rows:
     finite: Tensor  # whether the last error was
 
     def keep(self, which: Tensor) -> _Rows:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: None if value is None else value[which] for name, value in values.items()})
+        values = [getattr(self, f.name) for f in fields(self)]
+        kept: list[Any] = [None if value is None else value[which] for value in values]
+        return _Rows(*kept)
 
 
 def run(
@@ -72,7 +73,7 @@ def run(
         if observe:
             out.refresh(rows)
             observe(Moment(tries, out.t, out.x))
-    return Outcome(out.x, out.nfe, out.codes, out.failed_at, out.accepted, out.rejected, xs)
+    return Outcome(out.x, out.nfe, out.codes, out.failed_at, out.accepted, out.rejected, list(xs))
 
 
 class _Results:
@@ -138,7 +139,7 @@ def _advance(stepper: Stepper, problem: Any, rows: _Rows, sign: float, stop_time
     remaining = (stop - rows.t).abs()
     to_stop = rows.h >= remaining * (1 - 1e-10)
     target = torch.where(to_stop, stop, rows.t + sign * rows.h)
-    step = stepper.step(problem, rows.x, rows.t, target, None, rows.carry)  # type: ignore[arg-type]
+    step = stepper.step(problem, rows.x, rows.t, target, None, rows.carry)
     err = control.size(step.error, rows.x, step.x)  # type: ignore[arg-type]
     accept = err <= 1
     rows.nfe = rows.nfe + (_tally.calls() - calls)

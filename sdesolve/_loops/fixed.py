@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _tally
 from ..grids import Grid
-from ..methods import Stepper, StepNoise
+from ..methods import StepNoise, Stepper
 from ..solution import Status
 
 
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     failed_at: Tensor
     accepted: int | Tensor
     rejected: int | Tensor
-    xs: Tensor | None
+    xs: Sequence[Tensor]
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     problem: Any,
     x: Tensor,
     grid: Grid,
-    noise_at: Callable[[int], StepNoise],
+    noise_at: Callable[[int], StepNoise | None],
     saved: frozenset[int],
     observe: Observer | None,
 ) -> Outcome:
@@ -63,7 +63,7 @@ def run(
         if observe:
             observe(Moment(i + 1, grid.ts[i + 1], x))
     codes, failed_at = _health(torch.stack(sums), grid)
-    return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, torch.stack(xs) if xs else None)
+    return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
 
 
 def _row_sum(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ NORMS = ("expected", "batch")
 class Corrector(Protocol):
     """A Markov step at fixed time that leaves p_t (nearly) unchanged."""
 
-    evals: int
+    evals: ClassVar[int]
     """Network calls a step."""
 
     def correct(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:

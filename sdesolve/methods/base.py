@@ -70,7 +70,7 @@ class StepNoise(Protocol):
 class Stepper:
     """Base of every method: a frozen dataclass of its options, with ``facts`` and ``step``."""
 
-    facts: Facts
+    facts: ClassVar[Facts]
     error_order: ClassVar[int | None] = None
     """p where the local error estimate falls as h^p; None where there is no estimate."""
 
@@ -78,6 +78,6 @@ class Stepper:
         """The first step's carry."""
         return None
 
-    def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        """From (x, t0) to t1."""
+    def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: Any, carry: Any) -> Step:
+        """From (x, t0) to t1; ``noise`` is a :class:`StepNoise`, or None for a problem without noise."""
         raise NotImplementedError(f"{type(self).__name__} has no step")

@@ -18,7 +18,7 @@ from torch import Tensor
 from .._arrays import Number, bcast, xp
 from ..problems import ScoreProblem
 from ..processes import Process
-from .base import Facts, Step, Stepper, StepNoise
+from .base import Facts, Step, StepNoise, Stepper
 
 
 def transition(p: Process, t0: Number, t1: Number) -> tuple[Number, Number]:

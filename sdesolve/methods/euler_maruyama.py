@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._arrays import Number, bcast
 from ..problems import StochasticProblem
-from .base import Facts, Step, Stepper, StepNoise
+from .base import Facts, Step, StepNoise, Stepper
 
 
 @dataclass(frozen=True)

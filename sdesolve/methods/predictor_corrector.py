@@ -11,7 +11,7 @@ from torch import Tensor
 from .._arrays import Number
 from ..correctors import Corrector
 from ..problems import Problem, ReverseSDE, ScoreProblem
-from .base import Facts, Step, Stepper, StepNoise
+from .base import Facts, Step, StepNoise, Stepper
 
 
 @dataclass(frozen=True)

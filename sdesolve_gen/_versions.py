@@ -1,0 +1,17 @@
+"""Which versions made a file: goes into model cards and manifests."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+
+def versions() -> dict[str, str]:
+    """Versions of sdesolve, torch and Python; sdesolve is "not installed" where it runs from a bare source tree."""
+    try:
+        own = version("sdesolve")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {"sdesolve": own, "torch": str(torch.__version__), "python": platform.python_version()}

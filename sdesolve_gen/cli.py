@@ -1,0 +1,204 @@
+"""The command line, ``sdesolve-gen``: one function a command, errors as one line, exit codes 0, 1, 2 and 130.
+
+    0    done
+    1    some images did not arrive, training diverged, or a file could not be written
+    2    a bad value, found before the first network call
+    130  interrupted (Ctrl-C); every file there is, is whole
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+import sdesolve as sd
+
+from .models import embedded, load
+from .outputs import Record, outputs, write
+from .training import TrainConfig, train
+
+app = typer.Typer(
+    name="sdesolve-gen",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Sample from score-based generative models, and train them.
+
+    `sdesolve-gen COMMAND --help` explains a command, with examples.
+    """
+
+
+METHODS = ", ".join(name for name, _ in sd.methods())
+
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same result.")]
+
+
+@app.command("sample")
+def sample_command(
+    model: Annotated[str, typer.Option(help=f"An embedded model ({', '.join(embedded()) or 'none in this version'}), or a folder with a trained one.")] = "mnist",
+    method: Annotated[str, typer.Option(help=f"One of: {METHODS}.")] = "pc",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the time grid; default 500, or chosen per image (rk45, bosh3, heun, midpoint).")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 16,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images solved together: memory, not results, depends on it.")] = 64,
+    device: Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
+    out: Annotated[str, typer.Option(help="A .png file, or a folder, in which files are named by model, method and seed.")] = "samples",
+    snr: Annotated[float | None, typer.Option(help="Signal-to-noise ratio of the Langevin corrector, 0 < snr < 1 (pc, annealed_langevin).")] = None,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance where steps are chosen per image.")] = None,
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance, in units of the data range, where steps are chosen per image.")] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of sdesolve.solve or the method; may be repeated.")] = None,
+    denoise: Annotated[bool, typer.Option(help="End with Tweedie's formula, one network call more.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
+) -> None:
+    """Draw images from a model: a PNG grid, an npz file with the values, and a JSON manifest of how they came about.
+
+    **Examples**
+
+    `sdesolve-gen sample` (16 digits by the predictor-corrector of Song et al., 500 steps, into `samples/`)
+
+    `sdesolve-gen sample --model mnist --method ddim --steps 50 --n 100 --seed 7 --out digits.png`
+
+    `sdesolve-gen sample --model mnist --method rk45 --rtol 1e-4 --atol 1e-4`
+
+    `sdesolve-gen sample --model runs/mine --method pc --snr 0.1 --option corrector_steps=2 --option predictor=ancestral`
+
+    Exit codes: 0 done, 1 some images did not arrive, 2 a bad value, 130 interrupted.
+    """
+    with _told():
+        options = {**_sampler_options(option), **_given(snr=snr, rtol=rtol, atol=atol)}
+        loaded = load(model, device)
+        files = outputs(out, f"{loaded.card['name']}-{method}-seed{seed}", overwrite)
+        start = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", sd.SolveWarning)
+            samples = loaded.draw(n, method, steps=steps, seed=seed, batch_size=batch_size, denoise=denoise, progress=True, **options)
+        settings = {"method": method, "steps": steps, "batch_size": batch_size, "device": device, "denoise": denoise, "options": options}
+        record = Record(loaded, samples, settings, time.perf_counter() - start, sys.argv[1:])
+        write(files, record)
+        for warning in caught:
+            typer.echo(f"warning: {warning.message}", err=True)
+        typer.echo(f"wrote {files.png}, {files.npz} and {files.manifest}")
+        typer.echo(record.figures())
+    if (samples.status != "ok").any():
+        raise typer.Exit(1)
+
+
+@app.command("train")
+def train_command(
+    data: Annotated[str, typer.Option(help="Parquet file with a column `image` of {bytes, path}, as Hugging Face data sets have it.")],
+    out: Annotated[str, typer.Option(help="Folder for the checkpoint and, at the end, the model.")],
+    name: Annotated[str, typer.Option(help="Of the model, for its card.")],
+    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = TrainConfig.steps,
+    batch: Annotated[int, typer.Option(min=1, help="Images an update.")] = TrainConfig.batch,
+    seed: Seed = 0,
+    precision: Annotated[str, typer.Option(help='"bf16" (autocast; weights stay float32) or "fp32".')] = TrainConfig.precision,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of TrainConfig; may be repeated.")] = None,
+    resume: Annotated[str, typer.Option(help='"auto" goes on from the checkpoint in --out where there is one; "never" starts anew.')] = "auto",
+) -> None:
+    """Train a score network on a data set of images, and save the model that `sample --model` reads.
+
+    A run that was interrupted goes on with the same command, and ends where it would have ended without the interruption.
+
+    **Examples**
+
+    `sdesolve-gen train --data mnist/train.parquet --out runs/mnist --name mnist`
+
+    `sdesolve-gen train --data train.parquet --out runs/ve --name ve --set process=ve --set process_options.sigma_max=30 --set network.width=64`
+
+    Exit codes: 0 done, 1 training diverged, 2 a bad value, 130 interrupted.
+    """
+    with _told(interrupted=f"the checkpoint in {out}, if there is one, is whole: the same command goes on from it"):
+        if seed >= 2**63:
+            raise ValueError(f"seed={seed}; expected 0 <= seed < 2**63 for training, as in --seed 0.")
+        chosen: dict[str, Any] = {"data": data, "out": out, "name": name, "steps": steps, "batch": batch, "seed": seed, "precision": precision}
+        config = _overridden(TrainConfig(**chosen), _pairs("--set", set_), set(chosen))
+        model = train(config, resume=resume)
+        typer.echo(f"wrote {out}/model.safetensors and {out}/card.json")
+        typer.echo(f"{config.name}: {sum(p.numel() for p in model.network.parameters())} weights after {config.steps} steps of {config.batch} images")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@contextmanager
+def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
+    """Turn what can go wrong into one line and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail(f"interrupted: {interrupted}.", 130)
+    except (FloatingPointError, PermissionError) as error:
+        _fail(f"error: {error}", 1)
+    except (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        _fail(f"error: {error}", 2)
+    except OSError as error:
+        _fail(f"error: {error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"\n{message}" if code == 130 else message, err=True)
+    raise typer.Exit(code)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE texts; a value is JSON where it can be read so, and otherwise the text itself."""
+    pairs: dict[str, Any] = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ValueError(f"{flag} {text!r}; expected KEY=VALUE, as in {flag} corrector_steps=2.")
+        if key in pairs:
+            raise ValueError(f"{flag} {key} was given twice; expected it once.")
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs
+
+
+OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol")
+
+
+def _sampler_options(texts: list[str] | None) -> dict[str, Any]:
+    """The options of ``--option``, none of which has a flag of its own."""
+    pairs = _pairs("--option", texts)
+    for name in OWN_FLAGS:
+        if name in pairs:
+            raise ValueError(f"--option {name}={pairs[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
+    return pairs
+
+
+def _overridden(config: TrainConfig, pairs: dict[str, Any], taken: set[str]) -> TrainConfig:
+    """``config`` with fields replaced; ``network.width`` is an entry of the field ``network``."""
+    known = {f.name for f in dataclasses.fields(config)}
+    values: dict[str, Any] = {}
+    for key, value in pairs.items():
+        field, dot, entry = key.partition(".")
+        if field in taken:
+            raise ValueError(f"--set {key}: expected the option --{field} for it.")
+        if field not in known or (dot and not isinstance(getattr(config, field), dict)):
+            raise ValueError(f"--set {key}: expected a field of TrainConfig: {', '.join(sorted(known - taken))}, or an entry such as network.width.")
+        values[field] = {**values.get(field, getattr(config, field)), entry: value} if dot else value
+    return dataclasses.replace(config, **values)

@@ -1,0 +1,164 @@
+"""A trained model: a network and its card, that is everything sampling needs to know about it.
+
+On disk a model is a folder with ``model.safetensors`` (weights) and ``card.json`` (:mod:`sdesolve_gen.card`).  Loading one
+runs no code that came with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import sdesolve as sd
+
+from ._errors import unknown
+from ._files import atomic, sha256
+from ._reading import checked_device, read_network
+from .card import check_card, read_card
+from .processes import make_process
+from .sampling import Samples, draw
+
+ASSETS = Path(__file__).parent / "assets"
+WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+class Model:
+    """A score network with its process, parameterisation and data range.
+
+    Arguments:
+        network: (x, time) -> output; becomes frozen, in evaluation mode.
+        card: as described in :mod:`sdesolve_gen.card`.
+
+    Attributes:
+        network, card: as given.
+        process: the forward process, :class:`sdesolve.Process`.
+        score: grad_x ln p_t(x) for every solver, :class:`sdesolve.Score`.
+        shape: (C, H, W) of an image.
+        data_range: (low, high) of its values.
+    """
+
+    def __init__(self, network: nn.Module, card: Mapping[str, Any]) -> None:
+        check_card(card, "card")
+        self.network, self.card = network.eval().requires_grad_(False), dict(card)
+        self.process = make_process(card["process"], card["process_options"])
+        self.score = sd.as_score(self.network, self.process, predicts=card["predicts"], time=card["time"])
+        self.shape: tuple[int, ...] = tuple(card["shape"])
+        self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the weights, in place; returns the model.  Raises ValueError for a device that is not there."""
+        self.network.to(checked_device(device))
+        return self
+
+    def sample(
+        self,
+        n: int,
+        method: str | sd.Stepper = "pc",
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        denoise: bool = True,
+        progress: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """New images, (n, C, H, W) float32, clipped to the data range as the published code clips them.
+
+        Image i is a function of (seed, sample id i) and the method, whatever the batch around it; convolutions round differently
+        in batches of different sizes, so between those the images agree to rounding and not to the last bit.
+        An image whose solve failed is named in a :class:`sdesolve.SolveWarning`; :meth:`draw` tells which and what each cost.
+
+        Arguments:
+            n: number of images, >= 1.
+            method: a name from ``sdesolve.methods()`` or a stepper; an ODE method follows the probability flow.
+            steps: of the time grid; default 500, or, for a method with an error estimate such as "rk45", chosen per image.
+            seed: 0 <= seed < 2**64; default: drawn from torch's global generator.
+            batch_size: images solved together; default n.
+            sample_ids: (n,) integers >= 0 that name the images; default 0..n-1.
+            denoise: end with Tweedie's formula, one network call more.
+            progress: draw a progress bar.
+            options: of :func:`sdesolve.solve` and of the method, as in ``rtol=1e-4`` or ``snr=0.16``.
+
+        Raises:
+            ValueError, TypeError: bad arguments, before the first network call.
+        """
+        chosen: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size, "sample_ids": sample_ids, "denoise": denoise, "progress": progress}
+        return self.draw(n, method, **chosen, **options).images
+
+    def draw(self, n: int, method: str | sd.Stepper = "pc", **options: Any) -> Samples:
+        """:meth:`sample`, with ids, network calls and status of every image; the same arguments."""
+        return draw(self, n, method, **options)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``model.safetensors`` and ``card.json``, each whole or not at all; returns the folder.
+
+        The card names the hash of the weights, so that a card and weights that do not belong together are refused by :func:`load`.
+        """
+        folder = Path(folder)
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.network.state_dict().items()}
+        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise ValueError(f"the weights {', '.join(broken[:3])} are not finite; a model like that is not saved.")
+        with atomic(folder / WEIGHTS) as path:
+            save_file(tensors, path)
+            digest = sha256(path)
+        card = {**self.card, "parameters": sum(p.numel() for p in self.network.parameters()), "sha256": digest}
+        with atomic(folder / CARD) as path:
+            path.write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return folder
+
+
+def embedded() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
+
+
+def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+    """A trained model, ready to sample from.  Runs no code that comes with it.
+
+    Arguments:
+        model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote.
+            A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
+        device: where the weights go, as in "cpu" or "cuda".
+
+    Raises:
+        ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
+        ValueError: a name that is neither an embedded model nor a folder; a device that is not there.
+    """
+    device = checked_device(device)
+    folder = _folder(model)
+    card = read_card(folder / CARD)
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)
+
+
+def _folder(model: str | Path) -> Path:
+    """Where a model lies; raises ValueError for what cannot be one."""
+    if isinstance(model, str) and model in embedded():
+        return ASSETS / model
+    path = Path(model)
+    if (path / "model_index.json").exists():
+        raise ValueError(f"{path} is a diffusers folder, which this version cannot read; {_READABLE}.")
+    if path.is_dir():
+        return path
+    if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
+        raise ValueError(f"{path} is a PyTorch checkpoint, which this version cannot read; {_READABLE}.")
+    if path.exists():
+        raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}).")
+    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        raise ValueError(f"{model!r} is no folder here; if it is meant as a hub id, this version cannot fetch those: {_READABLE}.")
+    raise ValueError(f"{unknown('model', str(model), embedded())} Or a folder with {CARD} and {WEIGHTS}: there is none at {str(path)!r}.")
+
+
+_READABLE = f"expected the name of an embedded model or a folder with {CARD} and {WEIGHTS}"

@@ -1,0 +1,207 @@
+"""A compact U-Net of the DDPM++ / NCSN++ family.  [Song et al. 2021, appendix H; Karras et al. 2022, appendix F]
+
+BigGAN-style residual blocks (group normalisation, scale-and-shift by the time embedding, skip paths rescaled by 1/sqrt 2),
+self-attention at the coarsest level, Fourier features of the noise level.  With ``patch = 2`` the image is first folded into
+2 x 2 patches (and unfolded at the end), which saves the finest and dearest level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_RESCALE = math.sqrt(0.5)  # keeps the variance of a sum of two independent branches
+
+
+class FourierFeatures(nn.Module):
+    """(B,) -> (B, features):  cos and sin of 2 pi f time, f ~ N(0, scale^2) drawn once and stored with the weights."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", scale * torch.randn(features // 2))
+
+    def forward(self, time: Tensor) -> Tensor:
+        angle = 2 * math.pi * time[:, None] * self.frequencies
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation (8 groups) computed in float32: more accurate in half precision, and on a CPU three times as fast."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(8, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions; the time embedding scales and shifts between them."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1 = Norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * outputs)
+        self.norm2 = Norm(outputs)
+        self.conv2 = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return (self.skip(x) + h) * _RESCALE
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of a feature map."""
+
+    def __init__(self, channels: int, head: int = 64) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head)
+        self.norm = Norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        h = F.scaled_dot_product_attention(*qkv.unbind(1))
+        return (x + self.out(h.transpose(-1, -2).reshape(x.shape))) * _RESCALE
+
+
+class UNet(nn.Module):
+    """(x, time) -> output shaped like x.
+
+    Arguments:
+        channels: of the image, 1..64.
+        width: features at the finest level, 8..1024, a multiple of 8.
+        multipliers: features of each level, in units of ``width``, 1..16 at each of 1..8 levels; every level halves the
+            resolution of the one before.
+        blocks: residual blocks a level on the way down, 1..16 (one more on the way up).
+        patch: side of the patches the image is folded into first, 1..16; the image's sides must be multiples of
+            patch * 2**(levels - 1).
+        fourier_scale: standard deviation of the frequencies of the time embedding, in cycles per unit of ``time``.
+
+    Raises:
+        ValueError: an option out of range; when called, an image of other channels or of a side that is no such multiple.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        patch: int = 1,
+        fourier_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check_options(channels, width, multipliers, blocks, patch, fourier_scale)
+        embedding = 4 * width
+        self.channels, self.patch, self.multiple = channels, patch, patch * 2 ** (len(multipliers) - 1)
+        self.embed = nn.Sequential(
+            FourierFeatures(width, fourier_scale), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+
+        widths = [width * m for m in multipliers]
+        skips = [width]
+        self.down = nn.ModuleList()
+        for level, features in enumerate(widths):
+            if level:
+                self.down.append(Downsample(skips[-1]))
+                skips.append(skips[-1])
+            for _ in range(blocks):
+                self.down.append(ResidualBlock(skips[-1], features, embedding))
+                skips.append(features)
+
+        coarsest = widths[-1]
+        self.middle = nn.ModuleList([ResidualBlock(coarsest, coarsest, embedding), Attention(coarsest), ResidualBlock(coarsest, coarsest, embedding)])
+
+        self.up = nn.ModuleList()
+        features = coarsest
+        for level, out in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(ResidualBlock(features + skips.pop(), out, embedding))
+                features = out
+            if level:
+                self.up.append(Upsample(features))
+
+        self.head = nn.Sequential(Norm(features), nn.SiLU(), _zeroed(nn.Conv2d(features, channels * patch**2, 3, padding=1)))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """The output for images x, (B, channels, H, W), and times (B,)."""
+        self._check_input(x, time)
+        embedding = self.embed(time.to(x.dtype))
+        h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        skips = [h]
+        for module in self.down:
+            h = module(h, embedding)
+            skips.append(h)
+        for module in self.middle:
+            h = module(h) if isinstance(module, Attention) else module(h, embedding)
+        for module in self.up:
+            h = module(h, embedding) if isinstance(module, Upsample) else module(torch.cat([h, skips.pop()], 1), embedding)
+        return F.pixel_shuffle(self.head(h), self.patch).contiguous()
+
+    def _check_input(self, x: Tensor, time: Tensor) -> None:
+        sides = x.shape[2:]
+        if x.dim() != 4 or x.shape[1] != self.channels or any(side == 0 or side % self.multiple for side in sides):
+            expected = f"(B, {self.channels}, H, W) with H and W multiples of {self.multiple}"
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected {expected}: pad the image, or build the UNet with other channels, patch or levels.")
+        if time.shape != x.shape[:1]:
+            raise ValueError(f"time has shape {tuple(time.shape)}; expected ({len(x)},), one time an image: time.expand({len(x)}).")
+
+
+class Downsample(nn.Module):
+    """Halves the resolution by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution by repetition and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _zeroed(module: nn.Conv2d) -> nn.Conv2d:
+    """A residual branch that starts as the identity."""
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    return module
+
+
+def _check_options(channels: int, width: int, multipliers: Sequence[int], blocks: int, patch: int, fourier_scale: float) -> None:
+    """Limits that a card from anywhere cannot pass to make us build for ever."""
+    limits = {"channels": (channels, 64), "width": (width, 1024), "blocks": (blocks, 16), "patch": (patch, 16)}
+    for name, (value, largest) in limits.items():
+        if not _within(value, largest):
+            raise ValueError(f"{name}={value!r}; expected an integer from 1 to {largest}.")
+    if width % 8:
+        raise ValueError(f"width={width}; expected a multiple of 8, the number of groups of the normalisation, as in width={width + -width % 8}.")
+    if not isinstance(multipliers, Sequence) or not 1 <= len(multipliers) <= 8 or not all(_within(m, 16) for m in multipliers):
+        raise ValueError(f"multipliers={multipliers!r}; expected 1 to 8 integers from 1 to 16, as in multipliers=[1, 2].")
+    if isinstance(fourier_scale, bool) or not isinstance(fourier_scale, int | float) or not 0 < fourier_scale < math.inf:
+        raise ValueError(f"fourier_scale={fourier_scale!r}; expected a finite number > 0, as in fourier_scale=1.0.")
+
+
+def _within(value: object, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= largest

@@ -1,0 +1,25 @@
+"""Forward processes by the names that cards and configs use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sdesolve as sd
+
+from ._errors import unknown
+
+PROCESSES: dict[str, type[sd.Process]] = {"vp": sd.VPSDE, "subvp": sd.SubVPSDE, "ve": sd.VESDE, "edm": sd.EDM}
+
+
+def make_process(name: str, options: Mapping[str, float]) -> sd.Process:
+    """The named process with its constants, as in ``make_process("vp", {"beta_max": 20.0})``.
+
+    Raises:
+        ValueError: an unknown name or constant, or a constant out of range.
+    """
+    if name not in PROCESSES:
+        raise ValueError(unknown("process", name, PROCESSES))
+    try:
+        return PROCESSES[name](**options)
+    except TypeError as error:
+        raise ValueError(f"process_options={dict(options)} do not fit the process {name!r}: {error}.") from error

@@ -1,0 +1,143 @@
+"""Draws from a model: the reverse process from the prior to data, in chunks that do not know of one another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import sdesolve as sd
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+class Samples(NamedTuple):
+    """What was drawn, image by image."""
+
+    images: Tensor
+    """(n, C, H, W) float32, clipped to the data range; one that is not "ok" may hold NaN."""
+    ids: list[int]
+    """(n,) what names each image, together with the seed."""
+    nfe: Tensor
+    """(n,) int64, network calls each image saw, counted as they happened."""
+    status: np.ndarray
+    """(n,) strings: "ok", "non_finite", "max_steps" or "min_step"."""
+    seed: int
+
+
+def draw(
+    model: Model,
+    n: int,
+    method: str | sd.Stepper,
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    denoise: bool = True,
+    progress: bool = False,
+    **options: Any,
+) -> Samples:
+    """Solve the model's reverse SDE from its prior, ``batch_size`` images at a time; see ``Model.sample``."""
+    ids = _ids(_count("n", n), sample_ids)
+    size = n if batch_size is None else _count("batch_size", batch_size)
+    seed = _seed(seed)
+    for name in ("save", "callback"):
+        if name in options:
+            raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve(m.process.reverse(m.score), x, {name}=...) on a prior draw x.")
+    problem = model.process.reverse(model.score)
+    chunks = [ids[i : i + size] for i in range(0, n, size)]
+    solutions = []
+    with _bar(progress, n, problem.interval, steps) as observe, warnings.catch_warnings():
+        warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
+        for chunk in chunks:
+            x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
+            callback = observe(len(chunk)) if observe else None
+            solutions.append(
+                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=chunk, denoise=denoise, callback=callback, **options)
+            )
+    x = torch.cat([solution.x for solution in solutions])
+    samples = Samples(x.clamp(*model.data_range), ids, torch.cat([_calls(solution) for solution in solutions]), _status(x, solutions), seed)
+    _warn(samples)
+    return samples
+
+
+def _calls(solution: sd.Solution) -> Tensor:
+    """(B,) network calls."""
+    return torch.as_tensor(solution.nfe).cpu().expand(len(solution.x))
+
+
+def _status(x: Tensor, solutions: list[sd.Solution]) -> np.ndarray:
+    """(n,) how each image ended; the last denoising counts, so no NaN passes for "ok"."""
+    status = np.concatenate([solution.status for solution in solutions])
+    finite = torch.isfinite(x.flatten(1)).all(1).cpu().numpy()
+    return np.where((status == "ok") & ~finite, sd.Status.non_finite.name, status)
+
+
+def _warn(samples: Samples) -> None:
+    """Name the images that are not "ok"."""
+    failed = [(i, status) for i, status in zip(samples.ids, samples.status, strict=True) if status != "ok"]
+    if failed:
+        shown = ", ".join(f"{i}: {status}" for i, status in failed[:5])
+        message = f"{len(failed)} of {len(samples.ids)} images did not arrive (sample id {shown}{', ...' if len(failed) > 5 else ''})."
+        warnings.warn(f"{message} m.draw(...).status tells which.", sd.SolveWarning, stacklevel=4)
+
+
+_Observe = Callable[[int], Callable[[sd.Moment], None]]
+
+
+@contextmanager
+def _bar(progress: bool, n: int, interval: tuple[float, float], steps: int | None) -> Iterator[_Observe | None]:
+    """A bar over all chunks and steps, and a maker of callbacks (number of images -> callback) that move it."""
+    if not progress:
+        yield None
+        return
+    first, last = interval
+
+    def fraction(moment: sd.Moment) -> float:
+        if steps is not None:
+            return moment.step / steps
+        return float((torch.as_tensor(moment.t).mean() - first) / (last - first))
+
+    with tqdm(total=n, unit="image", delay=0.2, bar_format="sampling {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}, {rate_fmt}]") as bar:
+
+        def observe(images: int) -> Callable[[sd.Moment], None]:
+            start = bar.n
+            return lambda moment: _move(bar, start + images * fraction(moment))
+
+        yield observe
+
+
+def _move(bar: tqdm, position: float) -> None:
+    bar.update(position - bar.n)
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=16.")
+    return value
+
+
+def _ids(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
+    """(n,) names of the images."""
+    if sample_ids is None:
+        return list(range(n))
+    ids = sample_ids.tolist() if isinstance(sample_ids, Tensor) else list(sample_ids)
+    if len(ids) != n or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
+        raise ValueError(f"sample_ids={ids[:5]}{'...' if len(ids) > 5 else ''} ({len(ids)} of them); expected n = {n} integers >= 0, as in range({n}).")
+    return ids
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int(torch.randint(2**62, ()))
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
+    return seed

@@ -1,0 +1,123 @@
+"""Per-sample step control: the error follows the tolerance, each row its own way, and finished rows cost nothing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import sdesolve as sd
+import torch
+from problems import PROCESSES, nonlinear_ode
+from scipy.integrate import solve_ivp
+from sdesolve import exam
+from sdesolve.methods import METHODS
+from torch import Tensor
+
+ADAPTIVE = [name for name, make in METHODS.items() if make().error_order is not None]
+
+
+@pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_error_follows_tolerance(method: str, interval: tuple[float, float]) -> None:
+    problem, start, end = nonlinear_ode(interval)
+    tolerances = [1e-3, 1e-5, 1e-7]
+    solutions = [sd.solve(problem, start, method, rtol=tol, atol=tol) for tol in tolerances]
+    for tol, solution in zip(tolerances, solutions, strict=True):
+        assert float((solution.x - end).abs().max()) < 20 * tol
+    assert (solutions[0].nfe < solutions[2].nfe).all()
+
+
+def test_no_more_calls_than_scipy() -> None:
+    """rk45 at scipy's tolerances on the same flow, sample by sample: as accurate, with no more calls."""
+    target, process = exam.mixture_2d(), sd.VPSDE()
+    flow = process.probability_flow(target.score(process))
+    x = process.prior((8, 2), seed=0, dtype=torch.float64)
+    fine = sd.solve(flow, x, "rk45", rtol=1e-11, atol=1e-11).x
+    ours = sd.solve(flow, x, "rk45", rtol=1e-5, atol=1e-5)
+
+    def drift(t: float, y: np.ndarray) -> np.ndarray:
+        return flow.drift(torch.as_tensor(y)[None], t)[0].numpy()
+
+    theirs = [solve_ivp(drift, flow.interval, row.numpy(), rtol=1e-5, atol=1e-5, method="RK45") for row in x]
+    assert float(ours.nfe.double().mean()) <= 1.02 * sum(t.nfev for t in theirs) / len(x)
+    ends = torch.stack([torch.as_tensor(t.y[:, -1]) for t in theirs])
+    assert float((ours.x - fine).abs().mean()) <= 2 * float((ends - fine).abs().mean())
+
+
+def test_a_sample_pays_for_itself_alone() -> None:
+    """Rows of different stiffness: each has the count it has alone, and a network row is evaluated only while under way."""
+    rates = torch.tensor([[0.1], [1.0], [30.0], [300.0]], dtype=torch.float64)
+    seen: list[int] = []
+
+    def drift_of(rate: Tensor) -> sd.ODE:
+        def drift(x: Tensor, t: Tensor) -> Tensor:
+            seen.append(len(x))
+            return torch.stack([-x[:, 1] * (x[:, 0] - torch.cos(t)), 0 * x[:, 1]], 1)
+
+        return sd.ODE(drift)
+
+    x = torch.cat([torch.zeros_like(rates), rates], 1)
+    together = sd.solve(drift_of(rates), x, "rk45", rtol=1e-6, atol=1e-6)
+    rows_evaluated = sum(seen)
+    assert rows_evaluated == int(together.nfe.sum())
+    assert rows_evaluated < 0.75 * len(seen) * len(x)
+    for i in range(4):
+        alone = sd.solve(drift_of(rates[i : i + 1]), x[i : i + 1], "rk45", rtol=1e-6, atol=1e-6)
+        assert torch.equal(alone.x[0], together.x[i])
+        assert int(alone.nfe[0]) == int(together.nfe[i]) and int(alone.stats["rejected"][0]) == int(together.stats["rejected"][i])
+
+
+def test_sample_0_among_easy_stiff_and_broken_neighbours() -> None:
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([torch.sin(x[:, 1] * t) - x[:, 0], 0 * x[:, 1]], 1)
+
+    x0 = torch.tensor([[0.3, 5.0]])
+    alone = sd.solve(sd.ODE(drift), x0, "rk45").x[0]
+    for neighbours in (torch.zeros(4095, 2), torch.tensor([[1.0, 5000.0]]), torch.tensor([[math.nan, 1.0]])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sd.SolveWarning)
+            solution = sd.solve(sd.ODE(drift), torch.cat([x0, neighbours]), "rk45", max_steps=100_000)
+        assert torch.equal(solution.x[0], alone)
+        assert bool(solution.ok().all()) == bool(neighbours.isfinite().all())
+
+
+@pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0)], ids=["forwards", "backwards"])
+def test_saved_times_are_landed_on(interval: tuple[float, float]) -> None:
+    problem, start, _ = nonlinear_ode(interval)
+    times = [interval[0], 0.3, 1.1, 1.9, interval[1]]
+    solution = sd.solve(problem, start, "rk45", rtol=1e-9, atol=1e-9, save=times)
+    assert solution.ts.tolist() == sorted(times, reverse=interval[1] < interval[0])
+    for t, x in zip(solution.ts.tolist(), solution.xs, strict=True):
+        exact = nonlinear_ode((interval[0], t))[2] if t != interval[0] else start
+        assert torch.allclose(x, exact, rtol=1e-7)
+    assert torch.equal(solution.xs[-1], solution.x)
+
+
+def test_an_ode_method_on_a_reverse_sde_solves_its_flow() -> None:
+    target = exam.mixture_2d()
+    for process in PROCESSES.values():
+        x = process.prior((5, 2), seed=0)
+        reverse, flow = (f(target.score(process)) for f in (process.reverse, process.probability_flow))
+        assert torch.equal(sd.solve(reverse, x, "rk45").x, sd.solve(flow, x, "rk45").x)
+
+
+def test_encode_and_decode() -> None:
+    """The flow runs forwards too: data to latent and back."""
+    target, process = exam.mixture_2d(), sd.VPSDE()
+    flow = process.probability_flow(target.score(process))
+    x = target.sample(16, seed=0, dtype=torch.float64)
+    latent = sd.solve(flow, x, "rk45", interval=(process.eps, process.T), rtol=1e-9, atol=1e-9).x
+    assert torch.allclose(sd.solve(flow, latent, "rk45", rtol=1e-9, atol=1e-9).x, x, atol=1e-6)
+
+
+def test_a_time_per_row_that_multiplies_columns_is_refused() -> None:
+    """t is (B,) here: a drift that forgets to expand it would be wrong without a sound where B equals the last axis."""
+    with pytest.raises(ValueError, match=r"expand_time\(t, x\)"):
+        sd.solve(sd.ODE(lambda x, t: -x * torch.cos(t)), torch.ones(3, 3), "rk45")
+    with pytest.raises(RuntimeError) as caught:
+        sd.solve(sd.ODE(lambda x, t: -x * torch.cos(t)), torch.ones(4, 3), "rk45")
+    assert "expand_time(t, x)" in caught.value.__notes__[0]
+    right = sd.solve(sd.ODE(lambda x, t: -x * torch.cos(sd.expand_time(t, x))), torch.ones(3, 3), "rk45")
+    assert torch.allclose(right.x, torch.full((3, 3), math.exp(-math.sin(1.0))), rtol=1e-4)

@@ -1,0 +1,217 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gen_fixtures import NETWORK, random_parquet, tiny_model
+from PIL import Image
+from typer.testing import CliRunner
+
+import sdesolve_gen as gen
+from sdesolve_gen import cli, outputs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model().save(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def sample(model, *arguments):
+    return run("sample", "--model", model, "--steps", 4, *arguments)
+
+
+def test_sample_writes_three_files_that_agree(model, tmp_path):
+    result = sample(model, "--n", 5, "--seed", 3, "--batch-size", 2, "--snr", 0.1, "--option", "corrector_steps=2", "--out", tmp_path / "new" / "a.png")
+    assert result.exit_code == 0, result.output
+    png, npz, manifest = (tmp_path / "new" / f"a.{suffix}" for suffix in ("png", "npz", "json"))
+    assert all(str(file) in result.output for file in (png, npz, manifest))
+    said = json.loads(manifest.read_text())
+    assert said["files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (png, npz)}
+    assert said["model"] == {"name": "tiny", "sha256": gen.load(model).card["sha256"]}
+    assert (said["method"], said["steps"], said["seed"], said["ids"]) == ("pc", 4, 3, [0, 1, 2, 3, 4])
+    assert said["options"] == {"corrector_steps": 2, "snr": 0.1}
+    assert said["nfe"] == [4 * 3 + 1] * 5
+    assert said["status"] == ["ok"] * 5
+    assert set(said["versions"]) == {"sdesolve", "torch", "python"}
+    with np.load(npz) as file:
+        expected = gen.load(model).sample(5, steps=4, seed=3, batch_size=2, snr=0.1, corrector_steps=2)
+        assert np.array_equal(file["images"], expected.numpy())
+    with Image.open(png) as picture:
+        assert picture.mode == "L"
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("5 images, 13 network calls each, ")
+    assert last.endswith("images/s, 5 ok")
+    assert sorted(file.name for file in png.parent.iterdir()) == ["a.json", "a.npz", "a.png"]
+
+
+def test_the_same_command_writes_the_same_images(model, tmp_path):
+    for name in ("a", "b"):
+        assert sample(model, "--out", tmp_path / f"{name}.png").exit_code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_folder_gets_names(model, tmp_path):
+    assert sample(model, "--method", "ddim", "--n", 1, "--out", tmp_path).exit_code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"tiny-ddim-seed0.{suffix}" for suffix in ("json", "npz", "png")]
+
+
+def test_files_are_not_replaced_unasked(model, tmp_path):
+    (tmp_path / "a.npz").write_text("mine")
+    result = sample(model, "--out", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "add --overwrite" in result.output
+    assert (tmp_path / "a.npz").read_text() == "mine"
+    assert not (tmp_path / "a.png").exists()
+    assert sample(model, "--out", tmp_path / "a.png", "--overwrite").exit_code == 0
+
+
+BAD = {
+    "method": (["--method", "pcc"], "method='pcc' is not known"),
+    "model": (["--model", "nothing-like-it"], "is not known; expected"),
+    "option name": (["--option", "snrr=0.1"], "Did you mean"),
+    "option value": (["--option", "corrector_steps=many"], "corrector_steps"),
+    "option form": (["--option", "snr"], "expected KEY=VALUE"),
+    "option twice": (["--option", "norm=batch", "--option", "norm=expected"], "given twice"),
+    "option with a flag": (["--option", "batch_size=3"], "--batch-size"),
+    "snr": (["--snr", "3"], "expected 0 < snr < 1"),
+    "rtol": (["--rtol", "1e-3"], "rtol and atol choose steps"),
+    "n": (["--n", "0"], "--n"),
+    "seed": (["--seed", "-1"], "--seed"),
+    "steps": (["--steps", "none"], "--steps"),
+    "device": (["--device", "nowhere"], "device='nowhere' cannot be used"),
+    "out": (["--out", "a.jpg"], "ends in .png"),
+    "unknown flag": (["--colour"], "--colour"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_value_is_a_message_and_exit_code_2(model, tmp_path, monkeypatch, case):
+    arguments, message = BAD[case]
+    calls = []
+    monkeypatch.setattr(gen.networks.UNet, "forward", lambda self, x, time: calls.append(x.device.type) or x)
+    monkeypatch.chdir(tmp_path)
+    result = run("sample", "--model", model, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+    assert "cpu" not in calls  # loading tries the network without memory, and nothing else may call it
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"not tensors"], ids=["empty", "text"])
+def test_a_damaged_model_is_a_message(model, tmp_path, damage):
+    (tmp_path / "card.json").write_bytes((model / "card.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(damage)
+    result = sample(tmp_path, "--out", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "model.safetensors" in result.output
+
+
+def test_failed_images_are_told_and_exit_code_1(model, tmp_path):
+    result = run("sample", "--model", model, "--method", "rk45", "--option", "max_steps=2", "--n", 2, "--out", tmp_path / "a.png")
+    assert result.exit_code == 1
+    assert "2 of 2 images did not arrive (sample id 0: max_steps" in result.output
+    assert json.loads((tmp_path / "a.json").read_text())["statuses"] == {"max_steps": 2}
+
+
+@pytest.mark.parametrize("when", ["write_png", "write_npz"])
+def test_an_interruption_leaves_whole_files(model, tmp_path, monkeypatch, when):
+    def interrupted(path, *rest):
+        with outputs.atomic(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(outputs, when, interrupted)
+    result = sample(model, "--out", tmp_path / "a.png")
+    assert result.exit_code == 130
+    assert "interrupted" in result.output
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == ([] if when == "write_png" else ["a.png"])
+    for file in left:
+        Image.open(tmp_path / file).verify()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_in_the_middle(model, tmp_path):
+    command = [sys.executable, "-m", "sdesolve_gen", "sample", "--model", str(model), "--steps", "1000000", "--out", str(tmp_path / "a.png")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.read(9).strip() == "sampling"  # the bar: under way
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "interrupted: no file was left half written" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_then_sample(tmp_path):
+    data = random_parquet(tmp_path / "train.parquet")
+    sets = ["--set", f"network={json.dumps(NETWORK)}", "--set", "network.width=16", "--set", "process=ve", "--set", "process_options.sigma_max=20", "--set", "warmup=2"]
+    result = run("train", "--data", data, "--out", tmp_path / "run", "--name", "mine", "--steps", 3, "--batch", 4, "--precision", "fp32", *sets)
+    assert result.exit_code == 0, result.output
+    m = gen.load(tmp_path / "run")
+    assert (m.card["name"], m.process.sigma_max, m.network.stem.out_channels) == ("mine", 20, 16)
+    assert sample(tmp_path / "run", "--n", 1, "--out", tmp_path / "a.png").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "rate=1"], "expected a field of TrainConfig"),
+        (["--set", "learning_rate=fast"], "learning_rate='fast'; expected a finite number"),
+        (["--set", "warmup=1.5"], "warmup=1.5; expected an integer"),
+        (["--set", "steps=3"], "expected the option --steps"),
+        (["--set", "clip.x=3"], "expected a field"),
+        (["--precision", "fp16"], "precision='fp16'"),
+        (["--name", "../x"], "name='../x'"),
+        (["--batch", "1000"], "fewer than batch=1000"),
+        (["--data", "none.parquet"], "is not a file"),
+        (["--set", "network.width=9"], "width=9"),
+        (["--resume", "maybe"], "resume='maybe'"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_bad_training_is_a_message_and_exit_code_2(tmp_path, arguments, message):
+    data = random_parquet(tmp_path / "train.parquet")
+    result = run("train", "--data", data, "--out", tmp_path / "run", "--name", "x", "--steps", 1, "--batch", 4, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", interrupted)
+    result = run("train", "--data", random_parquet(tmp_path / "train.parquet"), "--out", tmp_path, "--name", "x")
+    assert result.exit_code == 130
+    assert "the same command goes on from it" in result.output
+
+
+@pytest.mark.parametrize("command", ["sample", "train"])
+def test_help_teaches_by_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples" in result.output
+    assert f"sdesolve-gen {command}" in result.output
+    assert "--seed" in result.output
+    assert "--out" in result.output

@@ -1,0 +1,410 @@
+"""Models: what comes out of sampling, what goes into a folder, and that no file from anywhere does harm."""
+
+import hashlib
+import json
+import pickle
+import struct
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from gen_fixtures import NETWORK, tiny_card, tiny_model, tiny_network
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import sdesolve as sd
+import sdesolve_gen as gen
+from sdesolve_gen import images as pictures
+from sdesolve_gen import models
+from sdesolve_gen._files import atomic
+
+# -- sampling ------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_images_in_the_data_range():
+    images = tiny_model().sample(3, method="pc", steps=5, seed=0)
+    assert images.shape == (3, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert images.min() >= -1
+    assert images.max() <= 1
+
+
+def test_a_draw_is_prior_then_solve():
+    m = tiny_model()
+    drawn = m.draw(2, "ddim", steps=4, seed=3, denoise=False)
+    x = m.process.prior((2, 1, 8, 8), seed=3)
+    solution = sd.solve(m.process.reverse(m.score), x, "ddim", steps=4, seed=3)
+    assert torch.equal(drawn.images, solution.x.clamp(-1, 1))
+    assert drawn.nfe.tolist() == [solution.nfe] * 2
+    assert drawn.status.tolist() == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(("method", "options"), [("pc", {"steps": 8}), ("rk45", {"rtol": 1e-3, "atol": 1e-3})])
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_an_image_does_not_depend_on_its_batch(method, options, batch_size):
+    """To rounding: a convolution sums in another order in another batch, and the steps carry that along."""
+    m = tiny_model()
+    whole = m.draw(5, method, seed=1, **options)
+    parts = m.draw(5, method, seed=1, batch_size=batch_size, **options)
+    torch.testing.assert_close(parts.images, whole.images, rtol=0, atol=1e-4)
+    assert torch.equal(parts.nfe, whole.nfe)
+    reordered = m.sample(2, method, seed=1, sample_ids=[4, 2], **options)
+    torch.testing.assert_close(reordered, whole.images[[4, 2]], rtol=0, atol=1e-4)
+    other = m.sample(5, method, seed=2, **options)
+    assert ((other - whole.images).abs().amax((1, 2, 3)) > 0.1).all()  # the tolerance above is far from what tells images apart
+
+
+def test_without_a_seed_torch_s_own_decides():
+    m = tiny_model()
+    torch.manual_seed(0)
+    first, second = m.draw(1, "ddim", steps=2), m.draw(1, "ddim", steps=2)
+    torch.manual_seed(0)
+    assert m.draw(1, "ddim", steps=2).seed == first.seed != second.seed
+    assert torch.equal(m.sample(1, "ddim", steps=2, seed=second.seed), second.images)
+
+
+class Poisoned(nn.Module):
+    """A network that is not finite for one image, told by its first pixel at the start, from the given call on."""
+
+    def __init__(self, from_call: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.from_call, self.calls = from_call, 0
+
+    def forward(self, x, time):
+        self.calls += 1
+        output = torch.zeros_like(x) + self.weight
+        if self.calls >= self.from_call:
+            output[x[:, 0, 0, 0] == x[:, 0, 0, 0].max()] = torch.nan
+        return output
+
+
+@pytest.mark.parametrize("from_call", [2, 5])  # on the way, and in the last denoising, which is call 5 of 4 steps
+def test_a_failed_image_is_never_silent(from_call):
+    m = gen.Model(Poisoned(from_call), tiny_card())
+    with pytest.warns(sd.SolveWarning, match=r"1 of 3 images did not arrive \(sample id 1[012]: non_finite\)"):
+        drawn = m.draw(3, "ddim", steps=4, seed=0, sample_ids=[10, 11, 12])
+    assert sorted(drawn.status.tolist()) == ["non_finite", "ok", "ok"]
+    assert torch.isfinite(drawn.images[torch.from_numpy(drawn.status == "ok")]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n=0; expected an integer >= 1"), ({"n": 2.0}, "n=2.0"), ({"batch_size": 0}, "batch_size=0"), ({"seed": -1}, "seed=-1"), ({"seed": "0"}, "seed='0'"),
+        ({"sample_ids": [0]}, "expected n = 2 integers"), ({"sample_ids": [0, -1]}, "expected n = 2 integers"), ({"sample_ids": torch.zeros(2)}, "expected n = 2"),
+        ({"method": "pcc"}, "method='pcc' is not known"), ({"steps": 0}, "steps=0"), ({"save": "all"}, "save=... is not for"), ({"snrr": 0.1}, "Did you mean"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_arguments_are_refused_before_any_call(arguments, message):
+    m = gen.Model(Poisoned(1), tiny_card())
+    with pytest.raises(ValueError, match=message):
+        m.sample(**{"n": 2, "method": "pc", **arguments})
+    assert m.network.calls == 0
+
+
+def test_progress_reaches_the_end(capsys):
+    tiny_model().sample(3, "ddim", steps=40, batch_size=2, seed=0, progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
+# -- saving and loading --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_model().save(tmp_path / "tiny")
+
+
+def test_a_saved_model_is_the_model(folder):
+    m, back = tiny_model(), gen.load(folder)
+    assert torch.equal(m.sample(2, steps=3, seed=0), back.sample(2, steps=3, seed=0))
+    assert back.shape == (1, 8, 8)
+    assert back.data_range == (-1.0, 1.0)
+    assert back.card["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert back.card["parameters"] == sum(p.numel() for p in back.network.parameters())
+    assert not any(p.requires_grad for p in back.network.parameters())
+    assert not back.network.training
+    assert sorted(file.name for file in folder.iterdir()) == ["card.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm"])
+def test_every_process_comes_back(tmp_path, name):
+    m = gen.load(tiny_model(process=name).save(tmp_path / "m"))
+    assert isinstance(m.process, {"vp": sd.VPSDE, "subvp": sd.SubVPSDE, "ve": sd.VESDE, "edm": sd.EDM}[name])
+    assert m.sample(1, "euler_maruyama", steps=3, seed=0).isfinite().all()
+
+
+def test_an_interrupted_save_leaves_the_old_model_whole(folder, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def interrupted(tensors, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_model().save(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_model_that_is_not_finite_is_not_saved(tmp_path):
+    m = tiny_model()
+    m.network.stem.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"stem\.weight are not finite"):
+        m.save(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_atomic_files(tmp_path):
+    path = tmp_path / "a" / "file.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("two")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_devices_are_checked(folder):
+    with pytest.raises(ValueError, match="device='nowhere' cannot be used here"):
+        gen.load(folder, device="nowhere")
+    m = gen.load(folder)
+    assert m.to("cpu") is m
+    assert m.device == torch.device("cpu")
+
+
+# -- names that are no model ---------------------------------------------------------------------------------------------
+
+
+def test_embedded_names_are_listed_and_suggested(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
+    tiny_model().save(tmp_path / "tiny")
+    assert gen.load("tiny").card["name"] == "tiny"
+    with pytest.raises(ValueError, match=r"model 'tinny' is not known; expected one of: tiny\. Did you mean 'tiny'"):
+        gen.load("tinny")
+    with pytest.raises(ValueError, match="not known"):
+        gen.load("../" + tmp_path.name + "/nothing")
+
+
+def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ASSETS", tmp_path / "assets")
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save(tmp_path / "assets" / "tiny")
+    tiny_model(process="ve").save(tmp_path / "tiny")
+    assert isinstance(gen.load("tiny").process, sd.VPSDE)
+    assert isinstance(gen.load("./tiny").process, sd.VESDE)
+
+
+def test_formats_to_come_are_named(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a diffusers folder, which this version cannot read"):
+        gen.load(tmp_path)
+    with pytest.raises(ValueError, match="is a PyTorch checkpoint, which this version cannot read"):
+        gen.load("checkpoint.pth")
+    with pytest.raises(ValueError, match="hub id"):
+        gen.load("google/ddpm-cifar10-32")
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(ValueError, match="is a file; expected"):
+        gen.load(file)
+
+
+# -- files from anywhere -------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def weights(folder):
+    return folder / "model.safetensors"
+
+
+def with_card(folder, **changes):
+    """Change the card; a value of ``...`` removes the key.  Its hash goes, so that what is behind it is reached."""
+    card = json.loads((folder / "card.json").read_text())
+    card.pop("sha256", None)
+    card = {key: value for key, value in {**card, **changes}.items() if value is not ...}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def with_tensors(folder, change):
+    tensors = load_file(weights(folder))
+    change(tensors)
+    save_file(tensors, weights(folder))
+    with_card(folder)
+
+
+def write_card(content):
+    def spoil(folder):
+        (folder / "card.json").write_bytes(content)
+
+    return spoil
+
+
+def write_weights(content):
+    def spoil(folder):
+        weights(folder).write_bytes(content)
+        with_card(folder)
+
+    return spoil
+
+
+def card_changes(**changes):
+    return lambda folder: with_card(folder, **changes)
+
+
+def options(**changes):
+    return card_changes(network_options={"channels": 1, **NETWORK, **changes})
+
+
+def tensors_changed(change):
+    return lambda folder: with_tensors(folder, change)
+
+
+def header(claims):
+    text = json.dumps(claims).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+HOSTILE = {
+    "no card": (lambda f: (f / "card.json").unlink(), "card.json is not a file"),
+    "card is a folder": (lambda f: [(f / "card.json").unlink(), (f / "card.json").mkdir()], "card.json is not a file"),
+    "card is not JSON": (write_card(b"{'name': 1}"), "card.json is not JSON"),
+    "card is empty": (write_card(b""), "card.json is not JSON"),
+    "card is not text": (write_card(b"\xff\xfe\x00\x00\x80"), "card.json is not JSON"),
+    "card is deep": (write_card(b"[" * 200_000), "card.json is not JSON"),
+    "card is a list": (write_card(b"[]"), "holds a JSON list; expected an object"),
+    "card is huge": (write_card(b" " * 1_000_001), "expected a card of at most"),
+    "card has NaN": (write_card(b'{"name": NaN}'), "NaN is not a JSON number"),
+    "card lacks keys": (card_changes(process=..., shape=...), "card.json lacks process, shape"),
+    "name leaves its folder": (card_changes(name="../../etc/cron"), "name = '../../etc/cron'"),
+    "name is a number": (card_changes(name=3), "name = 3"),
+    "shape is a string": (card_changes(shape="1x8x8"), "shape = '1x8x8'"),
+    "shape has bools": (card_changes(shape=[True, 8, 8]), "shape ="),
+    "shape is vast": (card_changes(shape=[1, 10**9, 10**9]), "shape ="),
+    "shape does not divide": (card_changes(shape=[1, 8, 6]), "multiples of 4"),
+    "shape has other channels": (card_changes(shape=[3, 8, 8]), r"expected \(B, 1, H, W\)"),
+    "range is empty": (card_changes(data_range=[1, 1]), "data_range ="),
+    "range is text": (card_changes(data_range=["-1", "1"]), "data_range ="),
+    "levels is a float": (card_changes(levels=256.0), "levels = 256.0"),
+    "time is a list": (card_changes(time=[]), "time ="),
+    "time is unknown": (card_changes(time="os.system"), "card.json"),
+    "predicts is unknown": (card_changes(predicts="__import__"), "card.json"),
+    "process is unknown": (card_changes(process="os.system"), "process 'os.system' is not known"),
+    "constants are text": (card_changes(process_options={"beta_min": "0.1"}), "process_options ="),
+    "constants are unknown": (card_changes(process_options={"x": 1}), "do not fit the process"),
+    "constants are wrong": (card_changes(process_options={"beta_min": 30.0}), "beta_min"),
+    "network is unknown": (card_changes(network="torch.hub.load"), "network 'torch.hub.load' is not known"),
+    "network is a path": (card_changes(network="../../unet.py"), "is not known"),
+    "option is unknown": (options(depth=3), "depth"),
+    "width is vast": (options(width=8 * 10**9), "width="),
+    "blocks are endless": (options(blocks=10**9), "blocks="),
+    "options are of another network": (options(width=16), r"is \(.*; its card's network has"),
+    "hash is wrong": (card_changes(sha256="0" * 64), "damaged, or card and weights are of two models"),
+    "hash is no hash": (card_changes(sha256="x"), "expected 64 hexadecimal digits"),
+    "no weights": (lambda f: weights(f).unlink(), "model.safetensors is not a file"),
+    "weights are empty": (write_weights(b""), "model.safetensors is not a whole safetensors file"),
+    "weights are text": (write_weights(b"hello, world, this is no tensor"), "is not a whole safetensors file"),
+    "weights are cut": (lambda f: write_weights(weights(f).read_bytes()[:-100])(f), "is not a whole safetensors file"),
+    "header is cut": (lambda f: write_weights(weights(f).read_bytes()[:50])(f), "is not a whole safetensors file"),
+    "header claims too much": (write_weights(struct.pack("<Q", 2**62) + b"{}"), "is not a whole safetensors file"),
+    "offsets lie": (write_weights(header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})), "is not a whole safetensors file"),
+    "a tensor is missing": (tensors_changed(lambda t: t.pop("stem.weight")), "lacks stem.weight"),
+    "a tensor is too many": (tensors_changed(lambda t: t.update(extra=torch.zeros(1))), "has besides extra"),
+    "a tensor is of another shape": (tensors_changed(lambda t: t.update({"stem.bias": torch.zeros(9)})), r"stem.bias is \(9,\)"),
+    "a tensor is of another type": (tensors_changed(lambda t: t.update({"stem.bias": torch.zeros(8).double()})), "stem.bias is .*float64"),
+    "a tensor is not finite": (tensors_changed(lambda t: t.update({"stem.bias": torch.full((8,), torch.nan)})), "stem.bias has values that are not finite"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_from_anywhere_gives_one_clear_error(folder, case):
+    spoil, message = HOSTILE[case]
+    spoil(folder)
+    with pytest.raises(gen.ModelFileError, match=message) as caught:
+        gen.load(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("pickled", ["pickle", "torch.save"])
+def test_loading_runs_no_code(folder, tmp_path, pickled):
+    bomb = tmp_path / "exploded"
+    if pickled == "pickle":
+        weights(folder).write_bytes(pickle.dumps(Bomb(bomb)))
+    else:
+        torch.save(Bomb(bomb), weights(folder))
+    with_card(folder)
+    with pytest.raises(gen.ModelFileError, match="is not a whole safetensors file"):
+        gen.load(folder)
+    assert not bomb.exists()
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------------
+
+
+def test_uint8_is_the_inverse_of_dequantisation():
+    levels = torch.arange(256, dtype=torch.float32)
+    for low, high in [(-1.0, 1.0), (0.0, 1.0)]:
+        for within in (0.001, 0.5, 0.999):
+            assert torch.equal(pictures.to_uint8(low + (high - low) * (levels + within) / 256, (low, high)), levels.to(torch.uint8))
+    assert pictures.to_uint8(torch.tensor([-5.0, 5.0, torch.nan]), (-1.0, 1.0)).tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_holds_every_image(tmp_path, channels):
+    n, side = 5, 28
+    values = torch.arange(n * channels, dtype=torch.uint8).reshape(n, channels, 1, 1) * 10
+    array = pictures.grid(values.expand(n, channels, side, side))
+    zoom = 3
+    assert array.shape[:2] == (2 * side * zoom + 2, 3 * side * zoom + 4)
+    for i in range(n):
+        y, x = (i // 3) * (side * zoom + 2), (i % 3) * (side * zoom + 2)
+        tile = array[y : y + side * zoom, x : x + side * zoom].reshape(side * zoom, side * zoom, channels)
+        assert (tile == values[i].reshape(channels).numpy()).all()
+    assert (array[:, side * zoom : side * zoom + 2] == 128).all()  # the separator
+    pictures.write_png(tmp_path / "grid.png", torch.rand(n, channels, side, side), (0.0, 1.0))
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.mode == ("L" if channels == 1 else "RGB")
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 2, 8, 8, dtype=torch.uint8), torch.zeros(2, 1, 8, 8), torch.zeros(0, 1, 8, 8, dtype=torch.uint8)], ids=str)
+def test_what_is_no_picture_is_refused(bad):
+    with pytest.raises(ValueError, match=r"expected \(n, C, H, W\) uint8"):
+        pictures.grid(bad)
+
+
+def test_the_npz_holds_what_was_drawn(tmp_path):
+    drawn = tiny_model().draw(3, "ddim", steps=2, seed=7, sample_ids=[5, 6, 9])
+    pictures.write_npz(tmp_path / "a.npz", drawn)
+    pictures.write_npz(tmp_path / "b.npz", drawn)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert np.array_equal(file["images"], drawn.images.numpy())
+        assert file["ids"].tolist() == [5, 6, 9]
+        assert file["nfe"].tolist() == [3, 3, 3]
+        assert file["status"].tolist() == ["ok"] * 3
+        assert int(file["seed"]) == 7
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_fresh_card_is_checked_too():
+    with pytest.raises(gen.ModelFileError, match="card lacks levels"):
+        gen.Model(tiny_network(), {key: value for key, value in tiny_card().items() if key != "levels"})
+
+
+def test_nothing_warns_on_a_good_day(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gen.load(folder).sample(1, steps=2, seed=0)

@@ -1,0 +1,109 @@
+"""Noise is a function of (seed, sample id, node, slot), standard normal, and independent along each of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve.noise import PATH, PRIOR, SeededNormals, SeededStep
+
+
+def normals(seed: int = 0, ids: object = range(8), event: tuple[int, ...] = (5,), **keywords: object) -> SeededNormals:
+    return SeededNormals(seed, ids, event, **{"dtype": torch.float32, "device": "cpu", **keywords})
+
+
+@given(
+    ids=st.lists(st.integers(0, 2**40), min_size=1, max_size=12),
+    event=st.sampled_from([(), (1,), (3,), (8,), (2, 3, 4), (1, 7, 5)]),
+    node=st.integers(0, 1000),
+    slot=st.integers(0, 5),
+    nodes=st.integers(1, 50),
+)
+def test_a_row_depends_on_its_id_alone(ids: list[int], event: tuple[int, ...], node: int, slot: int, nodes: int) -> None:
+    """In any company, in any order, far ids and repeated ids included, and however far ahead is drawn."""
+    together = normals(7, ids, event, nodes=nodes).normal(node, slot)
+    for i, name in enumerate(ids):
+        assert torch.equal(together[i], normals(7, [name], event).normal(node, slot)[0])
+
+
+def test_order_of_asking_does_not_matter() -> None:
+    source = normals(nodes=10)
+    forwards = [source.normal(node) for node in range(10)]
+    fresh = normals(nodes=3)
+    assert all(torch.equal(fresh.normal(node), forwards[node]) for node in (9, 0, 5, 5, 1))
+
+
+def test_every_part_of_the_address_matters() -> None:
+    base = normals().normal(3, 1)
+    others = [normals(1).normal(3, 1), normals(0, range(8, 16)).normal(3, 1), normals().normal(4, 1), normals().normal(3, 2)]
+    others.append(normals(stream=PRIOR).normal(3, 1))
+    assert all(not torch.isclose(base, other).any() for other in others)
+    assert torch.equal(base, normals(stream=PATH).normal(3, 1))
+
+
+def test_law() -> None:
+    """A million numbers: KS against N(0, 1), tails, and no correlation along coordinates, rows, nodes or slots."""
+    source = normals(ids=range(1000), event=(50,), nodes=20)
+    z = torch.stack([source.normal(node, slot) for node in range(10) for slot in range(2)]).reshape(10, 2, 1000, 50).double()
+    flat = z.flatten().numpy()
+    assert stats.kstest(flat, "norm").pvalue > 1e-3
+    assert abs(np.mean(flat**4) - 3) < 4 * math.sqrt(96 / len(flat))
+    assert 4.5 < np.abs(flat).max() < 6.7
+    for axis in range(4):
+        product = (z.narrow(axis, 0, z.shape[axis] - 1) * z.narrow(axis, 1, z.shape[axis] - 1)).flatten()
+        assert abs(float(product.mean())) < 4 / math.sqrt(len(product)), axis
+        squares = (z.narrow(axis, 0, z.shape[axis] - 1).square() - 1) * (z.narrow(axis, 1, z.shape[axis] - 1).square() - 1)
+        assert abs(float(squares.mean())) < 4 * 2 / math.sqrt(squares.numel()), axis
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_precisions_agree(dtype: torch.dtype) -> None:
+    z = normals(dtype=dtype, event=(1000,)).normal(0)
+    exact = normals(dtype=torch.float64, event=(1000,)).normal(0)
+    assert z.dtype == dtype
+    assert torch.allclose(z.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=1e-3)
+
+
+def test_increment() -> None:
+    source = normals()
+    assert torch.equal(SeededStep(source, 4).increment(0.5, 0.25), 0.5 * source.normal(4))
+    assert torch.equal(SeededStep(source, 4).normal(2), source.normal(4, 2))
+
+
+def test_the_same_seed_gives_the_same_samples_and_none_gives_fresh_ones() -> None:
+    process = sd.VPSDE()
+
+    def draw(**keywords: object) -> sd.Solution:
+        return sd.solve(process.reverse(lambda x, t: -x), torch.zeros(3, 2), "euler_maruyama", steps=5, **keywords)
+
+    assert torch.equal(draw(seed=4).x, draw(seed=4).x)
+    first, second = draw(), draw()
+    assert not torch.equal(first.x, second.x)
+    assert torch.equal(draw(seed=first.stats["seed"]).x, first.x)
+    made = [draw(generator=torch.Generator().manual_seed(9)).x for _ in range(2)]
+    assert torch.equal(*made)
+
+
+def test_brownian_shapes() -> None:
+    """One Brownian motion a sample where the noise is scalar, m where it is a matrix, one a coordinate otherwise."""
+    x = torch.zeros(20_000, 2)
+    ones = torch.ones(1, 2)
+    scalar = sd.solve(sd.SDE(lambda x, t: 0 * x, lambda x, t: ones, noise="scalar"), x, "euler_maruyama", steps=3, seed=0).x
+    assert torch.equal(scalar[:, 0], scalar[:, 1])
+    diagonal = sd.solve(sd.SDE(lambda x, t: 0 * x, lambda x, t: ones, noise="diagonal"), x, "euler_maruyama", steps=3, seed=0).x
+    assert abs(float(torch.corrcoef(diagonal.T)[0, 1])) < 0.03
+    matrix = torch.tensor([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]])
+
+    def diffusion(x: Tensor, t: Tensor) -> Tensor:
+        return matrix.expand(len(x), 2, 3)
+
+    general = sd.solve(sd.SDE(lambda x, t: 0 * x, diffusion, noise="general"), x, "euler_maruyama", steps=3, seed=0).x
+    assert torch.allclose(torch.cov(general.T), matrix @ matrix.T, atol=0.15)

@@ -1,0 +1,115 @@
+"""The coefficients of each process are consistent with one another, with the literature, and with the SDE itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import PROCESSES
+
+import sdesolve as sd
+
+EACH = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+
+
+def times(process: sd.Process) -> torch.Tensor:
+    return torch.linspace(process.eps, process.T, 101, dtype=torch.float64)
+
+
+@EACH
+def test_drift_and_diffusion_follow_from_alpha_and_sigma(process: sd.Process) -> None:
+    """a = d ln alpha / dt and g^2 = d sigma^2/dt - 2 a sigma^2, by automatic differentiation."""
+    t = times(process).requires_grad_()
+    (log_alpha_slope,) = torch.autograd.grad((torch.as_tensor(process.log_alpha_(t)) + 0 * t).sum(), t)
+    (variance_slope,) = torch.autograd.grad((process.sigma_(t) ** 2).sum(), t)
+    with torch.no_grad():
+        assert torch.allclose(process.drift(torch.ones(101, 1, dtype=torch.float64), t)[:, 0], log_alpha_slope)
+        g2 = variance_slope - 2 * log_alpha_slope * process.sigma(t) ** 2
+        assert torch.allclose(process.diffusion(t) ** 2, g2, rtol=1e-9)
+
+
+@EACH
+def test_inverses(process: sd.Process) -> None:
+    t = times(process)
+    assert torch.allclose(process.log_snr_inverse(process.log_snr(t)), t, rtol=1e-9)
+    assert torch.allclose(process.sigma_inverse(process.sigma(t)), t, rtol=1e-7)
+    assert torch.allclose(process.log_snr(t), 2 * (process.alpha(t).log() - process.sigma(t).log()))
+    assert (process.log_snr(t).diff() < 0).all()
+
+
+def test_alpha_inverse() -> None:
+    for process in (sd.VPSDE(), sd.SubVPSDE()):
+        t = times(process)
+        assert torch.allclose(process.alpha_inverse(process.alpha(t)), t, rtol=1e-8)
+    with pytest.raises(ValueError, match="alpha\\(t\\) = 1 at every time"):
+        sd.VESDE().alpha_inverse(1.0)
+
+
+@EACH
+def test_floats_and_tensors_agree(process: sd.Process) -> None:
+    """A formula is written once; a float, a () and a (B,) tensor give the same float64 numbers."""
+    for name in ("alpha", "sigma", "log_snr", "diffusion", "log_snr_inverse"):
+        function = getattr(process, name)
+        arguments = times(process)[1:-1:10] if name != "log_snr_inverse" else torch.linspace(-5, 5, 11, dtype=torch.float64)
+        many = function(arguments)
+        assert many.dtype == torch.float64 and many.shape == arguments.shape
+        for one, value in zip(arguments, many, strict=True):
+            assert function(float(one)).shape == ()
+            assert float(function(float(one))) == pytest.approx(float(value), rel=1e-13)
+            assert float(function(one)) == pytest.approx(float(value), rel=1e-13)
+
+
+def test_published_constants() -> None:
+    vp, subvp, ve, edm = PROCESSES.values()
+    assert float(vp.alpha(1.0)) == pytest.approx(math.exp(-0.25 * 19.9 - 0.05))
+    assert float(vp.sigma(0.5)) == pytest.approx(math.sqrt(1 - math.exp(-0.5 * 0.25 * 19.9 - 0.05)))
+    assert float(subvp.sigma(0.5)) == pytest.approx(float(vp.sigma(0.5)) ** 2)
+    assert float(subvp.diffusion(0.5)) ** 2 == pytest.approx(10.05 * (1 - math.exp(-2 * 0.1 * 0.5 - 19.9 * 0.25)))
+    assert float(ve.sigma(1.0)) == pytest.approx(50.0) and float(ve.sigma(0.0)) == pytest.approx(0.01)
+    assert float(ve.diffusion(0.3)) == pytest.approx(float(ve.sigma(0.3)) * math.sqrt(2 * math.log(5000)))
+    assert float(edm.sigma(3.0)) == 3.0 and edm.T == 80.0 and edm.eps == 0.002
+    assert (vp.eps, subvp.eps, ve.eps) == (1e-3, 1e-3, 1e-5)
+    assert (vp.prior_std, subvp.prior_std, ve.prior_std, edm.prior_std) == (1.0, 1.0, 50.0, 80.0)
+
+
+@given(t=st.floats(1e-8, 1e-4))
+def test_no_cancellation_near_zero(t: float) -> None:
+    """sigma^2 = beta_min t + O(t^2) to full precision, where 1 - exp(...) would have lost its digits."""
+    exponent = 0.1 * t + 0.5 * 19.9 * t * t
+    assert float(sd.VPSDE().sigma(t)) ** 2 == pytest.approx(exponent - exponent**2 / 2, rel=1e-9)
+
+
+@EACH
+def test_perturb_has_the_marginal_and_the_forward_sde_too(process: sd.Process) -> None:
+    """perturb draws from N(alpha x0, sigma^2), and Euler-Maruyama of the forward SDE arrives at the same law."""
+    x0 = torch.full((50_000, 1), 0.7, dtype=torch.float64)
+    t = float(process.log_snr_inverse(0.0))
+    mean, std = process.marginal(x0, t)
+    x = process.perturb(x0, t, seed=0)
+    assert float(x.mean() - mean[0]) == pytest.approx(0, abs=4 * float(std) / math.sqrt(5e4))
+    assert float(x.std() / std) == pytest.approx(1, abs=4 / math.sqrt(1e5))
+    start = process.eps
+    forward = sd.SDE(process.drift, lambda x, t: process.diffusion(t).to(x), noise="additive", interval=(start, t))
+    y = sd.solve(forward, process.perturb(x0, start, seed=1), "euler_maruyama", steps=400, seed=2).x
+    assert float(y.mean() - mean[0]) == pytest.approx(0, abs=4 * float(std) / math.sqrt(5e4) + 0.003)
+    assert float(y.std() / std) == pytest.approx(1, abs=4 / math.sqrt(1e5) + 0.02)
+
+
+@EACH
+def test_prior(process: sd.Process) -> None:
+    x = process.prior((20_000, 2), seed=0, dtype=torch.float64)
+    assert float(x.std()) == pytest.approx(process.prior_std, rel=0.02)
+    normal = torch.distributions.Normal(0, process.prior_std)
+    assert torch.allclose(process.prior_log_prob(x), normal.log_prob(x).sum(1))
+    assert torch.equal(process.prior((3, 2), seed=0, sample_ids=[5, 1, 7], dtype=torch.float64), x[[5, 1, 7]])
+
+
+def test_perturb_rows_have_their_own_times() -> None:
+    process, x0 = sd.VPSDE(), torch.randn(6, 3)
+    t = torch.linspace(0.1, 0.9, 6)
+    together = process.perturb(x0, t, seed=1)
+    for i in range(6):
+        assert torch.allclose(together[i : i + 1], process.perturb(x0[i : i + 1], float(t[i]), seed=1, sample_ids=[i]))

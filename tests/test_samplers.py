@@ -1,0 +1,92 @@
+"""Samplers are claims about distributions: each method's samples against the exact law, by sdesolve.exam.
+
+The law at the end of the interval is p_eps, known in closed form.  Steps are many enough for the method's own bias, measured
+without Monte-Carlo error in test_orders.py, to fall below one standard error of 100,000 samples.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import PROCESSES
+
+import sdesolve as sd
+from sdesolve import exam
+
+N = 100_000
+THREE = [name for name in PROCESSES if name != "EDM"]
+CONVERGED: dict[str, dict[str, object]] = {
+    "euler_maruyama": {"steps": 4000},
+    "reverse_diffusion": {"steps": 4000},
+    "ancestral": {"steps": 6000},
+    "pc": {"steps": 2000, "snr": 0.05},
+    "annealed_langevin": {"steps": 4000, "snr": 0.2, "corrector_steps": 1},
+    "euler": {"steps": 8000},
+    "midpoint": {"rtol": 1e-4, "atol": 1e-4},
+    "heun": {"rtol": 1e-4, "atol": 1e-4},
+    "rk4": {"steps": 300},
+    "bosh3": {"rtol": 1e-4, "atol": 1e-4},
+    "rk45": {"rtol": 1e-4, "atol": 1e-4},
+    "ddim": {"steps": 8000},
+}
+
+
+def sampled(method: str, process: sd.Process, target: exam.Target, n: int, **options: object) -> torch.Tensor:
+    x_T = process.prior((n, *target.event), seed=1)
+    return sd.solve(process.reverse(target.score(process)), x_T, method, seed=2, **options).x
+
+
+def check(x: torch.Tensor, process: sd.Process, target: exam.Target) -> None:
+    """KS and moments against p_eps: no p-value below 1e-3, corrected for the number of projections and entries."""
+    law = target.perturbed(process, process.eps)
+    moments = exam.moments(x, law)
+    ks = exam.ks(x, law)
+    assert min(ks.p_value, moments.mean.p_value, moments.covariance.p_value) > 1e-3, (ks, moments.mean, moments.covariance)
+
+
+def test_every_method_is_examined() -> None:
+    assert set(CONVERGED) == {row.name for row in sd.methods()}
+
+
+@pytest.mark.parametrize("process", THREE)
+@pytest.mark.parametrize("method", CONVERGED)
+def test_gaussian(method: str, process: str) -> None:
+    """100,000 samples of N(0.5, 0.3^2): KS, and mean and variance within 3 standard errors."""
+    target = exam.gaussian_1d(std=0.3, mean=0.5)
+    x = sampled(method, PROCESSES[process], target, N, **CONVERGED[method])
+    check(x, PROCESSES[process], target)
+    moments = exam.moments(x, target.perturbed(PROCESSES[process], PROCESSES[process].eps))
+    assert abs(moments.mean.z) < 3 and abs(moments.covariance.z) < 3, moments
+
+
+@pytest.mark.parametrize("method", ["euler_maruyama", "pc", "rk45", "ddim"])
+def test_mixture_2d(method: str) -> None:
+    """The quick version of the slow test below."""
+    target, process = exam.mixture_2d(), PROCESSES["VP"]
+    steps = {**CONVERGED[method], "steps": 1000} if "steps" in CONVERGED[method] else CONVERGED[method]
+    check(sampled(method, process, target, 10_000, **steps), process, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [exam.mixture_2d(), exam.mixture_64d()], ids=["2d", "64d"])
+@pytest.mark.parametrize("process", THREE)
+@pytest.mark.parametrize("method", CONVERGED)
+def test_mixtures(method: str, process: str, target: exam.Target) -> None:
+    check(sampled(method, PROCESSES[process], target, N, **CONVERGED[method]), PROCESSES[process], target)
+
+
+WRONG = {
+    "score 3 % too large": lambda score: exam.scaled(score, 1.03),
+    "score 3 % too small": lambda score: exam.scaled(score, 0.97),
+    "time 3 % off": lambda score: exam.wrong_time(score, lambda t: 0.97 * t),
+    "a smooth error of 10 %": lambda score: exam.noisy(score, 0.1),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_exam_fails_a_wrong_model(wrong: str) -> None:
+    """The checks above have teeth: a slightly wrong score does not pass them."""
+    target, process = exam.gaussian_1d(), PROCESSES["VP"]
+    x = sd.solve(process.reverse(WRONG[wrong](target.score(process))), process.prior((N, 1), seed=1), "rk45", rtol=1e-4, atol=1e-4).x
+    with pytest.raises(AssertionError):
+        check(x, process, target)

@@ -1,0 +1,119 @@
+"""as_score: every parameterisation and time convention gives back the exact score, whatever the network's dtype."""
+
+from __future__ import annotations
+
+import pytest
+import sdesolve as sd
+import torch
+from problems import PROCESSES
+from sdesolve import exam
+from sdesolve.scores import PARAMETERISATIONS, TIME_CONVENTIONS
+from torch import Tensor, nn
+
+TARGET = exam.mixture_2d()
+EACH_PROCESS = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+
+
+def perturbed(process: sd.Process, n: int = 64) -> tuple[Tensor, Tensor]:
+    t = process.log_snr_inverse(torch.linspace(6, -6, n, dtype=torch.float64)).clamp(process.eps, process.T)
+    return process.perturb(TARGET.sample(n, seed=0, dtype=torch.float64), t, seed=1), t
+
+
+@EACH_PROCESS
+@pytest.mark.parametrize("time", [*TIME_CONVENTIONS, lambda t: 3 * t**2])
+@pytest.mark.parametrize("predicts", PARAMETERISATIONS)
+def test_round_trip(predicts: str, time: object, process: sd.Process) -> None:
+    """A model that states the exact score in its own terms, and in its own time, is read back exactly."""
+    if callable(time):
+        exact = TARGET.score(process)
+
+        def model(x: Tensor, told: Tensor) -> Tensor:
+            return exam.as_model(TARGET, process, predicts=predicts, time="continuous")(x, (told / 3).sqrt())
+    else:
+        exact, model = TARGET.score(process), exam.as_model(TARGET, process, predicts=predicts, time=time)
+    x, t = perturbed(process)
+    score = sd.as_score(model, process, predicts=predicts, time=time)
+    assert torch.allclose(score(x, t), exact(x, t), rtol=1e-6, atol=1e-8)
+
+
+@EACH_PROCESS
+@pytest.mark.parametrize("predicts", PARAMETERISATIONS)
+def test_formulas_on_a_point(predicts: str, process: sd.Process) -> None:
+    """Data at one point m: the network's output is known from the definitions alone, without the table."""
+    m, t = 0.7, float(process.log_snr_inverse(1.0))
+    alpha, sigma, g = (float(f(t)) for f in (process.alpha, process.sigma, process.diffusion))
+    a = float(process.drift(torch.ones(1, 1, dtype=torch.float64), t))
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    eps = (x - alpha * m) / sigma
+    c, d = 0.5, sigma / alpha  # sigma_data, and the noise level in EDM's coordinates
+    said = {
+        "score": -eps / sigma,
+        "epsilon": eps,
+        "x0": torch.full_like(x, m),
+        "v": alpha * eps - sigma * m,
+        "flow": a * x + g**2 * eps / sigma / 2,
+        "edm": (m - c**2 / (d**2 + c**2) * x / alpha) * (d**2 + c**2) ** 0.5 / (d * c),
+    }[predicts]
+    seen: list[Tensor] = []
+
+    def model(y: Tensor, told: Tensor) -> Tensor:
+        seen.append(y)
+        return said
+
+    score = sd.as_score(model, process, predicts=predicts, sigma_data=c)
+    assert torch.allclose(score(x, t), -eps / sigma, rtol=1e-9)
+    assert torch.allclose(score.denoise(x, t), torch.full_like(x, m), rtol=1e-7)
+    assert torch.allclose(score.target(x, eps, t), said, rtol=1e-7, atol=1e-9)
+    assert torch.allclose(seen[0], x / alpha / (d**2 + c**2) ** 0.5 if predicts == "edm" else x)
+
+
+def test_what_the_network_is_told() -> None:
+    process, x = sd.VPSDE(), torch.zeros(3, 2)
+    t = torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)
+    ratio = process.sigma(t) / process.alpha(t)
+    expected = {"continuous": t, "t*999": 999 * t, "sigma": ratio, "log_sigma/4": ratio.log() / 4, 1000: torch.tensor([250, 500, 999])}
+    for time, value in expected.items():
+        told: list[Tensor] = []
+        sd.as_score(lambda x, s, told=told: told.append(s) or x, process, predicts="score", time=time)(x, t)
+        assert told[0].dtype == (torch.int64 if time == 1000 else torch.float32)
+        assert torch.allclose(told[0].double(), value.double(), rtol=1e-6)
+
+
+def test_a_float_time_reaches_the_network_once_a_row() -> None:
+    told: list[Tensor] = []
+    sd.as_score(lambda x, s: told.append(s) or x, sd.VPSDE(), predicts="score")(torch.zeros(5, 2), 0.3)
+    assert told[0].shape == (5,) and (told[0] == 0.3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_network_keeps_its_dtype_and_the_state_its_own(dtype: torch.dtype) -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones((), dtype=dtype))
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            assert x.dtype == t.dtype == dtype
+            return -self.weight * x
+
+    process = sd.VPSDE()
+    solution = sd.solve(process.reverse(sd.as_score(Network(), process, predicts="epsilon")), torch.ones(2, 3), "ddim", steps=3)
+    assert solution.x.dtype == torch.float32
+
+
+def test_guided_scores_count_every_network_call() -> None:
+    """A score made of two networks' scores costs two calls a step, however it was composed."""
+    process = sd.VPSDE()
+    first, second = (sd.as_score(lambda x, t, f=f: f * x, process, predicts="epsilon") for f in (0.5, 0.2))
+    guided = process.reverse(lambda x, t: 3 * first(x, t) - 2 * second(x, t))
+    assert sd.solve(guided, torch.ones(2, 3), "ddim", steps=5).nfe == 10
+
+
+def test_unknown_conventions() -> None:
+    process = sd.VPSDE()
+    with pytest.raises(ValueError, match="Did you mean predicts='epsilon'"):
+        sd.as_score(lambda x, t: x, process, predicts="epsilom")
+    with pytest.raises(ValueError, match="Did you mean time='sigma'"):
+        sd.as_score(lambda x, t: x, process, predicts="x0", time="sigmas")
+    with pytest.raises(ValueError, match="an integer > 1"):
+        sd.as_score(lambda x, t: x, process, predicts="x0", time=1)
