@@ -57,7 +57,8 @@ class SeededNormals:
         self._event, self._device = tuple(event), torch.device(device)
         self._dtype, self._work_dtype = dtype, np.float64 if dtype == torch.float64 else np.float32
         self._size = math.prod(self._event)
-        self._blocks = max(1, -(-self._size // (2 * _WORDS_PER_BLOCK)))
+        self._words_used = -(-self._size // 2)  # of each sample: a word is two normals
+        self._blocks = -(-self._words_used // _WORDS_PER_BLOCK)
         self._runs, self._index = _runs(self._ids)
         self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
         self._state = self._bits.state
@@ -82,8 +83,8 @@ class SeededNormals:
         return normals.to(self._device)
 
     def _words(self, node: int, slot: int) -> np.ndarray:
-        """(B, words per event) raw 64-bit words."""
-        words = _joined([self._run(first, count, node, slot) for first, count in self._runs])
+        """(B, words used) raw 64-bit words."""
+        words = _joined([self._run(first, count, node, slot) for first, count in self._runs])[:, : self._words_used]
         return words if self._index is None else words[self._index]
 
     def _run(self, first_id: int, count: int, node: int, slot: int) -> np.ndarray:
@@ -135,10 +136,10 @@ def _box_muller(words: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
     """(..., W) 64-bit words -> (..., 2 W) standard normals, element by element, in few passes (numpy's float32 log, cos and
     sin are twice as fast as torch's on one core)."""
     pairs = words.shape[-1]
-    bits = words.view(np.int32)  # integers in [-2^31, 2^31)
+    bits = np.ascontiguousarray(words).view(np.uint32)  # integers in [0, 2^32), exact in float32 where they are small
     u, v = bits[..., :pairs].astype(dtype), bits[..., pairs:].astype(dtype)
-    u *= dtype(2.0**-32)
-    u += dtype(0.5 + 2.0**-33)  # u in (0, 1]: the logarithm is finite
+    u += dtype(0.5)
+    u *= dtype(2.0**-32)  # in [2^-33, 1]: the logarithm is finite, and the tail reaches 6.8
     np.log(u, out=u)
     u *= dtype(-2)
     radius = np.sqrt(u, out=u)

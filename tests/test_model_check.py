@@ -140,8 +140,8 @@ def test_a_slightly_imperfect_network_passes(predicts: str) -> None:
 
 def test_few_rows_give_no_false_alarm() -> None:
     p = VPSDE()
-    for seed in range(6):
-        assert check_model(exact(p, "v"), p, data(2 + seed, seed), predicts="v", seed=seed).ok
+    for seed in range(15):
+        assert check_model(exact(p, "v"), p, data(2, seed), predicts="v", seed=seed, times=3).ok
 
 
 def test_conventions_that_the_process_cannot_tell_apart_pass_alike() -> None:
@@ -156,17 +156,18 @@ def test_conventions_that_the_process_cannot_tell_apart_pass_alike() -> None:
 
 
 def test_a_network_that_is_not_trained_out_passes_under_its_own_name_alone() -> None:
-    """Wrong by 40 % here and there in time, as small networks are: the spread of the slopes over times forgives it."""
+    """30 % too large at high noise alone: the average slope is far from 1, and the spread over times says that it means little."""
     p = VPSDE()
-    right = exact(p, "edm")
+    right = exact(p, "v")
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        return right(x, t) * (1 + 0.4 * torch.sin(40 * t))[:, None]
+        return right(x, t) * torch.where(t > 0.1, 1.3, 0.9)[:, None].to(x)
 
-    assert check_model(model, p, X0, predicts="edm").ok
+    check = check_model(model, p, X0, predicts="v", batch_size=len(X0))
+    assert abs(check.slope - 1) > 0.05 + 4 * check.slope_se
     for predicts in PARAMETERISATIONS:
-        if predicts != "edm":
-            assert refusal(model, p, predicts, times=8).check.best[:3] == ("edm", "continuous", 1.0)  # type: ignore[index]
+        if predicts != "v":
+            assert refusal(model, p, predicts, times=8).check.best[:3] == ("v", "continuous", 1.0)  # type: ignore[index]
 
 
 # -- the claim is wrong --------------------------------------------------------------------------------------------------
@@ -221,6 +222,11 @@ def test_what_fits_nothing_is_said_to_fit_nothing() -> None:
         error = refusal(model, p, "epsilon")
         assert error.check.best is None, (name, error)
         assert "fits no known convention" in str(error) and "range [" in str(error) and "model.eval()" not in str(error)
+
+
+def test_a_model_that_says_nothing_is_refused() -> None:
+    error = refusal(lambda x, t: 0 * x, VPSDE(), "epsilon")
+    assert "above that of an isotropic Gaussian guess" in str(error) and error.check.best is None
 
 
 def test_a_module_in_training_mode_is_told_so_and_left_as_it_is() -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve.noise import PATH, PRIOR, SeededNormals, SeededStep
+from sdesolve.noise import PATH, PRIOR, SeededNormals, SeededStep, _box_muller
 
 
 def normals(seed: int = 0, ids: object = range(8), event: tuple[int, ...] = (5,), **keywords: object) -> SeededNormals:
@@ -62,6 +62,16 @@ def test_law() -> None:
         assert abs(float(product.mean())) < 4 / math.sqrt(len(product)), axis
         squares = (z.narrow(axis, 0, z.shape[axis] - 1).square() - 1) * (z.narrow(axis, 1, z.shape[axis] - 1).square() - 1)
         assert abs(float(squares.mean())) < 4 * 2 / math.sqrt(squares.numel()), axis
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_word_is_too_small_or_too_large(dtype: type) -> None:
+    """The ends of the range of 64-bit words give finite numbers, and the smallest uniform the largest normal."""
+    halves = [0, 1, 63, 2**24 + 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 64, 2**32 - 1]
+    words = np.array([[u + (v << 32)] for u in halves for v in halves], dtype=np.uint64)
+    z = _box_muller(words, dtype)
+    assert np.isfinite(z).all()
+    assert np.abs(z).max() == pytest.approx(math.sqrt(2 * 33 * math.log(2)), rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

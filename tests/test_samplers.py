@@ -16,24 +16,33 @@ from sdesolve import exam
 N = 100_000
 THREE = [name for name in PROCESSES if name != "EDM"]
 CONVERGED: dict[str, dict[str, object]] = {
-    "euler_maruyama": {"steps": 4000},
+    "euler_maruyama": {"steps": 1000},
     "reverse_diffusion": {"steps": 4000},
-    "ancestral": {"steps": 6000},
-    "pc": {"steps": 2000, "snr": 0.05},
-    "annealed_langevin": {"steps": 4000, "snr": 0.2, "corrector_steps": 1},
-    "euler": {"steps": 8000},
+    "ancestral": {"steps": 4000, "grid": "log_snr"},
+    "pc": {"steps": 2000, "grid": "log_snr", "snr": 0.1},
+    "annealed_langevin": {"steps": 1000, "grid": "log_snr", "snr": 0.5, "corrector_steps": 8},
+    "euler": {"steps": 2000},
     "midpoint": {"rtol": 1e-4, "atol": 1e-4},
     "heun": {"rtol": 1e-4, "atol": 1e-4},
-    "rk4": {"steps": 300},
+    "rk4": {"steps": 500},
     "bosh3": {"rtol": 1e-4, "atol": 1e-4},
     "rk45": {"rtol": 1e-4, "atol": 1e-4},
-    "ddim": {"steps": 8000},
+    "ddim": {"steps": 2000, "grid": "log_snr"},
+}
+SLOW_TO_CONVERGE = {
+    ("euler", "VE"): {"steps": 16_000},  # the published finding too: probability flow by Euler is bad on VE
+    ("annealed_langevin", "subVP"): {"steps": 16_000, "grid": "log_snr", "snr": 0.5, "corrector_steps": 8},  # sigma_t is far below the data's width
 }
 
 
-def sampled(method: str, process: sd.Process, target: exam.Target, n: int, **options: object) -> torch.Tensor:
-    x_T = process.prior((n, *target.event), seed=1)
-    return sd.solve(process.reverse(target.score(process)), x_T, method, seed=2, **options).x
+def options(method: str, process: str) -> dict[str, object]:
+    return SLOW_TO_CONVERGE.get((method, process), CONVERGED[method])
+
+
+def sampled(method: str, process: sd.Process, target: exam.Target, n: int, **how: object) -> torch.Tensor:
+    """Samples from the exact p_T, so that the prior's own distance from it is not held against the method."""
+    x_T = target.perturbed(process, process.T).sample(n, seed=1)
+    return sd.solve(process.reverse(target.score(process)), x_T, method, seed=2, **how).x
 
 
 def check(x: torch.Tensor, process: sd.Process, target: exam.Target) -> None:
@@ -48,12 +57,16 @@ def test_every_method_is_examined() -> None:
     assert set(CONVERGED) == {row.name for row in sd.methods()}
 
 
-@pytest.mark.parametrize("process", THREE)
-@pytest.mark.parametrize("method", CONVERGED)
+def cases() -> list[object]:
+    marks = {True: [pytest.mark.slow], False: []}
+    return [pytest.param(m, p, marks=marks[(m, p) in SLOW_TO_CONVERGE]) for m in CONVERGED for p in THREE]
+
+
+@pytest.mark.parametrize(("method", "process"), cases())
 def test_gaussian(method: str, process: str) -> None:
     """100,000 samples of N(0.5, 0.3^2): KS, and mean and variance within 3 standard errors."""
     target = exam.gaussian_1d(std=0.3, mean=0.5)
-    x = sampled(method, PROCESSES[process], target, N, **CONVERGED[method])
+    x = sampled(method, PROCESSES[process], target, N, **options(method, process))
     check(x, PROCESSES[process], target)
     moments = exam.moments(x, target.perturbed(PROCESSES[process], PROCESSES[process].eps))
     assert abs(moments.mean.z) < 3 and abs(moments.covariance.z) < 3, moments
@@ -63,16 +76,15 @@ def test_gaussian(method: str, process: str) -> None:
 def test_mixture_2d(method: str) -> None:
     """The quick version of the slow test below."""
     target, process = exam.mixture_2d(), PROCESSES["VP"]
-    steps = {**CONVERGED[method], "steps": 1000} if "steps" in CONVERGED[method] else CONVERGED[method]
-    check(sampled(method, process, target, 10_000, **steps), process, target)
+    check(sampled(method, process, target, 10_000, **CONVERGED[method]), process, target)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [exam.mixture_2d(), exam.mixture_64d()], ids=["2d", "64d"])
-@pytest.mark.parametrize("process", THREE)
-@pytest.mark.parametrize("method", CONVERGED)
+@pytest.mark.parametrize(("method", "process"), cases())
 def test_mixtures(method: str, process: str, target: exam.Target) -> None:
-    check(sampled(method, PROCESSES[process], target, N, **CONVERGED[method]), PROCESSES[process], target)
+    """100,000 samples of mixtures in the plane and in 64 dimensions."""
+    check(sampled(method, PROCESSES[process], target, N, **options(method, process)), PROCESSES[process], target)
 
 
 WRONG = {
