@@ -76,6 +76,16 @@ def test_resume_never_starts_anew(data, tmp_path):
         gen.train(tiny_config(data, tmp_path), resume="always")
 
 
+def test_a_run_starts_from_another_s_weights(data, tmp_path):
+    first = gen.train(tiny_config(data, tmp_path / "first"), progress=False)
+    again = gen.train(tiny_config(data, tmp_path / "again", init=str(tmp_path / "first"), learning_rate=1e-30), progress=False)
+    fresh = gen.train(tiny_config(data, tmp_path / "fresh", learning_rate=1e-30), progress=False)
+    assert same(weights(first), weights(again)) and not same(weights(first), weights(fresh))
+    assert again.card["training"]["init"] == "first"
+    with pytest.raises(ValueError, match="has another network than this run"):
+        gen.train(tiny_config(data, tmp_path / "wider", init=str(tmp_path / "first"), network={**NETWORK, "width": 16}), progress=False)
+
+
 def test_a_checkpoint_of_another_config_is_refused(data, tmp_path):
     gen.train(tiny_config(data, tmp_path), progress=False)
     with pytest.raises(ValueError, match=r"another config \(learning_rate: 0.001 there, 0.01 here\)"):

@@ -17,6 +17,7 @@ class TrainConfig:
         data: parquet file with a column ``image`` (``{bytes, path}`` in the Hugging Face layout) of equally sized pictures.
         out: folder for the checkpoint and, at the end, the model.
         name: of the model, for its card.
+        init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones.
         process, process_options: forward process ("vp", "subvp", "ve", "edm") and its constants.
         predicts, time: parameterisation of the network, as in :func:`sdesolve.as_score`.
         network: options of :class:`sdesolve_gen.networks.UNet`.
@@ -37,6 +38,7 @@ class TrainConfig:
     data: str
     out: str
     name: str
+    init: str = ""
     process: str = "vp"
     process_options: dict[str, float] = field(default_factory=dict)
     predicts: str = "v"

@@ -26,7 +26,7 @@ from sdesolve import Process, Score, as_score
 
 from .._files import atomic
 from .._versions import versions
-from ..models import Model
+from ..models import Model, load
 from ..networks import UNet
 from ..processes import make_process
 from .config import TrainConfig
@@ -81,6 +81,8 @@ class _Run:
         self.config, self.process, self.shape, self.step = config, process, shape, 0
         torch.manual_seed(config.seed)  # initial weights
         self.network: UNet = _network(config, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.init:
+            _start_from(self.network, config.init)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.optimiser = torch.optim.Adam(self.network.parameters())
         self.score = as_score(self.network, process, predicts=config.predicts, time=config.time)
@@ -134,7 +136,7 @@ class _Run:
             "data_range": list(DATA_RANGE),
             "levels": 256,
             "versions": versions(),
-            "training": {**training, "data": Path(c.data).name},
+            "training": {**training, "data": Path(c.data).name, "init": Path(c.init).name},
         }
         return Model(self.average.module, card)
 
@@ -192,9 +194,17 @@ def _network(config: TrainConfig, shape: torch.Size) -> UNet:
     return UNet(channels=shape[0], **config.network)
 
 
+def _start_from(network: UNet, model: str) -> None:
+    """Take over the weights of a trained model; raises ValueError where its network is another."""
+    try:
+        network.load_state_dict(load(model).network.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"init={model!r} has another network than this run ({error}); expected one with the same options.") from error
+
+
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: everything but the folders, which may move."""
-    return {**config, "data": Path(config["data"]).name, "out": None}
+    return {**config, "data": Path(config["data"]).name, "init": Path(config["init"]).name, "out": None}
 
 
 def denoising_loss(score: Score, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
