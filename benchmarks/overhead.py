@@ -9,6 +9,7 @@ Brownian motion.  The ratio is taken within each repeat, and the median is print
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import platform
@@ -32,7 +33,7 @@ def null_model(x: Tensor, t: Tensor) -> Tensor:
 def by_hand(x: Tensor, steps: int) -> Tensor:
     """Euler-Maruyama of the reverse VP SDE as one would write it for this one case."""
     ts = torch.linspace(1.0, 1e-3, steps + 1).tolist()
-    for t, after in zip(ts, ts[1:], strict=False):
+    for t, after in itertools.pairwise(ts):
         h, beta = t - after, 0.1 + t * 19.9
         score = null_model(x, torch.full((len(x),), t))
         x = x + h * (0.5 * beta * x + beta * score) + math.sqrt(beta * h) * torch.randn_like(x)

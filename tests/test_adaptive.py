@@ -7,13 +7,14 @@ import warnings
 
 import numpy as np
 import pytest
-import sdesolve as sd
 import torch
 from problems import PROCESSES, nonlinear_ode
 from scipy.integrate import solve_ivp
+from torch import Tensor
+
+import sdesolve as sd
 from sdesolve import exam
 from sdesolve.methods import METHODS
-from torch import Tensor
 
 ADAPTIVE = [name for name, make in METHODS.items() if make().error_order is not None]
 

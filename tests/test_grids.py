@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import sdesolve as sd
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import PROCESSES
+
+import sdesolve as sd
 from sdesolve.grids import GRIDS, make_grid
 
 

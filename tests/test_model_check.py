@@ -156,12 +156,12 @@ def test_conventions_that_the_process_cannot_tell_apart_pass_alike() -> None:
 
 
 def test_a_network_that_is_not_trained_out_passes_under_its_own_name_alone() -> None:
-    """30 % too large at high noise alone: the average slope is far from 1, and the spread over times says that it means little."""
+    """45 % too small at some times: the average slope is far from 1, and the spread over times says that it means little."""
     p = VPSDE()
     right = exact(p, "v")
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        return right(x, t) * torch.where(t > 0.1, 1.3, 0.9)[:, None].to(x)
+        return right(x, t) * torch.where((t > 0.1) & (t < 0.2), 0.55, 1.0)[:, None].to(x)
 
     check = check_model(model, p, X0, predicts="v", batch_size=len(X0))
     assert abs(check.slope - 1) > 0.05 + 4 * check.slope_se

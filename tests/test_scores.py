@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import sdesolve as sd
 import torch
 from problems import PROCESSES
+from torch import Tensor, nn
+
+import sdesolve as sd
 from sdesolve import exam
 from sdesolve.scores import PARAMETERISATIONS, TIME_CONVENTIONS
-from torch import Tensor, nn
 
 TARGET = exam.mixture_2d()
 EACH_PROCESS = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())

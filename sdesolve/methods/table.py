@@ -9,6 +9,8 @@ from .base import Facts
 
 
 class MethodRow(NamedTuple):
+    """A method's name and what it declares about itself."""
+
     name: str
     facts: Facts
 
