@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from torch import Tensor
 from . import _checks, _progress, _tally
 from ._checks import AnyProblem
 from ._loops import adaptive, fixed
-from ._loops.fixed import Moment, Observer
+from ._loops.fixed import Moment, Observer, Outcome
+from .control import Control
 from .grids import Grid
 from .methods import Stepper
 from .noise import SeededNormals, SeededStep
-from .problems import SDE, ProbabilityFlow, ReverseSDE
-from .solution import Solution
+from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
+from .scores import Score
+from .solution import Solution, Status
+
+Save: TypeAlias = str | Sequence[float] | Tensor | None
 
 
 class SolveWarning(UserWarning):
@@ -48,7 +52,7 @@ def solve(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
-    save: str | Sequence[float] | Tensor | None = None,
+    save: Save = None,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
     denoise: bool = False,
@@ -105,47 +109,75 @@ def solve(
     seed = _checks.seed_of(seed, generator)
     ids = _checks.sample_ids_of(sample_ids, len(x))
 
+    control = None if chosen else _checks.control_of(stepper, rtol, atol)
+    _checks.positive("max_steps", max_steps)
+
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
         if chosen is not None:
-            nodes = _checks.saved_nodes(save, chosen)
-            ts = tuple(chosen.ts[i] for i in nodes)
-            out = fixed.run(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), frozenset(nodes), observe)
-            xs = out.xs
+            ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), save, observe)
         else:
-            control = _checks.control_of(stepper, rtol, atol)
-            ts = _checks.saved_times(save, span)
-            stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
-            _checks.positive("max_steps", max_steps)
-            calls = _tally.calls()
-            _checks.check_rows_apart(problem, x, span)
-            checked = _tally.calls() - calls
-            out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
-            out = out._replace(nfe=out.nfe + checked)
-            landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
-            xs = [landed[t] for t in ts]
-
-    last, calls = out.x, _tally.calls()
+            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe)
     if denoise:
-        last = problem.score.denoise(last, span[1])  # type: ignore[union-attr]
+        out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
+
+    stats = {"method": name, "seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
     solution = Solution(
-        x=last,
-        nfe=out.nfe + (_tally.calls() - calls),
+        x=out.x,
+        nfe=out.nfe,
         codes=out.codes,
         failed_at=out.failed_at,
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
-        xs=torch.stack(list(xs)) if xs else None,
-        stats={
-            "method": name,
-            "seed": seed,
-            "steps": len(chosen) if chosen else None,
-            "accepted": out.accepted,
-            "rejected": out.rejected,
-            "wall_time": time.perf_counter() - start,
-        },
+        xs=torch.stack(list(out.xs)) if ts else None,
+        stats={**stats, "wall_time": time.perf_counter() - start},
     )
     _report(solution, throw)
     return solution
+
+
+def _walk(
+    stepper: Stepper,
+    problem: AnyProblem,
+    x: Tensor,
+    grid: Grid,
+    noise_at: Callable[[int], SeededStep | None],
+    save: Save,
+    observe: Observer | None,
+) -> tuple[tuple[float, ...], Outcome]:
+    """The saved times and the outcome of a walk along a grid."""
+    nodes = _checks.saved_nodes(save, grid)
+    return tuple(grid.ts[i] for i in nodes), fixed.run(stepper, problem, x, grid, noise_at, frozenset(nodes), observe)
+
+
+def _adapt(
+    stepper: Stepper,
+    problem: AnyProblem,
+    x: Tensor,
+    span: Interval,
+    control: Control | None,
+    save: Save,
+    max_steps: int,
+    observe: Observer | None,
+) -> tuple[tuple[float, ...], Outcome]:
+    """The saved times and the outcome of a solve whose steps are chosen per sample."""
+    assert control is not None
+    ts = _checks.saved_times(save, span)
+    stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
+    calls = _tally.calls()
+    _checks.check_rows_apart(problem, x, span)
+    checked = _tally.calls() - calls
+    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
+    landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
+    return ts, out._replace(nfe=out.nfe + checked, xs=[landed[t] for t in ts])
+
+
+def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
+    """The outcome with Tweedie's formula applied at the last time; a row that it breaks is not "ok"."""
+    calls = _tally.calls()
+    x = score.denoise(out.x, t)
+    broken = (out.codes == Status.ok) & ~torch.isfinite(x).reshape(len(x), -1).all(1)
+    codes = torch.where(broken, int(Status.non_finite), out.codes)
+    return out._replace(x=x, nfe=out.nfe + (_tally.calls() - calls), codes=codes, failed_at=torch.where(broken, t, out.failed_at))
 
 
 def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid) -> Callable[[int], SeededStep | None]:

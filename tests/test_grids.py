@@ -78,3 +78,14 @@ def test_solution_reads_well() -> None:
     assert repr(solution) == "Solution(x=(2, 1), nfe=4, status={ok: 2})"
     assert solution.status.tolist() == ["ok", "ok"] and solution.failures() == []
     assert "rk45" in repr(sd.methods()) and "Dormand" in repr(sd.methods())
+
+
+def test_a_row_that_breaks_in_denoising_is_not_ok() -> None:
+    p = sd.VPSDE()
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.where((t < 2e-3)[:, None] & (x[:, :1] > 0), torch.nan, 0.1 * x)
+
+    with pytest.warns(sd.SolveWarning, match=r"sample 1: non_finite at t = 0\.001"):
+        solution = sd.solve(p.reverse(sd.as_score(network, p, predicts="epsilon")), torch.tensor([[-1.0], [1.0]]), "ddim", steps=4, denoise=True)
+    assert solution.status.tolist() == ["ok", "non_finite"]
