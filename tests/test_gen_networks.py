@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from gen_fixtures import NETWORK, tiny_network
 
 from sdesolve_gen.networks import UNet
+from sdesolve_gen.networks.unet import Attention, ResidualBlock
 
 
 @pytest.mark.parametrize(("channels", "patch", "multipliers", "side"), [(1, 1, [1], (5, 7)), (3, 2, [1, 2], (8, 12)), (1, 2, [1, 1, 2], (8, 8)), (1, 4, [2], (12, 4))])
@@ -19,6 +20,12 @@ def test_output_is_shaped_like_the_image(channels, patch, multipliers, side):
 
 def test_a_fresh_network_says_zero():
     assert (UNet(channels=1, **NETWORK)(torch.randn(3, 1, 8, 8), torch.rand(3)) == 0).all()
+
+
+def test_fresh_branches_add_nothing():
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(ResidualBlock(8, 8, 16)(x, torch.randn(2, 16)), x * 0.5**0.5)
+    assert torch.equal(Attention(8)(x), x * 0.5**0.5)
 
 
 def test_every_weight_gets_a_gradient():
