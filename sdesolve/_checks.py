@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Stepper, make_method, methods
+from .noise import check_seed
 from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, ReverseSDE
 
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
 
 DEFAULT_STEPS = 500
 DEFAULT_TOLERANCE = 1e-5
+_SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
 def stepper_of(method: str | Stepper, options: dict[str, Any]) -> Stepper:
@@ -90,14 +92,6 @@ def check_state(x: Tensor, problem: AnyProblem) -> None:
             raise ValueError(f"x is on {x.device} and the network on {parameter.device}; expected one device: x.to({str(parameter.device)!r}).")
 
 
-def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
-    """(B,) names of the rows; default 0..B-1."""
-    ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
-    if ids.shape != (rows,) or ids.is_floating_point() or ids.is_complex() or bool((ids < 0).any()):
-        raise ValueError(f"sample_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected {rows} integers >= 0, one a row: range({rows}).")
-    return ids
-
-
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     """A given seed, or one drawn from ``generator`` or torch's global generator."""
     if seed is None:
@@ -105,9 +99,7 @@ def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
         return int(torch.randint(2**62, (), generator=generator, device=device))
     if generator is not None:
         raise ValueError("seed and generator were both given; expected one of them.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
-    return seed
+    return check_seed(seed)
 
 
 def positive(name: str, value: object) -> int:
@@ -140,9 +132,9 @@ def grid_of(
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
-    if (made.ts[0], made.ts[-1]) != interval:
-        raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
-    return made
+    if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= _SAME * abs(interval[1] - interval[0]):
+        return Grid((interval[0], *made.ts[1:-1], interval[1]))
+    raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
 
 
 def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
@@ -185,7 +177,7 @@ def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tupl
         return tuple(range(len(grid.ts)))
     times = _times(save)
     nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
-    spacing = abs(grid.ts[-1] - grid.ts[0]) * 1e-9
+    spacing = abs(grid.ts[-1] - grid.ts[0]) * _SAME
     for t, i in nearest.items():
         if abs(grid.ts[i] - t) > spacing:
             raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")

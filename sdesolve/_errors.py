@@ -12,5 +12,5 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
     if isinstance(value, str) and value in names:
         return value
     near = difflib.get_close_matches(str(value), names, 1, 0.4)
-    hint = f" Did you mean {name}={near[0]!r}?" if near else ""
-    raise ValueError(f"{name}={value!r} is not known; expected one of: {', '.join(names)}.{hint}")
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{value!r} is not known as {name}; expected one of: {', '.join(names) or 'none'}.{hint}")

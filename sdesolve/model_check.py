@@ -191,7 +191,7 @@ def _measure(claim: Score, x0: Tensor, ts: list[float], seed: int, batch_size: i
     conventions = list(_conventions(claim, x0.device))
     trials = [_Trial(p, time, torch.full((len(ts), 3, len(x0)), torch.nan, dtype=torch.float64)) for p, time in conventions]
     affine = torch.empty(len(ts), len(x0), dtype=torch.float64)
-    failed: list[TimeConvention] = []
+    failed: list[tuple[TimeConvention, bool]] = []
     mean, variance = float(x0.double().mean()), _variance(x0)
     for start in range(0, len(x0), batch_size):
         rows = slice(start, min(start + batch_size, len(x0)))
@@ -216,20 +216,21 @@ def _conventions(claim: Score, device: torch.device) -> Iterator[tuple[str, Time
 def _try_all(
     claim: Score,
     trials: list[_Trial],
-    failed: list[TimeConvention],
+    failed: list[tuple[TimeConvention, bool]],
     x: Tensor,
     eps: Tensor,
     t: float,
     where: tuple[int, slice],
 ) -> None:
     """Fill ``sums`` of every trial at one time and one batch of rows, with one network call per (time, scale of the input)."""
-    outputs: list[tuple[TimeConvention, bool, Tensor]] = []
+    outputs: list[tuple[tuple[TimeConvention, bool], Tensor]] = []
     for trial in trials:
-        if trial.time in failed:
-            continue
         score = Score(claim.model, claim.process, trial.predicts, trial.time, claim.sigma_data)
         on_x, on_output, scale = score.linear(t)
-        out = next((o for time, scaled, o in outputs if time == trial.time and scaled == (scale is not None)), None)
+        call = (trial.time, scale is not None)
+        if call in failed:
+            continue
+        out = next((output for made, output in outputs if made == call), None)
         if out is None:
             try:
                 with torch.no_grad():
@@ -237,9 +238,9 @@ def _try_all(
             except Exception:  # a network may refuse a time it was not made for in any way it likes
                 if trial is trials[0]:
                     raise
-                failed.append(trial.time)
+                failed.append(call)
                 continue
-            outputs.append((trial.time, scale is not None, out))
+            outputs.append((call, out))
         sigma = float(claim.process.sigma(t))
         u = eps.double() if on_x is None else sigma * on_x * x.double() + eps.double()
         g = sigma * (1.0 if on_output is None else on_output) * out

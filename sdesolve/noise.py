@@ -111,6 +111,21 @@ class SeededStep:
         return bcast(xp(t0).sqrt(abs(t1 - t0)), normal) * normal
 
 
+def check_seed(seed: object) -> int:
+    """``seed`` if it can name noise."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
+    return seed
+
+
+def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
+    """(B,) names of the rows; default 0..B-1."""
+    ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
+    if ids.shape != (rows,) or ids.is_floating_point() or ids.is_complex() or bool((ids < 0).any()):
+        raise ValueError(f"sample_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected {rows} integers >= 0, one a row: range({rows}).")
+    return ids
+
+
 def _runs(ids: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray | None]:
     """Runs (first id, count) that cover ``ids``, and where each id lies in them (None: they lie there in order).
 

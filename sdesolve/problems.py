@@ -120,6 +120,8 @@ class SDE:
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         g = self._diffusion(x, time_tensor(t, x))
+        if not isinstance(g, Tensor):
+            raise ValueError(f"diffusion returned a {type(g).__name__}; expected a tensor, as in lambda x, t: 0.5 * torch.ones_like(x).")
         fits = g.shape[:-1] == x.shape if self.noise == "general" else _broadcasts(g.shape, x.shape)
         if not fits or g.dtype != x.dtype:
             expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
@@ -127,14 +129,16 @@ class SDE:
                 f"diffusion returned {tuple(g.shape)} {g.dtype} for a state of {tuple(x.shape)} {x.dtype} and noise={self.noise!r}; "
                 f"expected the state's dtype and shape {expected}."
             )
-        return (g @ dw.unsqueeze(-1)).squeeze(-1) if self.noise == "general" else g * dw
+        if self.noise == "general":
+            return (g * dw.reshape(len(x), *(1,) * (x.dim() - 1), -1)).sum(-1)
+        return g * dw
 
     def brownian_event(self, x: Tensor) -> tuple[int, ...]:
         event = tuple(x.shape[1:])
         if self.noise == "scalar":
             return (1,) * len(event)
         if self.noise == "general":  # how many Brownian motions there are, the diffusion alone knows
-            return (*(1,) * (len(event) - 1), self._diffusion(x, time_tensor(self.interval[0], x)).shape[-1])
+            return (self._diffusion(x, time_tensor(self.interval[0], x)).shape[-1],)
         return event
 
 
@@ -144,6 +148,8 @@ class _ScoreProblem:
     def __init__(self, process: Process, score: Score | Field, eps: float | None = None) -> None:
         self.process = process
         self.score = score if isinstance(score, Score) else as_score(score, process, predicts="score")
+        if self.score.process != process:
+            raise ValueError(f"the score belongs to {self.score.process} and the problem to {process}; expected one process: score.process.reverse(score).")
         self.interval = self.check_interval((process.T, process.eps if eps is None else eps))
 
     def check_interval(self, interval: Interval) -> Interval:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ._arrays import Number, bcast, softplus, xp
-from .noise import DATA, PRIOR, SeededNormals
+from .noise import DATA, PRIOR, SeededNormals, check_seed, sample_ids_of
 
 if TYPE_CHECKING:
     from .problems import ProbabilityFlow, ReverseSDE
@@ -78,19 +78,19 @@ class Process(ABC):
 
     def alpha(self, t: Number) -> Tensor:
         """Signal level alpha(t), a float64 tensor of t's shape."""
-        return self._evaluate(self.alpha_, t)
+        return self._evaluate(self.alpha_, self._checked(t))
 
     def sigma(self, t: Number) -> Tensor:
         """Noise level sigma(t), a float64 tensor of t's shape."""
-        return self._evaluate(self.sigma_, t)
+        return self._evaluate(self.sigma_, self._checked(t))
 
     def log_snr(self, t: Number) -> Tensor:
         """ln(alpha^2 / sigma^2), a float64 tensor of t's shape; falls with t."""
-        return self._evaluate(self.log_snr_, t)
+        return self._evaluate(self.log_snr_, self._checked(t))
 
     def diffusion(self, t: Number) -> Tensor:
         """g(t) of dx = a x dt + g dw, a float64 tensor of t's shape."""
-        return self._evaluate(self.diffusion_, t)
+        return self._evaluate(self.diffusion_, self._checked(t))
 
     def log_snr_inverse(self, log_snr: Number) -> Tensor:
         """The time of a log signal-to-noise ratio: ``p.log_snr_inverse(p.log_snr(t)) == t``."""
@@ -128,6 +128,8 @@ class Process(ABC):
             seed: names the draw.
             sample_ids: (B,) names of the rows, default 0..B-1.
         """
+        if isinstance(t, Tensor) and t.dim() and t.shape != x0.shape[:1]:
+            raise ValueError(f"t has shape {tuple(t.shape)} for {len(x0)} samples; expected () or ({len(x0)},).")
         noise = _standard_normal(x0.shape, seed, sample_ids, x0.dtype, x0.device, DATA)
         mean, _ = self.marginal(x0, t)
         return mean + bcast(self.sigma_(_as_number(t)), x0) * noise
@@ -151,7 +153,7 @@ class Process(ABC):
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
         """ln N(x; 0, prior_std^2 I) in nats, float64 of shape (B,)."""
-        z = x.double().flatten(1) / self.prior_std
+        z = x.double().reshape(len(x), -1) / self.prior_std
         return -0.5 * z.square().sum(1) - z.shape[1] * (0.5 * math.log(2 * math.pi) + math.log(self.prior_std))
 
     def reverse(self, score: Callable[[Tensor, Tensor], Tensor], eps: float | None = None) -> ReverseSDE:
@@ -170,6 +172,12 @@ class Process(ABC):
         from .problems import ProbabilityFlow
 
         return ProbabilityFlow(self, score, eps)
+
+    def _checked(self, t: Number) -> Number:
+        """``t`` if it lies in [0, T]; a tensor is taken at its word, for to look at it may be to wait for a device."""
+        if not isinstance(t, Tensor) and not 0 <= t <= self.T * (1 + 1e-9):
+            raise ValueError(f"t={t!r} lies outside [0, {self.T}], where {type(self).__name__} is defined.")
+        return t
 
     @staticmethod
     def _evaluate(formula: Callable[[Number], Number], value: Number) -> Tensor:
@@ -358,8 +366,12 @@ def _standard_normal(
     device: torch.device | str,
     stream: int,
 ) -> Tensor:
-    ids = range(shape[0]) if sample_ids is None else sample_ids
-    return SeededNormals(seed, ids, shape[1:], dtype=dtype, device=device, stream=stream).normal(0)
+    if not shape or min(shape) < 1:
+        raise ValueError(f"shape={tuple(shape)}; expected (B, *event) with at least one sample and one element, as in (16, 1, 28, 28).")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype}; expected a real floating dtype: noise has no integer values.")
+    ids = sample_ids_of(sample_ids, shape[0])
+    return SeededNormals(check_seed(seed), ids, shape[1:], dtype=dtype, device=device, stream=stream).normal(0)
 
 
 def _require(process: Process, name: str, holds: bool, expected: str) -> None:

@@ -110,7 +110,7 @@ class Score:
 
     def linear(self, t: Number) -> Linear:
         """The coefficients of the table above at time t, in float64."""
-        return self._linear(self.process, t, self.sigma_data)
+        return self._linear(self.process, t.double() if isinstance(t, Tensor) else t, self.sigma_data)
 
     def model_output(self, x: Tensor, t: Number) -> Tensor:
         """What the model itself says at x, (B, *event), and time t, in x's dtype."""

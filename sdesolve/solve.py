@@ -17,7 +17,7 @@ from ._loops.fixed import Moment, Observer, Outcome
 from .control import Control
 from .grids import Grid
 from .methods import Stepper
-from .noise import SeededNormals, SeededStep
+from .noise import SeededNormals, SeededStep, sample_ids_of
 from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
@@ -107,7 +107,7 @@ def solve(
     if chosen is not None and (rtol is not None or atol is not None):
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     seed = _checks.seed_of(seed, generator)
-    ids = _checks.sample_ids_of(sample_ids, len(x))
+    ids = sample_ids_of(sample_ids, len(x))
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)

@@ -122,3 +122,12 @@ def test_a_time_per_row_that_multiplies_columns_is_refused() -> None:
     assert "expand_time(t, x)" in caught.value.__notes__[0]
     right = sd.solve(sd.ODE(lambda x, t: -x * torch.cos(sd.expand_time(t, x))), torch.ones(3, 3), "rk45")
     assert torch.allclose(right.x, torch.full((3, 3), math.exp(-math.sin(1.0))), rtol=1e-4)
+
+
+def test_a_closure_over_the_batch_is_told_why_it_fails() -> None:
+    """Rows that have arrived leave the batch, so a tensor of the whole batch no longer fits."""
+    rates = torch.tensor([[0.1], [1.0], [50.0]])
+    with pytest.raises(RuntimeError) as caught:
+        sd.solve(sd.ODE(lambda x, t: -rates * x), torch.ones(3, 1), "rk45")
+    assert "Finished samples have left the batch" in caught.value.__notes__[-1]
+    assert sd.solve(sd.ODE(lambda x, t: -rates * x), torch.ones(3, 1), "rk4", steps=100).ok().all()

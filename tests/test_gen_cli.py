@@ -81,14 +81,14 @@ def test_files_are_not_replaced_unasked(model, tmp_path):
 
 
 BAD = {
-    "method": (["--method", "pcc"], "method='pcc' is not known"),
+    "method": (["--method", "pcc"], "'pcc' is not known as method"),
     "model": (["--model", "nothing-like-it"], "is not known; expected"),
     "option name": (["--option", "snrr=0.1"], "Did you mean"),
     "option value": (["--option", "corrector_steps=many"], "corrector_steps"),
     "option form": (["--option", "snr"], "expected KEY=VALUE"),
     "option twice": (["--option", "norm=batch", "--option", "norm=expected"], "given twice"),
     "option with a flag": (["--option", "batch_size=3"], "--batch-size"),
-    "snr": (["--snr", "3"], "expected 0 < snr < 1"),
+    "snr": (["--snr", "3"], "expected a number, 0 < snr < 1"),
     "rtol": (["--rtol", "1e-3"], "rtol and atol choose steps"),
     "n": (["--n", "0"], "--n"),
     "seed": (["--seed", "-1"], "--seed"),
@@ -150,13 +150,17 @@ def test_an_interruption_leaves_whole_files(model, tmp_path, monkeypatch, when):
 def test_ctrl_c_in_the_middle(model, tmp_path):
     command = [sys.executable, "-m", "sdesolve_gen", "sample", "--model", str(model), "--steps", "1000000", "--out", str(tmp_path / "a.png")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
+    ready = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore it, and so would their children
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path, preexec_fn=ready) as process:
         assert process.stderr is not None
         assert process.stderr.read(9).strip() == "sampling"  # the bar: under way
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(60) == 130
+        try:
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 130
     assert "interrupted: no file was left half written" in rest
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import struct
+import time
 import warnings
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_a_failed_image_is_never_silent(from_call):
     [
         ({"n": 0}, "n=0; expected an integer >= 1"), ({"n": 2.0}, "n=2.0"), ({"batch_size": 0}, "batch_size=0"), ({"seed": -1}, "seed=-1"), ({"seed": "0"}, "seed='0'"),
         ({"sample_ids": [0]}, "expected n = 2 integers"), ({"sample_ids": [0, -1]}, "expected n = 2 integers"), ({"sample_ids": torch.zeros(2)}, "expected n = 2"),
-        ({"method": "pcc"}, "method='pcc' is not known"), ({"steps": 0}, "steps=0"), ({"save": "all"}, "save=... is not for"), ({"snrr": 0.1}, "Did you mean"),
+        ({"method": "pcc"}, "'pcc' is not known as method"), ({"steps": 0}, "steps=0"), ({"save": "all"}, "save=... is not for"), ({"snrr": 0.1}, "Did you mean"),
     ],
     ids=str,
 )  # fmt: skip
@@ -106,9 +107,14 @@ def test_bad_arguments_are_refused_before_any_call(arguments, message):
     assert m.network.calls == 0
 
 
-def test_progress_reaches_the_end(capsys):
-    tiny_model().sample(3, "ddim", steps=40, batch_size=2, seed=0, progress=True)
+@pytest.mark.parametrize(("method", "options"), [("ddim", {"steps": 10}), ("rk45", {"rtol": 1e-1, "atol": 1e-1})])
+def test_progress_reaches_the_end(capsys, method, options):
+    m = tiny_model()
+    m.network.register_forward_pre_hook(lambda network, arguments: time.sleep(0.02))  # the bar waits 0.2 s before it shows
+    m.sample(3, method, batch_size=2, seed=0, progress=True, **options)
     assert "100%" in capsys.readouterr().err
+    m.sample(1, method, seed=0, **options)
+    assert capsys.readouterr().err == ""
 
 
 # -- saving and loading --------------------------------------------------------------------------------------------------

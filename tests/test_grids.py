@@ -89,3 +89,11 @@ def test_a_row_that_breaks_in_denoising_is_not_ok() -> None:
     with pytest.warns(sd.SolveWarning, match=r"sample 1: non_finite at t = 0\.001"):
         solution = sd.solve(p.reverse(sd.as_score(network, p, predicts="epsilon")), torch.tensor([[-1.0], [1.0]]), "ddim", steps=4, denoise=True)
     assert solution.status.tolist() == ["ok", "non_finite"]
+
+
+def test_float32_times_and_half_states() -> None:
+    """A grid from torch.linspace has the interval's ends to float32, and a large half-precision state is no failure."""
+    p = sd.VPSDE()
+    solution = sd.solve(p.reverse(lambda x, t: -x), torch.ones(2, 3), "ddim", grid=torch.linspace(1, 1e-3, 11), save=torch.tensor([0.1009]))
+    assert solution.ts.tolist() == pytest.approx([0.1009])
+    assert sd.solve(sd.ODE(lambda x, t: 0 * x), torch.ones(2, 3, 160, 160).half(), "euler", steps=2).ok().all()

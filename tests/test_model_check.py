@@ -151,8 +151,8 @@ def test_conventions_that_the_process_cannot_tell_apart_pass_alike() -> None:
     assert check_model(exact(edm, "epsilon"), edm, X0, predicts="flow", batch_size=len(X0)).ok  # dx/dt = eps where sigma = t
     x0 = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
     for time in TIMES:  # standard normal data: the score -x is that of every time
-        assert check_model(lambda x, t: -x, VPSDE(), x0, predicts="score", time=time).ok
-    assert check_model(lambda x, t: 0 * x, VPSDE(), x0, predicts="v").ok  # and v is zero: there is no slope to measure
+        assert check_model(lambda x, t: -x, VPSDE(), x0, predicts="score", time=time, times=4, batch_size=512).ok
+    assert check_model(lambda x, t: 0 * x, VPSDE(), x0, predicts="v", batch_size=512).ok  # and v is zero: there is no slope to measure
 
 
 def test_a_network_that_is_not_trained_out_passes_under_its_own_name_alone() -> None:
@@ -211,6 +211,12 @@ def test_a_wrong_sign_under_another_name_is_found() -> None:
     assert best is not None and best[:3] == ("v", "t*999", -1.0)
 
 
+def test_of_equal_conventions_the_nearest_to_the_claim_is_named() -> None:
+    p = EDM()
+    best = refusal(exact(p, "flow", "continuous"), p, "flow", "t*999").check.best
+    assert best is not None and best[:3] == ("flow", "continuous", 1.0)  # epsilon, and the time "sigma", are as good
+
+
 def test_what_fits_nothing_is_said_to_fit_nothing() -> None:
     p = VPSDE()
     shifted = exact(p, "epsilon")
@@ -256,7 +262,7 @@ def test_a_network_that_refuses_other_times_does_not_break_the_search() -> None:
         torch.nn.functional.embedding(index, torch.zeros(1000, 1))  # raises unless an index in range
         return right(x, index)
 
-    check = check_model(embedding, p, X0, predicts="epsilon", time=1000)
+    check = check_model(embedding, p, X0, predicts="epsilon", time=1000, batch_size=len(X0))
     assert check.ok and [c.error for c in check.candidates if c.time != 1000] == [math.inf] * 48
     assert_names(refusal(embedding, p, "x0", 1000), p, embedding, "epsilon", 1000)
     with pytest.raises(RuntimeError, match="indices"):
@@ -265,9 +271,22 @@ def test_a_network_that_refuses_other_times_does_not_break_the_search() -> None:
         check_model(embedding, p, X0, predicts="epsilon", time=2000)
 
 
+def test_a_network_that_refuses_a_scaled_input_is_still_measured_under_the_claim() -> None:
+    p = VESDE()
+    right = exact(p, "epsilon")
+
+    def large_inputs_only(x: Tensor, t: Tensor) -> Tensor:
+        if t[0] > 0.7 and x.std() < 1.5:  # at that time x is 4 or more, unless scaled
+            raise RuntimeError("too small")
+        return right(x, t)
+
+    check = check_model(large_inputs_only, p, X0, predicts="epsilon", batch_size=len(X0))
+    assert check.ok and {c.error for c in check.candidates if (c.predicts, c.time) == ("edm", "continuous")} == {math.inf}
+
+
 def test_integer_times_are_probed_at_the_models_own_levels() -> None:
     p = VPSDE()
-    check = check_model(exact(p, "epsilon", 12), p, X0, predicts="epsilon", time=12)
+    check = check_model(exact(p, "epsilon", 12), p, X0, predicts="epsilon", time=12, batch_size=len(X0))
     assert all(abs(level.t * 11 - round(level.t * 11)) < 1e-9 for level in check.levels)
 
 
@@ -294,13 +313,14 @@ def test_the_answer_does_not_depend_on_the_batches_but_on_the_seed() -> None:
 
 
 def test_half_precision_data_are_measured_in_single() -> None:
-    p = VPSDE()
-    assert check_model(exact(p, "epsilon"), p, X0[:128].to(torch.bfloat16), predicts="epsilon").ok
+    p, half = VPSDE(), X0[:128].to(torch.bfloat16)
+    one, other = (check_model(exact(p, "epsilon"), p, x0, predicts="epsilon", times=3) for x0 in (half, half.float()))
+    assert one == other
 
 
 def test_the_report_reads() -> None:
     p = VPSDE()
-    text = str(check_model(exact(p, "epsilon"), p, X0, predicts="epsilon"))
+    text = str(check_model(exact(p, "epsilon"), p, X0, predicts="epsilon", batch_size=len(X0)))
     assert (
         'predicts="epsilon", time="continuous": as claimed' in text and "slope" in text and len(text.splitlines()) == 3 + 1 + 8 + 1 + 1 + 6
     )

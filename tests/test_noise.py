@@ -117,3 +117,16 @@ def test_brownian_shapes() -> None:
 
     general = sd.solve(sd.SDE(lambda x, t: 0 * x, diffusion, noise="general"), x, "euler_maruyama", steps=3, seed=0).x
     assert torch.allclose(torch.cov(general.T), matrix @ matrix.T, atol=0.15)
+
+
+def test_matrix_noise_on_a_scalar_state() -> None:
+    """Event shape (): a row of m Brownian motions for one number."""
+    row = torch.tensor([1.0, 2.0, 2.0])
+    problem = sd.SDE(lambda x, t: 0 * x, lambda x, t: row.expand(len(x), 3), noise="general")
+    x = sd.solve(problem, torch.zeros(20_000), "euler_maruyama", steps=3, seed=0).x
+    assert x.shape == (20_000,) and float(x.std()) == pytest.approx(3.0, rel=0.03)
+
+
+def test_a_step_s_slots_are_independent() -> None:
+    step = SeededStep(normals(), 2)
+    assert not torch.isclose(step.normal(0), step.normal(1)).any()

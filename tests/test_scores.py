@@ -112,9 +112,9 @@ def test_guided_scores_count_every_network_call() -> None:
 
 def test_unknown_conventions() -> None:
     process = sd.VPSDE()
-    with pytest.raises(ValueError, match="Did you mean predicts='epsilon'"):
+    with pytest.raises(ValueError, match=r"as predicts; .* Did you mean 'epsilon'"):
         sd.as_score(lambda x, t: x, process, predicts="epsilom")
-    with pytest.raises(ValueError, match="Did you mean time='sigma'"):
+    with pytest.raises(ValueError, match=r"as time; .* Did you mean 'sigma'"):
         sd.as_score(lambda x, t: x, process, predicts="x0", time="sigmas")
     with pytest.raises(ValueError, match="an integer > 1"):
         sd.as_score(lambda x, t: x, process, predicts="x0", time=1)

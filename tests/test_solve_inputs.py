@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdesolve as sd
+from sdesolve.correctors import Langevin
 
 NAN, INF = math.nan, math.inf
 VP = sd.VPSDE()
@@ -45,15 +46,23 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "interval infinite": (solve(problem=PLAIN_ODE, method="rk4", interval=(0.0, INF)), "two finite and different times"),
     "interval of three": (solve(interval=(1.0, 0.5, 0.1)), "expected two times"),
     "interval of words": (solve(interval="ab"), "expected two times"),
+    "score of another process": (lambda: VP.reverse(sd.as_score(untouched, sd.VESDE(), predicts="score")), "expected one process"),
     "eps above T": (lambda: VP.reverse(untouched, eps=1.5), r"expected 0 < eps < T"),
     "eps zero": (lambda: VP.reverse(untouched, eps=0.0), r"expected 0 < eps < T"),
     "eps NaN": (lambda: VP.probability_flow(untouched, eps=NAN), "two finite and different times"),
     "ODE on an empty interval": (lambda: sd.ODE(untouched, (1.0, 1.0)), "two finite and different times"),
-    "unknown noise": (lambda: sd.SDE(untouched, untouched, noise="diagnal"), "Did you mean noise='diagonal'"),
+    "unknown noise": (lambda: sd.SDE(untouched, untouched, noise="diagnal"), "'diagnal' is not known as noise; .* Did you mean 'diagonal'"),
     "unknown calculus": (lambda: sd.SDE(untouched, untouched, calculus="itô"), "expected one of: ito, stratonovich"),
     "beta reversed": (lambda: sd.VPSDE(beta_min=20, beta_max=0.1), "expected 0 < beta_min < beta_max"),
     "sigma negative": (lambda: sd.VESDE(sigma_min=-1.0), "expected 0 < sigma_min < sigma_max"),
     "sigma NaN": (lambda: sd.EDM(sigma_max=NAN), "expected 0 < sigma_min < sigma_max"),
+    "time before 0": (lambda: VP.sigma(-1.0), r"t=-1.0 lies outside \[0, 1.0\]"),
+    "time after T": (lambda: sd.VESDE().sigma(2.0), r"t=2.0 lies outside \[0, 1.0\]"),
+    "times of another batch": (lambda: VP.perturb(X, torch.rand(3), seed=0), r"expected \(\) or \(2,\)"),
+    "integer data": (lambda: VP.perturb(X.long(), 0.5, seed=0), "expected a real floating dtype"),
+    "prior of no samples": (lambda: VP.prior((0, 2), seed=0), "at least one sample"),
+    "prior with a negative seed": (lambda: VP.prior((1, 2), seed=-1), "expected an integer, 0 <= seed"),
+    "prior with too few names": (lambda: VP.prior((3, 2), seed=0, sample_ids=[1, 2]), "expected 3 integers >= 0"),
     # the state
     "x a list": (solve(x=[[1.0]]), "x is a list; expected a tensor"),
     "x of integers": (solve(x=torch.zeros(2, 3, dtype=torch.int64)), r"expected a real floating dtype: x.float\(\)"),
@@ -66,15 +75,17 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
         "x is on meta and the network on cpu",
     ),
     # the method
-    "unknown method": (solve(method="eular_maruyama"), "Did you mean method='euler_maruyama'"),
+    "unknown method": (solve(method="eular_maruyama"), "as method; .* Did you mean 'euler_maruyama'"),
     "method a number": (solve(method=3), "expected a name from sdesolve.methods"),
-    "unknown option": (solve(method="pc", snrr=0.1), "Did you mean option of corrector 'langevin'='snr'"),
-    "option of another method": (solve(method="ddim", snr=0.1), "option of method 'ddim'='snr' is not known"),
-    "unknown corrector": (solve(method="pc", corrector="langevine"), "Did you mean corrector='langevin'"),
-    "unknown predictor": (solve(method="pc", predictor="euler_mayurama"), "Did you mean method='euler_maruyama'"),
-    "snr zero": (solve(method="pc", snr=0.0), "expected 0 < snr < 1"),
-    "snr NaN": (solve(method="pc", snr=NAN), "expected 0 < snr < 1"),
+    "unknown option": (solve(method="pc", snrr=0.1), "'snrr' is not known as an option of corrector='langevin'; .* Did you mean 'snr'"),
+    "option of another method": (solve(method="ddim", snr=0.1), "'snr' is not known as an option of method='ddim'; expected one of: none"),
+    "unknown corrector": (solve(method="pc", corrector="langevine"), "as corrector; .* Did you mean 'langevin'"),
+    "unknown predictor": (solve(method="pc", predictor="euler_mayurama"), "as method; .* Did you mean 'euler_maruyama'"),
+    "snr zero": (solve(method="pc", snr=0.0), "expected a number, 0 < snr < 1"),
+    "snr NaN": (solve(method="pc", snr=NAN), "expected a number, 0 < snr < 1"),
     "norm unknown": (solve(method="pc", norm="sample"), "expected one of: expected, batch"),
+    "options beside a corrector object": (solve(method="pc", corrector=Langevin(), snr=0.3), "given when it is made"),
+    "snr a word": (solve(method="pc", snr="a"), "expected a number, 0 < snr < 1"),
     "corrector_steps negative": (solve(method="pc", corrector_steps=-1), "expected an integer >= 0"),
     "corrector_steps a float": (solve(method="pc", corrector_steps=1.5), "expected an integer >= 0"),
     "SDE method on an ODE": (solve(problem=PLAIN_ODE), "Methods for it: euler, midpoint"),
@@ -91,7 +102,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "steps and nfe": (solve(steps=10, nfe=10), "both given"),
     "nfe too small": (solve(method="pc", nfe=1), "the smallest that works is nfe=2"),
     "nfe too small with denoise": (solve(method="pc", nfe=2, denoise=True), "the smallest that works is nfe=3"),
-    "grid unknown": (solve(grid="karas"), "Did you mean grid='karras'"),
+    "grid unknown": (solve(grid="karas"), "as grid; .* Did you mean 'karras'"),
     "grid of one": (solve(grid=[1.0]), "expected at least 2"),
     "grid with equal nodes": (solve(grid=[1.0, 0.5, 0.5, 1e-3]), r"grid\[2\] = 0.5 does not go on"),
     "grid that turns": (solve(grid=[1.0, 0.5, 0.7, 1e-3]), r"grid\[2\] = 0.7 does not go on"),
@@ -140,6 +151,7 @@ AT_THE_FIRST_CALL: dict[str, tuple[Any, str]] = {
     "drift of the wrong shape": (sd.SDE(lambda x, t: x.sum(1), lambda x, t: 1.0 + 0 * x), r"drift returned \(2,\)"),
     "drift of the wrong dtype": (sd.SDE(lambda x, t: x.double(), lambda x, t: 1.0 + 0 * x), "drift returned .* torch.float64"),
     "diffusion of the wrong shape": (sd.SDE(lambda x, t: x, lambda x, t: torch.ones(2, 3, 4)), "diffusion returned"),
+    "diffusion is a number": (sd.SDE(lambda x, t: x, lambda x, t: 0.5), "diffusion returned a float"),
     "diffusion of the wrong dtype": (sd.SDE(lambda x, t: x, lambda x, t: x.double()), r"diffusion returned \(2, 3\) torch.float64"),
 }
 

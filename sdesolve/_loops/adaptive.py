@@ -18,6 +18,7 @@ from ..methods import Stepper
 from ..solution import Status
 from .fixed import Moment, Observer, Outcome
 
+WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
 _SMALLEST = 1e-12  # of the interval, and 16 roundings of the time itself: a step below that is no step
 
 
@@ -63,7 +64,12 @@ def run(
     tries = 0
     while len(rows.index):
         tries += 1
-        landed, status = _advance(stepper, problem, rows, sign, stop_times, control, abs(t1 - t0))
+        try:
+            landed, status = _advance(stepper, problem, rows, sign, stop_times, control, abs(t1 - t0))
+        except RuntimeError as error:
+            if len(rows.index) < len(x):
+                error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
+            raise
         xs[rows.stop[landed] - 1, rows.index[landed]] = rows.x[landed]
         status = torch.where((status == Status.ok) & (tries >= max_steps) & (rows.stop < len(stops)), int(Status.max_steps), status)
         leaving = (rows.stop == len(stops)) | (status != Status.ok)

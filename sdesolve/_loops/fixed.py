@@ -22,7 +22,7 @@ class Moment(NamedTuple):
     t: Any
     """The time reached: a float on a fixed grid, (B,) where steps are chosen per sample."""
     x: Tensor
-    """(B, *event) the state at that time."""
+    """(B, *event) the state at that time; the solver's own, to be read and not written."""
 
 
 Observer = Callable[[Moment], None]
@@ -68,7 +68,7 @@ def run(
 
 def _row_sum(x: Tensor) -> Tensor:
     """A number per row that is finite where the row is: the cheapest witness to keep of every step."""
-    return x.reshape(len(x), -1).sum(1)
+    return x.reshape(len(x), -1).sum(1, dtype=torch.float64)  # a float32 or half sum may overflow where the row does not
 
 
 def _health(sums: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -135,6 +135,8 @@ def ks(x: Tensor, reference: Reference, *, projections: int = 32, seed: int = 0)
         d = _two_sample_d(along, (b @ directions.T).T.contiguous().sort(1).values)
         effective = len(a) * len(b) / (len(a) + len(b))
     largest = float(d.max())
+    if math.isnan(largest):
+        raise ValueError("the distribution function of the reference is not a number; expected a law with a positive spread along every direction.")
     return Measured(largest, 0.26029 / math.sqrt(effective), min(1.0, len(d) * kolmogorov_p(largest, effective)))
 
 
@@ -202,7 +204,8 @@ def sliced_wasserstein2(x: Tensor, reference: Reference, *, projections: int = 3
     """Squared 2-Wasserstein distance, averaged over random directions; in squared units of the data.  [Bonneel et al. 2015, eq. 8]
 
     Value:  int (Q_x1 - Q_y1)(Q_x2 - Q_y2) dq.  Its standard error is that of the mean of the potential  h(z) = int^z w(F(s)) ds,
-    w = Q_x1 - Q_y1, which is the influence of a row on the integral.
+    w = Q_x1 - Q_y1, which is the influence of a row on the integral; it is generous where the law has gaps (z of right samples of
+    ``mixture_1d`` spreads by 0.76 to 0.91 instead of 1).
 
     Arguments:
         x: sample, (n, *event), n >= 4.
@@ -408,4 +411,6 @@ def _interpolate(z: Tensor, knots: Tensor, values: Tensor, slopes: Tensor) -> Te
 def _judge(value: float, h_x: Tensor, h_y: Tensor) -> Measured:
     """The value with the standard error of  mean h_x - mean h_y  and the one-sided p-value of a normal law."""
     error = math.sqrt(float(h_x.var()) / len(h_x) + float(h_y.var()) / len(h_y))
+    if math.isnan(value) or math.isnan(error):
+        raise ValueError("the measure is not a number: the reference has no finite density or moments here.")
     return Measured(value, error, 0.5 * math.erfc(value / error / math.sqrt(2)) if error > 0 else 1.0)

@@ -24,6 +24,8 @@ def pc(
     **corrector_options: Any,
 ) -> PredictorCorrector:
     """Predictor-corrector sampling; options the predictor-corrector does not know go to the corrector."""
+    if corrector_options and not isinstance(corrector, str):
+        raise ValueError(f"unknown argument(s) {', '.join(corrector_options)}: the options of a corrector object are given when it is made.")
     return PredictorCorrector(
         predictor=make_method(predictor) if isinstance(predictor, str) else predictor,
         corrector=_make("corrector", corrector, CORRECTORS, corrector_options) if isinstance(corrector, str) else corrector,
@@ -71,7 +73,7 @@ def _make(role: str, name: str, known: dict[str, Callable[..., Any]], options: d
     parameters = inspect.signature(factory).parameters.values()
     if all(p.kind is not p.VAR_KEYWORD for p in parameters):
         for option in options:
-            choice(f"option of {role} {name!r}", option, [p.name for p in parameters])
+            choice(f"an option of {role}={name!r}", option, [p.name for p in parameters])
     return factory(**options)
 
 
