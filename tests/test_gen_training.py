@@ -233,7 +233,7 @@ def test_a_config_checks_itself(change, message):
         ({"batch": 21}, "has 20 images, fewer than batch=21"),
         ({"process": "vpp"}, "process 'vpp' is not known.*Did you mean 'vp'"),
         ({"process_options": {"beta": 1.0}}, "do not fit the process 'vp'"),
-        ({"predicts": "noise"}, "predicts='noise'"),
+        ({"predicts": "noise"}, "'noise' is not known as predicts"),
         ({"network": {**NETWORK, "patch": 3}}, "do not fit|does not fit images"),
         ({"network": {"depth": 3}}, "does not fit images"),
     ],

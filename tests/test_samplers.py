@@ -33,6 +33,7 @@ SLOW_TO_CONVERGE = {
     ("euler", "VE"): {"steps": 16_000},  # the published finding too: probability flow by Euler is bad on VE
     ("annealed_langevin", "subVP"): {"steps": 16_000, "grid": "log_snr", "snr": 0.5, "corrector_steps": 8},  # sigma_t is far below the data's width
 }
+MANY_STEPS = {"reverse_diffusion", "ancestral", "pc", "annealed_langevin"}  # order 1 with a large constant: minutes at 100,000 samples
 
 
 def options(method: str, process: str) -> dict[str, object]:
@@ -58,8 +59,8 @@ def test_every_method_is_examined() -> None:
 
 
 def cases() -> list[object]:
-    marks = {True: [pytest.mark.slow], False: []}
-    return [pytest.param(m, p, marks=marks[(m, p) in SLOW_TO_CONVERGE]) for m in CONVERGED for p in THREE]
+    slow = {(m, p): m in MANY_STEPS or (m, p) in SLOW_TO_CONVERGE for m in CONVERGED for p in THREE}
+    return [pytest.param(*case, marks=[pytest.mark.slow] if is_slow else []) for case, is_slow in slow.items()]
 
 
 @pytest.mark.parametrize(("method", "process"), cases())
