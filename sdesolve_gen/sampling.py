@@ -64,7 +64,7 @@ def draw(
                 sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=chunk, denoise=denoise, callback=callback, **options)
             )
     x = torch.cat([solution.x for solution in solutions])
-    samples = Samples(x.clamp(*model.data_range), ids, torch.cat([_calls(solution) for solution in solutions]), _status(x, solutions), seed)
+    samples = Samples(x.clamp(*model.data_range), ids, torch.cat([_calls(solution) for solution in solutions]), np.concatenate([solution.status for solution in solutions]), seed)
     _warn(samples)
     return samples
 
@@ -72,13 +72,6 @@ def draw(
 def _calls(solution: sd.Solution) -> Tensor:
     """(B,) network calls."""
     return torch.as_tensor(solution.nfe).cpu().expand(len(solution.x))
-
-
-def _status(x: Tensor, solutions: list[sd.Solution]) -> np.ndarray:
-    """(n,) how each image ended; the last denoising counts, so no NaN passes for "ok"."""
-    status = np.concatenate([solution.status for solution in solutions])
-    finite = torch.isfinite(x.flatten(1)).all(1).cpu().numpy()
-    return np.where((status == "ok") & ~finite, sd.Status.non_finite.name, status)
 
 
 def _warn(samples: Samples) -> None:

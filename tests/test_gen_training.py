@@ -98,7 +98,9 @@ def test_a_run_whose_folders_moved_goes_on(data, tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     moved = Path(tmp_path / "elsewhere" / "train.parquet")
     moved.write_bytes(data.read_bytes())
+    log = (tmp_path / "b" / "log.jsonl").read_text()
     gen.train(tiny_config(moved, tmp_path / "b"), progress=False)
+    assert (tmp_path / "b" / "log.jsonl").read_text() == log  # it was finished: no step was taken again
 
 
 def test_a_damaged_checkpoint_is_refused(data, tmp_path):
