@@ -2,6 +2,7 @@
 
 from . import exam
 from ._arrays import expand_time
+from ._backends import backends
 from ._loops.fixed import Moment
 from .grids import Grid
 from .methods import Stepper, methods
@@ -35,6 +36,7 @@ __all__ = [
     "Stepper",
     "SubVPSDE",
     "as_score",
+    "backends",
     "check_model",
     "exam",
     "expand_time",

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._backends import Backend, make_backend
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Stepper, make_method, methods
-from .noise import check_seed
+from .noise import check_seed, sample_ids_of
 from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, ReverseSDE
 
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
@@ -22,9 +23,11 @@ DEFAULT_TOLERANCE = 1e-5
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
-def stepper_of(method: str | Stepper, options: dict[str, Any]) -> Stepper:
+def stepper_of(method: str | Stepper, options: dict[str, Any], problem: AnyProblem, at_tolerance: bool) -> Stepper:
     """A method by name with its options, or a user's own stepper."""
     if isinstance(method, str):
+        if ":" in method:
+            return make_backend(method, options, getattr(problem, "noise", None), at_tolerance)
         return make_method(method, **options)
     if not isinstance(method, Stepper):
         raise TypeError(f"method is a {type(method).__name__}; expected a name from sdesolve.methods() or a Stepper.")
@@ -102,6 +105,13 @@ def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     return check_seed(seed)
 
 
+def ids_of(stepper: Stepper, sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
+    """(B,) names of the rows, for a method that draws its noise by name."""
+    if sample_ids is not None and isinstance(stepper, Backend) and stepper.facts.kinds and stepper.error_order is not None:
+        raise ValueError(f"sample_ids were given, but at a tolerance {stepper.method} draws its own noise, which knows no names; leave them out, or give steps.")
+    return sample_ids_of(sample_ids, rows)
+
+
 def positive(name: str, value: object) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -119,6 +129,10 @@ def grid_of(
     denoise: bool,
 ) -> Grid | None:
     """The grid to walk, or None where the method shall choose its steps."""
+    if isinstance(stepper, Backend) and stepper.error_order is not None:
+        if not (steps is None and grid is None and nfe is None):
+            raise ValueError(f"{stepper.method} chooses its steps at rtol and atol here; expected no steps, grid or nfe.")
+        return None
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
+from ._backends import Backend, Task
 from ._checks import AnyProblem
 from ._loops import adaptive, fixed
 from ._loops.fixed import Moment, Observer, Outcome
 from .control import Control
 from .grids import Grid
 from .methods import Stepper
-from .noise import SeededNormals, SeededStep, sample_ids_of
+from .noise import SeededNormals, SeededStep
 from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
@@ -69,7 +71,7 @@ def solve(
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
-        method: a name from :func:`methods`, or a :class:`Stepper` of your own.
+        method: a name from :func:`methods` or :func:`backends`, or a :class:`Stepper` of your own.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
         grid: "uniform", "karras" or "log_snr" (with ``steps``), or the times themselves.
         nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.
@@ -91,13 +93,14 @@ def solve(
         The solution; see :class:`Solution`.
 
     Raises:
+        ImportError: the method is another package's, which is not installed.
         ValueError, TypeError: bad arguments, before the first network call; ValueError at the first call of a drift,
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
     start = time.perf_counter()
     name = method if isinstance(method, str) else type(method).__name__
-    stepper = _checks.stepper_of(method, options)
+    stepper = _checks.stepper_of(method, options, problem, at_tolerance=rtol is not None or atol is not None)
     problem = _checks.suited(stepper, problem, name)
     span = _checks.interval_of(problem, interval)
     _checks.check_state(x, problem)
@@ -107,7 +110,7 @@ def solve(
     if chosen is not None and (rtol is not None or atol is not None):
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     seed = _checks.seed_of(seed, generator)
-    ids = sample_ids_of(sample_ids, len(x))
+    ids = _checks.ids_of(stepper, sample_ids, len(x))
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)
@@ -117,7 +120,7 @@ def solve(
         if chosen is not None:
             ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe)
+            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, seed, observe)
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -146,7 +149,8 @@ def _walk(
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
     nodes = _checks.saved_nodes(save, grid)
-    return tuple(grid.ts[i] for i in nodes), fixed.run(stepper, problem, x, grid, noise_at, frozenset(nodes), observe)
+    run = stepper.walk if isinstance(stepper, Backend) else partial(fixed.run, stepper)
+    return tuple(grid.ts[i] for i in nodes), run(problem, x, grid, noise_at, frozenset(nodes), observe)
 
 
 def _adapt(
@@ -157,18 +161,23 @@ def _adapt(
     control: Control | None,
     save: Save,
     max_steps: int,
+    seed: int,
     observe: Observer | None,
 ) -> tuple[tuple[float, ...], Outcome]:
-    """The saved times and the outcome of a solve whose steps are chosen per sample."""
+    """The saved times and the outcome of a solve whose steps are chosen."""
     assert control is not None
     ts = _checks.saved_times(save, span)
     stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
-    calls = _tally.calls()
-    _checks.check_rows_apart(problem, x, span)
-    checked = _tally.calls() - calls
-    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
+    if isinstance(stepper, Backend):
+        out = stepper.adapt(problem, x, Task(span, control, stops, max_steps, seed, observe))
+    else:
+        calls = _tally.calls()
+        _checks.check_rows_apart(problem, x, span)
+        checked = _tally.calls() - calls
+        out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
+        out = out._replace(nfe=out.nfe + checked)
     landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
-    return ts, out._replace(nfe=out.nfe + checked, xs=[landed[t] for t in ts])
+    return ts, out._replace(xs=[landed[t] for t in ts])
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:

@@ -25,6 +25,7 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"processes", "grids", "solution", "control"},
     {"problems", "scores", "methods", "correctors"},
     {"_loops"},
+    {"_backends"},
     {"solve", "_checks", "_progress"},
     {"model_check", "divergence", "likelihood", "exam"},
 ]
@@ -34,7 +35,7 @@ EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point t
     ("sdesolve.processes", "Process.probability_flow", "sdesolve.problems"),
 }
 FOREIGN = {  # what is not of the standard library: by package, and by where it is imported
-    "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm"}},
+    "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
     "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": set()},
 }
 
@@ -292,4 +293,4 @@ def test_every_direct_dependency_is_pinned() -> None:
 
 def test_every_method_is_in_the_guide() -> None:
     guide = (ROOT / "docs" / "choose_a_solver.md").read_text(encoding="utf-8")
-    assert [row.name for row in sdesolve.methods() if f"`{row.name}`" not in guide] == []
+    assert [row.name for row in (*sdesolve.methods(), *sdesolve.backends()) if f"`{row.name}`" not in guide] == []

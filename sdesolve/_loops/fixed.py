@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     codes: Tensor
     failed_at: Tensor
     accepted: int | Tensor
-    rejected: int | Tensor
+    rejected: int | Tensor | None
     xs: Sequence[Tensor]
 
 
