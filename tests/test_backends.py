@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import subprocess
@@ -16,7 +17,8 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve._backends import make_backend
-from sdesolve.noise import SeededNormals
+from sdesolve._backends.torchsde import _Path
+from sdesolve.noise import SeededNormals, SeededStep
 
 FACTS = {row.name: row.facts for row in sd.backends()}
 SDES = [name for name, facts in FACTS.items() if facts.kinds]
@@ -78,22 +80,23 @@ def test_any_event_and_dtype(method: str, event: tuple[int, ...], dtype: torch.d
     assert torch.allclose(solution.x, at[1][0] + at[1][1] * (x - at[0][0]) / at[0][1], atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 @pytest.mark.parametrize("method", ["torchdiffeq:rk4", "torchdiffeq:dopri5", "scipy:RK45", "scipy:BDF", "torchsde:euler"])
-def test_no_call_leaves_the_interval(method: str, process: sd.Process) -> None:
+def test_no_call_leaves_the_interval(method: str, process: sd.Process, dtype: torch.dtype) -> None:
     """A score is not defined beyond eps, and a solver that steps past the end and interpolates would ask it there."""
     times: list[float] = []
 
-    def score(x: Tensor, t: Tensor) -> Tensor:
+    def told(t: Tensor) -> Tensor:
         times.extend(t.tolist())
-        return GaussianTarget(process).score(x, t)
+        return t
 
-    end = 0.02 * process.T
-    for span in [(process.T, process.eps), (process.T, end)]:
+    score = sd.as_score(lambda x, t: GaussianTarget(process).score(x, t.clamp(process.eps, process.T)), process, predicts="score", time=told)
+    how: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3} if method in ADAPTIVE else {"steps": 20}
+    for end in (process.eps, 0.02 * process.T):
         times.clear()
-        how: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3} if method in ADAPTIVE else {"steps": 20}
-        sd.solve(process.reverse(score), process.prior((2, 3), seed=0, dtype=torch.float64), method, interval=span, **how)
-        assert span[1] <= min(times) and max(times) <= span[0]
+        sd.solve(process.reverse(score), process.prior((2, 3), seed=0, dtype=dtype), method, interval=(process.T, end), **how)
+        assert end <= min(times) and max(times) <= process.T
 
 
 # -- the package's own numbers -----------------------------------------------------------------------------------------
@@ -299,6 +302,21 @@ def test_a_seed_is_a_path() -> None:
         assert not torch.isclose(drawn[0], drawn[2]).any() and not torch.isclose(drawn[0], drawn[3]).any()
 
 
+def test_the_levy_area() -> None:
+    """A of general noise is antisymmetric, and uncorrelated with W and H; its variance is that of torchsde's approximation, 0.22 h^2 (exactly h^2/4)."""
+    problem = sd.SDE(untouched, lambda x, t: torch.ones(*x.shape, 2, dtype=x.dtype), noise="general", calculus="stratonovich")
+    x, h = torch.ones(20_000, 2, dtype=torch.float64), 0.5
+    path = _Path(problem, x, "foster")
+    path.at(SeededStep(SeededNormals(0, range(len(x)), (2,), dtype=x.dtype, device="cpu"), 0), 0.0, h)
+    w, area = path(0.0, h, return_A=True)
+    space_time = path(0.0, h, return_U=True)[1] / h - 0.5 * w
+    assert torch.allclose(area, -area.mT) and torch.equal(w, path(0.0, h))
+    a = area[:, 0, 1]
+    assert float(a.square().mean()) == pytest.approx(0.22 * h**2, rel=0.05)
+    for other in (*w.T, *space_time.T):
+        assert abs(float(torch.corrcoef(torch.stack([a, other]))[0, 1])) < 4 / math.sqrt(len(x))
+
+
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +460,23 @@ def test_a_slope_that_turns_nan(method: str, break_: float) -> None:
 
 
 @QUIET
+def test_what_broke_a_step_that_was_recovered_is_forgotten() -> None:
+    """A first step that meets an infinite slope is tried again, and what ends the solve later has another name."""
+    wall = sd.ODE(lambda x, t: torch.where(x > 1.16, math.inf, 0 * x + 1))
+    assert sd.solve(wall, torch.ones(1, 1), "torchdiffeq:bosh3", first_step=0.2, max_steps=2, rtol=1e-3).status[0] == "max_steps"
+    pole = sd.ODE(lambda x, t: torch.where((t > 0.15) & (x < 2.85), math.inf, x.square()))  # the solution is beyond 2.85 by then
+    assert sd.solve(pole, torch.full((1, 1), 2.0, dtype=torch.float64), "scipy:RK23", first_step=0.4).status[0] == "min_step"
+
+
+@QUIET
+def test_a_tolerance_of_zero_at_a_state_of_zero_ends() -> None:
+    """scipy's first step is then 0/0, and would be tried for ever."""
+    for method in ("scipy:RK45", "scipy:RK23", "scipy:DOP853", "torchdiffeq:dopri5"):
+        solution = sd.solve(sd.ODE(lambda x, t: 0 * x + 1), torch.zeros(1, 2), method, rtol=1e-3, atol=0)
+        assert solution.status[0] == "min_step" and solution.x.isfinite().all()
+
+
+@QUIET
 @pytest.mark.parametrize("method", [*ADAPTIVE, "torchsde:euler"])
 def test_max_steps(method: str) -> None:
     problem = decay(method)
@@ -528,6 +563,15 @@ def test_a_missing_package_is_named_with_the_line_to_type(package: str, monkeypa
     method = next(name for name in FACTS if name.startswith(f"{package}:"))
     with pytest.raises(ImportError, match=rf'{method}.* is not installed: pip install {package} \(or "sdesolve\[backends\]"\)'):
         sd.solve(PLAIN_SDE if method in SDES else sd.ODE(untouched), torch.ones(2, 3), method)
+
+
+def test_a_package_that_misses_something_says_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'trampoline'", name="trampoline")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="trampoline"):
+        sd.solve(PLAIN_SDE, torch.ones(2, 3), "torchsde:euler")
 
 
 def test_no_package_is_imported_unasked() -> None:

@@ -109,7 +109,6 @@ class _Slope:
         self._problem, self._row, self._ends = problem, row, sorted(interval)
         self.start = row.reshape(-1).double().cpu().numpy().copy()  # the caller writes into the row
         self.broken = not np.isfinite(self.start).all()  # whether a slope of the present step is not finite
-        self._called = False
         if self.broken:
             raise Stop(Status.non_finite)
 
@@ -118,8 +117,8 @@ class _Slope:
         return torch.from_numpy(np.array(y)).to(self._row).reshape(self._row.shape)
 
     def __call__(self, t: float, y: np.ndarray) -> np.ndarray:
-        if not math.isfinite(t):  # a step of NaN, which the explicit methods would try for ever
-            raise Stop(Status.non_finite)
+        if not math.isfinite(t):  # a step of NaN, as from a state of 0 with atol=0: the explicit methods would try it for ever
+            raise Stop(Status.non_finite if self.broken else Status.min_step)
         first, last = self._ends
         try:
             slope = self._problem.drift(self.tensor(y), min(max(float(t), first), last))  # a sum of steps may round past the end
@@ -127,11 +126,7 @@ class _Slope:
             error.add_note(ROW_BY_ROW)
             raise
         value = slope.reshape(-1).double().cpu().numpy()
-        if not np.isfinite(value).all():
-            self.broken = True
-            if not self._called:
-                raise Stop(Status.non_finite)
-        self._called = True
+        self.broken = self.broken or not np.isfinite(value).all()
         return value
 
     def guarded(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
