@@ -4,6 +4,7 @@ from . import exam
 from ._arrays import expand_time
 from ._loops.fixed import Moment
 from .brownian import BrownianPath
+from .control import Control
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
@@ -22,6 +23,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "BrownianPath",
+    "Control",
     "Grid",
     "ModelCheck",
     "ModelCheckError",

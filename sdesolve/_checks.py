@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -187,21 +188,28 @@ def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None
         raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
 
 
-def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:
-    """Indices of the nodes to save, in the order of the grid."""
+def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:
+    """Times to save by step: those of entry i lie in (ts[i - 1], ts[i]], and that of entry 0 is the start."""
     if save is None:
-        return ()
+        return {}
     if isinstance(save, str):
         if save != "all":
             raise ValueError(f'save={save!r}; expected "all" or times of the grid.')
-        return tuple(range(len(grid.ts)))
-    times = _times(save)
-    nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
-    spacing = abs(grid.ts[-1] - grid.ts[0]) * _SAME
-    for t, i in nearest.items():
-        if abs(grid.ts[i] - t) > spacing:
-            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")
-    return tuple(sorted(set(nearest.values())))
+        return {i: (t,) for i, t in enumerate(grid.ts)}
+    falling = grid.ts[1] < grid.ts[0]
+    nodes = np.array(grid.ts)
+    saves: dict[int, list[float]] = {}
+    for t in sorted(set(_times(save)), reverse=falling):
+        nearest = int(np.abs(nodes - t).argmin())
+        if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
+            saves.setdefault(nearest, []).append(grid.ts[nearest])
+        elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
+            raise ValueError(f"save time {t} lies outside the grid, which runs from {grid.ts[0]} to {grid.ts[-1]}.")
+        elif not between:
+            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")
+        else:
+            saves.setdefault(int((nodes > t).sum() if falling else (nodes < t).sum()), []).append(t)
+    return {i: tuple(dict.fromkeys(times)) for i, times in saves.items()}
 
 
 def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval) -> tuple[float, ...]:

@@ -31,8 +31,8 @@ _CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay
 PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED = range(7)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
 
-LEVY = 1 << 32
-"""Slot of a step's space-time Levy area, beyond any number of corrector steps."""
+LEVY, BETWEEN = 1 << 32, 1 << 33
+"""Slots of a step's space-time Levy area and of its bridge, beyond any number of corrector steps."""
 
 
 class SeededNormals:
@@ -147,6 +147,16 @@ class SeededStep:
         """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
         normal = self.normal(LEVY)
         return self.increment(t0, t1), bcast(xp(t0).sqrt(abs(t1 - t0) / 12), normal) * normal
+
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """W(t) - theta W(t1), theta = (t - t0)/(t1 - t0), at ``times`` in order: the Brownian bridge, which vanishes at both ends."""
+        values, last, value = [], t0, torch.zeros(())
+        for k, t in enumerate(times):
+            left, right = abs(t - last), abs(t1 - t)
+            value = right / (left + right) * value + math.sqrt(left * right / (left + right)) * self.normal(BETWEEN + k)
+            values.append(value)
+            last = t
+        return values
 
 
 def check_seed(seed: object) -> int:

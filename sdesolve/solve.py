@@ -84,7 +84,8 @@ def solve(
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
         noise: "seeded", increments named by (seed, id, step), the cheapest; "brownian", one path named by (seed, id) that is the same for
             every number of steps and every method on this interval; or a :class:`BrownianPath` of your own.
-        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.
+        save: "all" for every node, or times to save: nodes of the grid; any times where steps are chosen, and
+            on a grid for SDE methods that follow a path (between nodes by the Brownian bridge, without a network call).
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score).
@@ -146,13 +147,13 @@ def _walk(
     problem: AnyProblem,
     x: Tensor,
     grid: Grid,
-    noise_at: Callable[[int], SeededStep | None],
+    noise_at: Callable[[int], StepNoise | None],
     save: Save,
     observe: Observer | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    nodes = _checks.saved_nodes(save, grid)
-    return tuple(grid.ts[i] for i in nodes), fixed.run(stepper, problem, x, grid, noise_at, frozenset(nodes), observe)
+    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong))
+    return tuple(t for times in saves.values() for t in times), fixed.run(stepper, problem, x, grid, noise_at, saves, observe)
 
 
 def _adapt(

@@ -22,6 +22,7 @@ from .promises import Promises
 
 WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
 _FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
+_SHRINK = 0.9  # the longest that may be tried after a rejection, in units of what was rejected
 _SMALLEST = 1e-12  # of the interval, and 16 roundings of the time itself: a step below that is no step
 
 
@@ -166,7 +167,7 @@ def _advance(
         rows.noise.settle(accept | stepper.redraws)
     tried = torch.minimum(h, remaining)
     factor = control.factor(err, rows.err)
-    grown = tried * torch.where(accept, factor, factor.clamp(max=1.0))
+    grown = tried * torch.where(accept, factor, factor.clamp(max=_SHRINK))
     rows.h = torch.where(accept & landing, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
     rows.t = torch.where(accept, target, rows.t)
     rows.x = torch.where(_like(accept, rows.x), step.x, rows.x)

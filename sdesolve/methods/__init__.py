@@ -81,4 +81,4 @@ def _make(role: str, name: str, known: dict[str, Callable[..., Any]], options: d
     return factory(**options)
 
 
-__all__ = ["METHODS", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]
+__all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]

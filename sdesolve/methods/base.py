@@ -6,7 +6,7 @@ fixed grids, where times are host floats, and per-sample control, where they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -71,6 +71,10 @@ class StepNoise(Protocol):
 
     def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
         """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
+        ...
+
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """The Brownian bridge of the step, W(t) - theta W(t1) with theta = (t - t0)/(t1 - t0), at ``times`` in order."""
         ...
 
 

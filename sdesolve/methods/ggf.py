@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._arrays import Number
 from ..control import Control
-from ..problems import StochasticProblem
+from ..problems import Problem, StochasticProblem
 from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise
 
@@ -39,10 +39,10 @@ class GGF(Adaptive):
     control: ClassVar[type[Control]] = GGFControl
     redraws: ClassVar[bool] = True
 
-    def init(self, problem: StochasticProblem, x: Tensor, t: Number) -> Tensor:
+    def init(self, problem: Problem, x: Tensor, t: Number) -> Tensor:
         return x
 
     def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         step = super().step(problem, x, t0, t1, noise, None)
-        euler = step.x - step.error
+        euler = step.x - step.error  # type: ignore[operator]
         return step._replace(carry=euler, scale=torch.maximum(carry.abs(), euler.abs()))
