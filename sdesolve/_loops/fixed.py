@@ -28,6 +28,8 @@ class Moment(NamedTuple):
 
 Observer = Callable[[Moment], None]
 
+torch.empty(1 << 24, dtype=torch.uint8)  # freed at once, it teaches glibc to keep freed memory: returned to the system after every step, a state costs more than its arithmetic
+
 
 class Outcome(NamedTuple):
     """What a loop hands to ``solve``."""
@@ -53,7 +55,7 @@ def run(
     """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]]."""
     calls = _tally.calls()
     xs = [x] if 0 in saves else []
-    sums = [_row_sum(x)]
+    health = _Health(x, grid)
     carry = stepper.init(problem, x, grid.ts[0])
     for i in range(len(grid)):
         t0, t1, noise = grid.ts[i], grid.ts[i + 1], noise_at(i)
@@ -61,10 +63,10 @@ def run(
         if i + 1 in saves:
             xs += _at(saves[i + 1], problem, x, step.x, t0, t1, noise)
         x, carry = step.x, step.carry
-        sums.append(_row_sum(x))
+        health.look(x, i + 1)
         if observe:
             observe(Moment(i + 1, grid.ts[i + 1], x))
-    codes, failed_at = _health(torch.stack(sums), grid)
+    codes, failed_at = health.verdict(x)
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
 
 
@@ -75,14 +77,24 @@ def _at(times: tuple[float, ...], problem: Any, x0: Tensor, x1: Tensor, t0: floa
     return states + [x1] * (len(times) - len(inner))
 
 
-def _row_sum(x: Tensor) -> Tensor:
-    """A number per row that is finite where the row is: the cheapest witness to keep of every step."""
-    return x.reshape(len(x), -1).sum(1, dtype=torch.float64)  # a float32 or half sum may overflow where the row does not
+class _Health:
+    """The sum of each row at every node: not finite where the row is not, and looked at after the walk alone.
 
+    The sums go into one tensor made beforehand: small tensors kept from step to step settle in the gaps that freed states leave, and
+    split them.
+    """
 
-def _health(sums: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Status codes (B,), and the first time at which a row was not finite (NaN where it always was)."""
-    bad = ~torch.isfinite(sums)  # (N + 1, B)
-    codes = torch.where(bad[-1], int(Status.non_finite), int(Status.ok))
-    ts = torch.tensor(grid.ts, dtype=torch.float64, device=sums.device)
-    return codes, torch.where(bad[-1], ts[bad.int().argmax(0)], torch.nan)
+    def __init__(self, x: Tensor, grid: Grid) -> None:
+        self._grid = grid
+        self._sums = x.new_empty((len(grid.ts), len(x)), dtype=torch.promote_types(x.dtype, torch.float32))
+        self.look(x, 0)
+
+    def look(self, x: Tensor, node: int) -> None:
+        torch.sum(x.detach().reshape(len(x), -1), 1, dtype=self._sums.dtype, out=self._sums[node])
+
+    def verdict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Status codes (B,) by the last state, and the time from which on a row's sums were not finite (NaN for a row that arrived)."""
+        bad = ~torch.isfinite(x).reshape(len(x), -1).all(1)
+        ts = torch.tensor(self._grid.ts, dtype=torch.float64, device=x.device)
+        first = ts[(~torch.isfinite(self._sums)).int().argmax(0)]
+        return torch.where(bad, int(Status.non_finite), int(Status.ok)), torch.where(bad, first, torch.nan)

@@ -67,11 +67,11 @@ class RungeKutta(Stepper):
         h = t1 - t0
         k = [problem.drift(x, t0) if carry is None else carry]
         for i in range(1, len(self.a)):
-            stage = x + _combine(h, self.a[i], k, x)
+            stage = _combine(h, self.a[i], k, x).add_(x)
             k.append(problem.drift(stage, t1 if self.c[i] == 1.0 else t0 + self.c[i] * h))
         if self.first_same_as_last:  # the last stage was evaluated at x1 itself
             return Step(stage, self._error(h, k, x), carry=k[-1])
-        return Step(x + _combine(h, self.b, k, x), self._error(h, k, x))
+        return Step(_combine(h, self.b, k, x).add_(x), self._error(h, k, x))
 
     def _error(self, h: Number, k: list[Tensor], x: Tensor) -> Tensor | None:
         return None if self.e is None else _combine(h, self.e, k, x)
@@ -82,8 +82,8 @@ def _combine(h: Number, weights: tuple[float, ...], k: list[Tensor], x: Tensor) 
     terms = [(w, slope) for w, slope in zip(weights, k, strict=True) if w]
     total = terms[0][0] * terms[0][1]
     for w, slope in terms[1:]:
-        total = total + w * slope
-    return bcast(h, x) * total
+        total += w * slope
+    return total.mul_(bcast(h, x))
 
 
 def _check_order(rk: RungeKutta) -> None:
