@@ -13,12 +13,13 @@ from torch import Tensor
 from . import _checks, _progress, _tally
 from ._checks import AnyProblem
 from ._loops import adaptive, fixed
+from ._loops.dense import Event
 from ._loops.fixed import Moment, Observer, Outcome
 from .control import Control
 from .grids import Grid
 from .methods import Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
+from .problems import SDE, Field, Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -53,6 +54,8 @@ def solve(
     generator: torch.Generator | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     save: Save = None,
+    event: Field | None = None,
+    event_direction: int = 0,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
     denoise: bool = False,
@@ -62,7 +65,7 @@ def solve(
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
 
-    A method with an error estimate (``rk45``, ``bosh3``, ``heun``, ``midpoint``) chooses its steps per sample unless ``steps``,
+    A method with an error estimate (``rk45``, ``tsit5``, ``rodas5p``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid.  An ODE method given a reverse SDE solves its probability
     flow, which has the same marginals.  No gradient is recorded.
 
@@ -79,7 +82,12 @@ def solve(
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
-        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.
+        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.  They are read off the
+            method's continuous extension, whose order is ``facts.dense``, and change no step.
+        event: function of (x, t) as a drift has it that returns (B,): each sample stops where the sign of its number changes, with status
+            "event", ``sol.x`` the state and ``sol.event_time`` the time, just before the change.  For ODEs whose steps are chosen.  Two changes
+            within one step go unseen.
+        event_direction: 1 for changes from - to + alone, -1 for those from + to -, along the interval; 0 for both.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score).
@@ -100,7 +108,7 @@ def solve(
     stepper = _checks.stepper_of(method, options)
     problem = _checks.suited(stepper, problem, name)
     span = _checks.interval_of(problem, interval)
-    _checks.check_state(x, problem)
+    _checks.check_state(x, problem, stepper)
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
     chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise)
@@ -111,13 +119,14 @@ def solve(
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)
+    ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
 
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
         if chosen is not None:
             ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe)
+            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe, ending)
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -130,6 +139,7 @@ def solve(
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
         xs=torch.stack(list(out.xs)) if ts else None,
         stats={**stats, "wall_time": time.perf_counter() - start},
+        event_time=out.event_time,
     )
     _report(solution, throw)
     return solution
@@ -158,17 +168,17 @@ def _adapt(
     save: Save,
     max_steps: int,
     observe: Observer | None,
+    event: Event | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a solve whose steps are chosen per sample."""
     assert control is not None
     ts = _checks.saved_times(save, span)
-    stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
+    later = tuple(t for t in ts if t != span[0])
     calls = _tally.calls()
     _checks.check_rows_apart(problem, x, span)
     checked = _tally.calls() - calls
-    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
-    landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
-    return ts, out._replace(nfe=out.nfe + checked, xs=[landed[t] for t in ts])
+    out = adaptive.run(stepper, problem, x, span, control, later, max_steps, observe, event)
+    return ts, out._replace(nfe=out.nfe + checked, xs=[x] * (len(ts) - len(later)) + [*out.xs])
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:

@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     accepted: int | Tensor
     rejected: int | Tensor
     xs: Sequence[Tensor]
+    event_time: Tensor | None = None
 
 
 def run(

@@ -115,8 +115,11 @@ def _linearised(problem: Problem, x: Tensor, t: Number) -> tuple[Tensor, Tensor,
     directions = torch.eye(size + 1, dtype=x.dtype, device=x.device)
     in_x = directions[:, None, :size].expand(-1, rows, -1).reshape(-1, *x.shape)
     in_t = directions[:, size].to(time).reshape(-1, *(1,) * time.dim()).expand(-1, *time.shape)
-    derivative = vmap(lambda dx, dt: jvp(problem.drift, (x, time), (dx, dt)), out_dims=(None, 0))  # type: ignore[arg-type]
-    slope, columns = derivative(in_x, in_t)
+
+    def along(dx: Tensor, dt: Tensor) -> Any:
+        return jvp(problem.drift, (x, time), (dx, dt))
+
+    slope, columns = vmap(along, out_dims=(None, 0))(in_x, in_t)  # type: ignore[arg-type]
     return slope, columns[:size].reshape(size, rows, size).permute(1, 2, 0), columns[size]
 
 

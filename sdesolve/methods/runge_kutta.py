@@ -134,8 +134,10 @@ def _moved(x: Tensor, h: Number, slope: Tensor) -> Tensor:
 
 
 def between(t0: Number, t1: Number, c: float) -> Number:
-    """t0 + c (t1 - t0), and t1 itself at c = 1."""
-    return t1 if abs(c - 1) < 1e-12 else t0 + c * (t1 - t0)
+    """t0 + c (t1 - t0), and t1 itself at c = 1 (to rounding: a drift need not be defined beyond the end)."""
+    if abs(c - 1) < 1e-12:
+        return t1
+    return torch.lerp(t0, t1, c) if isinstance(t0, Tensor) else t0 + c * (t1 - t0)  # type: ignore[arg-type]
 
 
 @cache
