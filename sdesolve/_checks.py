@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -188,21 +189,27 @@ def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None
         raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
 
 
-def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:
-    """Indices of the nodes to save, in the order of the grid."""
+def saved_on(save: str | Sequence[float] | Tensor | None, grid: Grid, dense: bool) -> Mapping[int, tuple[float, ...]]:
+    """Times to save, by the number of the step that ends at them or, where the method has a ``dense`` output, passes them."""
     if save is None:
-        return ()
+        return {}
     if isinstance(save, str):
         if save != "all":
-            raise ValueError(f'save={save!r}; expected "all" or times of the grid.')
-        return tuple(range(len(grid.ts)))
-    times = _times(save)
-    nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
+            raise ValueError(f'save={save!r}; expected "all" or times.')
+        return {i: (t,) for i, t in enumerate(grid.ts)}
     spacing = abs(grid.ts[-1] - grid.ts[0]) * _SAME
-    for t, i in nearest.items():
-        if abs(grid.ts[i] - t) > spacing:
-            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")
-    return tuple(sorted(set(nearest.values())))
+    sign = 1.0 if grid.ts[-1] > grid.ts[0] else -1.0
+    upwards = [sign * node for node in grid.ts]
+    saved: dict[int, set[float]] = {}
+    for t in _times(save):
+        nearest = min(range(len(upwards)), key=lambda i, t=t: abs(grid.ts[i] - t))  # type: ignore[misc]
+        if abs(grid.ts[nearest] - t) <= spacing:
+            saved.setdefault(nearest, set()).add(grid.ts[nearest])
+        elif dense and upwards[0] < sign * t < upwards[-1]:
+            saved.setdefault(bisect.bisect(upwards, sign * t), set()).add(t)
+        else:
+            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")
+    return {i: tuple(sorted(times, reverse=sign < 0)) for i, times in sorted(saved.items())}
 
 
 def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -82,8 +83,8 @@ def solve(
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
-        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.  They are read off the
-            method's continuous extension, whose order is ``facts.dense``, and change no step.
+        save: "all" for every node of a grid, or times to save: nodes of the grid, and any times where the method has a continuous
+            extension (order ``facts.dense``) to read them off or chooses its steps.
         event: function of (x, t) as a drift has it that returns (B,): each sample stops where the sign of its number changes, with status
             "event", ``sol.x`` the state and ``sol.event_time`` the time, just before the change.  For ODEs whose steps are chosen.  Two changes
             within one step go unseen.
@@ -155,8 +156,8 @@ def _walk(
     observe: Observer | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    nodes = _checks.saved_nodes(save, grid)
-    return tuple(grid.ts[i] for i in nodes), fixed.run(stepper, problem, x, grid, noise_at, frozenset(nodes), observe)
+    saved = _checks.saved_on(save, grid, stepper.facts.dense is not None)
+    return tuple(itertools.chain(*saved.values())), fixed.run(stepper, problem, x, grid, noise_at, saved, observe)
 
 
 def _adapt(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arrays import bcast, time_tensor
+from .._arrays import Number, bcast, time_tensor
 from ..problems import Field
 
 _BISECTIONS = 52  # of a step: to the last bit of theta
@@ -28,11 +28,16 @@ class Piece(NamedTuple):
 
     def at(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """State (N, *event) and time (N,) at theta (N,)."""
-        scale = bcast(theta, self.x)
-        *lower, value = self.coefficients
-        for c in reversed(lower):
-            value = c + scale * value
-        return self.x + scale * value, self.t0 + theta * (self.t1 - self.t0)
+        return value(self.x, self.coefficients, theta), self.t0 + theta * (self.t1 - self.t0)
+
+
+def value(x: Tensor, coefficients: Sequence[Tensor], theta: Number) -> Tensor:
+    """x + c_1 theta + c_2 theta^2 + ..., (B, *event)."""
+    scale = bcast(theta, x)
+    *lower, total = coefficients
+    for c in reversed(lower):
+        total = c + scale * total
+    return x + scale * total
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .. import _tally
 from ..grids import Grid
-from ..methods import StepNoise, Stepper
+from ..methods import Step, StepNoise, Stepper
 from ..solution import Status
+from .dense import value
 
 
 class Moment(NamedTuple):
@@ -47,24 +48,29 @@ def run(
     x: Tensor,
     grid: Grid,
     noise_at: Callable[[int], StepNoise | None],
-    saved: frozenset[int],
+    saved: Mapping[int, Sequence[float]],
     observe: Observer | None,
 ) -> Outcome:
-    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states of the nodes in ``saved``."""
+    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saved[i]``, which lie behind node i - 1 and up to node i."""
     calls = _tally.calls()
     xs = [x] if 0 in saved else []
     sums = [_row_sum(x)]
     carry = stepper.init(problem, x, grid.ts[0])
     for i in range(len(grid)):
         step = stepper.step(problem, x, grid.ts[i], grid.ts[i + 1], noise_at(i), carry)
+        xs += [step.x if t == grid.ts[i + 1] else _inside(stepper, problem, x, grid.ts[i : i + 2], step, t) for t in saved.get(i + 1, ())]
         x, carry = step.x, step.carry
         sums.append(_row_sum(x))
-        if i + 1 in saved:
-            xs.append(x)
         if observe:
             observe(Moment(i + 1, grid.ts[i + 1], x))
     codes, failed_at = _health(torch.stack(sums), grid)
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
+
+
+def _inside(stepper: Stepper, problem: Any, x: Tensor, ends: Sequence[float], step: Step, t: float) -> Tensor:
+    """The state at a time t within a step from x between ``ends``."""
+    t0, t1 = ends
+    return value(x, stepper.interpolant(problem, x, t0, t1, step.stages), (t - t0) / (t1 - t0))
 
 
 def _row_sum(x: Tensor) -> Tensor:
