@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import choice
+from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Stepper, make_method, methods
 from .noise import check_seed
-from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, ReverseSDE
+from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE
 
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
 
@@ -79,7 +80,7 @@ def interval_of(problem: AnyProblem, interval: Interval | None) -> Interval:
     return problem.interval if interval is None else problem.check_interval(interval)
 
 
-def check_state(x: Tensor, problem: AnyProblem) -> None:
+def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
     """A non-empty floating (B, *event), on the device of the network."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}; expected a tensor: torch.as_tensor(x, dtype=torch.float32).")
@@ -87,6 +88,11 @@ def check_state(x: Tensor, problem: AnyProblem) -> None:
         raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype: x.float().")
     if x.dim() == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, *event) with at least one sample and one element.")
+    if stepper.facts.largest is not None and x[0].numel() > stepper.facts.largest:
+        raise ValueError(
+            f"x has {x[0].numel()} numbers a sample, and this method takes at most {stepper.facts.largest}: it factorises a Jacobian of that size "
+            "for each sample and step. Expected an explicit method, as in method='tsit5'."
+        )
     model = problem.score.model if isinstance(problem, ReverseSDE | ProbabilityFlow) else None
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), None)
@@ -176,6 +182,21 @@ def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Cont
         raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
     assert stepper.error_order is not None
     return stepper.control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+
+
+def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, interval: Interval, chosen: bool, denoise: bool) -> Event | None:
+    """The event that ends a row, tried once at the start."""
+    if event is None:
+        return None
+    if not chosen or stepper.facts.dense is None:
+        raise ValueError("event is found between the steps of an ODE method that chooses them; expected method='rk45' or the like, without steps, grid and nfe.")
+    if denoise:
+        raise ValueError("denoise=True is for the last time, and event=... ends samples at times of their own; expected one of them.")
+    if direction not in (-1, 0, 1):
+        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
+    made = Event(event, direction)
+    made.side(x, torch.full((len(x),), interval[0], dtype=torch.float64, device=x.device))
+    return made
 
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:

@@ -146,7 +146,7 @@ class SeededStep:
     def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
         """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
         normal = self.normal(LEVY)
-        return self.increment(t0, t1), bcast(xp(t0).sqrt(abs(t1 - t0) / 12), normal) * normal
+        return self.increment(t0, t1), bcast(xp(t0).sqrt(abs(t1 - t0)), normal) * (normal / math.sqrt(12))
 
     def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
         """W(t) - theta W(t1), theta = (t - t0)/(t1 - t0), at ``times`` in order: the Brownian bridge, which vanishes at both ends."""

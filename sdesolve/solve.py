@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from . import _checks, _progress, _tally
 from ._checks import AnyProblem
 from ._loops import adaptive, fixed
+from ._loops.dense import Event
 from ._loops.fixed import Moment, Observer, Outcome
 from ._loops.promises import Promises
 from .brownian import BrownianPath, PathStep
@@ -20,7 +22,7 @@ from .control import Control
 from .grids import Grid
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
+from .problems import SDE, Field, Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -56,6 +58,8 @@ def solve(
     sample_ids: Tensor | Sequence[int] | None = None,
     noise: str | BrownianPath = "seeded",
     save: Save = None,
+    event: Field | None = None,
+    event_direction: int = 0,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
     denoise: bool = False,
@@ -65,7 +69,7 @@ def solve(
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
 
-    A method with an error estimate (``rk45``, ``bosh3``, ``heun``, ``midpoint``) chooses its steps per sample unless ``steps``,
+    A method with an error estimate (``rk45``, ``tsit5``, ``rodas5p``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid.  An ODE method given a reverse SDE solves its probability
     flow, which has the same marginals.  No gradient is recorded.
 
@@ -84,8 +88,12 @@ def solve(
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
         noise: "seeded", increments named by (seed, id, step), the cheapest; "brownian", one path named by (seed, id) that is the same for
             every number of steps and every method on this interval; or a :class:`BrownianPath` of your own.
-        save: "all" for every node, or times to save: nodes of the grid; any times where steps are chosen, and
-            on a grid for SDE methods that follow a path (between nodes by the Brownian bridge, without a network call).
+        save: "all" for every node of a grid, or times to save: nodes of the grid, and any times where steps are chosen, where the method has a
+            continuous extension (order ``facts.dense``), or where it follows a Brownian path (whose bridge then stands between the nodes).
+        event: function of (x, t) as a drift has it that returns (B,): each sample stops where the sign of its number changes, with status
+            "event", ``sol.x`` the state and ``sol.event_time`` the time, just before the change.  For ODEs whose steps are chosen.  Two changes
+            within one step go unseen.
+        event_direction: 1 for changes from - to + alone, -1 for those from + to -, along the interval; 0 for both.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score).
@@ -106,7 +114,7 @@ def solve(
     stepper = _checks.stepper_of(method, options)
     problem = _checks.suited(stepper, problem, name)
     span = _checks.interval_of(problem, interval)
-    _checks.check_state(x, problem)
+    _checks.check_state(x, problem, stepper)
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
     chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise)
@@ -118,13 +126,14 @@ def solve(
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)
+    ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
 
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
         if chosen is not None:
             ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen, path), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe, _promises(problem, x, seed, ids, path))
+            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe, ending, _promises(problem, x, seed, ids, path))
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -137,6 +146,7 @@ def solve(
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
         xs=torch.stack(list(out.xs)) if ts else None,
         stats={**stats, "wall_time": time.perf_counter() - start},
+        event_time=out.event_time,
     )
     _report(solution, throw)
     return solution
@@ -152,8 +162,8 @@ def _walk(
     observe: Observer | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong))
-    return tuple(t for times in saves.values() for t in times), fixed.run(stepper, problem, x, grid, noise_at, saves, observe)
+    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong) or stepper.facts.dense is not None)
+    return tuple(itertools.chain(*saves.values())), fixed.run(stepper, problem, x, grid, noise_at, saves, observe)
 
 
 def _adapt(
@@ -165,18 +175,18 @@ def _adapt(
     save: Save,
     max_steps: int,
     observe: Observer | None,
+    event: Event | None,
     noise: Promises | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a solve whose steps are chosen per sample."""
     assert control is not None
     ts = _checks.saved_times(save, span)
-    stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
+    later = tuple(t for t in ts if t != span[0])
     calls = _tally.calls()
     _checks.check_rows_apart(problem, x, span)
     checked = _tally.calls() - calls
-    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe, noise)
-    landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
-    return ts, out._replace(nfe=out.nfe + checked, xs=[landed[t] for t in ts])
+    out = adaptive.run(stepper, problem, x, span, control, later, max_steps, observe, event, noise)
+    return ts, out._replace(nfe=out.nfe + checked, xs=[x] * (len(ts) - len(later)) + [*out.xs])
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from .. import _tally
 from ..grids import Grid
-from ..methods import StepNoise, Stepper
+from ..methods import Step, StepNoise, Stepper
 from ..solution import Status
 from .between import between
+from .dense import value
 
 
 class Moment(NamedTuple):
@@ -41,6 +42,7 @@ class Outcome(NamedTuple):
     accepted: int | Tensor
     rejected: int | Tensor
     xs: Sequence[Tensor]
+    event_time: Tensor | None = None
 
 
 def run(
@@ -61,7 +63,7 @@ def run(
         t0, t1, noise = grid.ts[i], grid.ts[i + 1], noise_at(i)
         step = stepper.step(problem, x, t0, t1, noise, carry)
         if i + 1 in saves:
-            xs += _at(saves[i + 1], problem, x, step.x, t0, t1, noise)
+            xs += _inside(stepper, problem, x, step, t0, t1, saves[i + 1], noise)
         x, carry = step.x, step.carry
         health.look(x, i + 1)
         if observe:
@@ -70,11 +72,19 @@ def run(
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
 
 
-def _at(times: tuple[float, ...], problem: Any, x0: Tensor, x1: Tensor, t0: float, t1: float, noise: StepNoise | None) -> list[Tensor]:
+def _inside(
+    stepper: Stepper, problem: Any, x: Tensor, step: Step, t0: float, t1: float, times: tuple[float, ...], noise: StepNoise | None
+) -> list[Tensor]:
     """The states at ``times`` in (t0, t1], of which t1 itself costs nothing."""
-    inner = times[:-1] if times[-1] == t1 else times
-    states = between(problem, x0, x1, t0, t1, inner, noise) if inner and noise else []
-    return states + [x1] * (len(times) - len(inner))
+    inner = tuple(t for t in times if t != t1)
+    if not inner:
+        states = []
+    elif noise:
+        states = between(problem, x, step.x, t0, t1, inner, noise)
+    else:
+        coefficients = stepper.interpolant(problem, x, t0, t1, step.stages)
+        states = [value(x, coefficients, (t - t0) / (t1 - t0)) for t in inner]
+    return states + [step.x] * (len(times) - len(inner))
 
 
 class _Health:

@@ -11,11 +11,13 @@ from ..correctors import CORRECTORS, Corrector
 from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
+from .dop853 import dop853
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
 from .predictor_corrector import PredictorCorrector
-from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45
+from .rosenbrock import rodas5p
+from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
 from .table import MethodRow, MethodTable
 
 
@@ -54,6 +56,9 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "rk4": rk4,
     "bosh3": bosh3,
     "rk45": rk45,
+    "tsit5": tsit5,
+    "dop853": dop853,
+    "rodas5p": rodas5p,
     "ddim": DDIM,
 }
 

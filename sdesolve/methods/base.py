@@ -36,6 +36,10 @@ class Facts(NamedTuple):
     """Readings of a noise that depends on the state that the method integrates."""
     needs: frozenset[str] = frozenset()
     """What the problem must have besides a drift: "score" (a forward process and its score)."""
+    dense: int | None = None
+    """Order of the continuous extension, for values between the nodes; None where there is none."""
+    largest: int | None = None
+    """Most numbers in the state of one sample; None where there is no limit."""
     reference: str = ""
 
     @property
@@ -56,6 +60,8 @@ class Step(NamedTuple):
     """The state without its last noise."""
     scale: Tensor | None = None
     """What the tolerance is relative to, where it is not the larger of the step's two ends."""
+    stages: Sequence[Tensor] = ()
+    """What :meth:`Stepper.interpolant` is made from; the first axis of each is the batch."""
 
 
 class StepNoise(Protocol):
@@ -98,3 +104,7 @@ class Stepper:
     def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: Any, carry: Any) -> Step:
         """From (x, t0) to t1; ``noise`` is a :class:`StepNoise`, or None for a problem without noise."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def interpolant(self, problem: Any, x: Tensor, t0: Number, t1: Number, stages: Sequence[Tensor]) -> Sequence[Tensor]:
+        """c_1, c_2, ... of  x(t0 + theta (t1 - t0)) = x + c_1 theta + c_2 theta^2 + ...  from the ``stages`` of a step from x."""
+        raise NotImplementedError(f"{type(self).__name__} has no continuous extension")
