@@ -166,14 +166,16 @@ def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Cont
 
 def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, interval: Interval, chosen: bool, denoise: bool) -> Event | None:
     """The event that ends a row, tried once at the start."""
+    if direction not in (-1, 0, 1):
+        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
     if event is None:
+        if direction:
+            raise ValueError(f"event_direction={direction} without an event; expected event=function, as in event=lambda x, t: x[:, 0] - 1.")
         return None
     if not chosen or stepper.facts.dense is None:
         raise ValueError("event is found between the steps of an ODE method that chooses them; expected method='rk45' or the like, without steps, grid and nfe.")
     if denoise:
         raise ValueError("denoise=True is for the last time, and event=... ends samples at times of their own; expected one of them.")
-    if direction not in (-1, 0, 1):
-        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
     made = Event(event, direction)
     made.side(x, torch.full((len(x),), interval[0], dtype=torch.float64, device=x.device))
     return made
@@ -205,7 +207,9 @@ def saved_on(save: str | Sequence[float] | Tensor | None, grid: Grid, dense: boo
         nearest = min(range(len(upwards)), key=lambda i, t=t: abs(grid.ts[i] - t))  # type: ignore[misc]
         if abs(grid.ts[nearest] - t) <= spacing:
             saved.setdefault(nearest, set()).add(grid.ts[nearest])
-        elif dense and upwards[0] < sign * t < upwards[-1]:
+        elif not upwards[0] < sign * t < upwards[-1]:
+            raise ValueError(f"save time {t} lies outside the interval {grid.ts[0], grid.ts[-1]}.")
+        elif dense:
             saved.setdefault(bisect.bisect(upwards, sign * t), set()).add(t)
         else:
             raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")

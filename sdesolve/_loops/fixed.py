@@ -58,7 +58,8 @@ def run(
     carry = stepper.init(problem, x, grid.ts[0])
     for i in range(len(grid)):
         step = stepper.step(problem, x, grid.ts[i], grid.ts[i + 1], noise_at(i), carry)
-        xs += [step.x if t == grid.ts[i + 1] else _inside(stepper, problem, x, grid.ts[i : i + 2], step, t) for t in saved.get(i + 1, ())]
+        if i + 1 in saved:
+            xs += _values(stepper, problem, x, grid.ts[i], grid.ts[i + 1], step, saved[i + 1])
         x, carry = step.x, step.carry
         sums.append(_row_sum(x))
         if observe:
@@ -67,10 +68,10 @@ def run(
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
 
 
-def _inside(stepper: Stepper, problem: Any, x: Tensor, ends: Sequence[float], step: Step, t: float) -> Tensor:
-    """The state at a time t within a step from x between ``ends``."""
-    t0, t1 = ends
-    return value(x, stepper.interpolant(problem, x, t0, t1, step.stages), (t - t0) / (t1 - t0))
+def _values(stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, step: Step, times: Sequence[float]) -> list[Tensor]:
+    """The states at ``times`` in (t0, t1] on a step from x."""
+    coefficients = stepper.interpolant(problem, x, t0, t1, step.stages) if set(times) != {t1} else ()
+    return [step.x if t == t1 else value(x, coefficients, (t - t0) / (t1 - t0)) for t in times]
 
 
 def _row_sum(x: Tensor) -> Tensor:
