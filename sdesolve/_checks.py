@@ -186,14 +186,16 @@ def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Cont
 
 def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, interval: Interval, chosen: bool, denoise: bool) -> Event | None:
     """The event that ends a row, tried once at the start."""
+    if direction not in (-1, 0, 1):
+        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
     if event is None:
+        if direction:
+            raise ValueError(f"event_direction={direction} without an event; expected event=function, as in event=lambda x, t: x[:, 0] - 1.")
         return None
     if not chosen or stepper.facts.dense is None:
         raise ValueError("event is found between the steps of an ODE method that chooses them; expected method='rk45' or the like, without steps, grid and nfe.")
     if denoise:
         raise ValueError("denoise=True is for the last time, and event=... ends samples at times of their own; expected one of them.")
-    if direction not in (-1, 0, 1):
-        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
     made = Event(event, direction)
     made.side(x, torch.full((len(x),), interval[0], dtype=torch.float64, device=x.device))
     return made
@@ -225,7 +227,7 @@ def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, betwe
         if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
             saves.setdefault(nearest, []).append(grid.ts[nearest])
         elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
-            raise ValueError(f"save time {t} lies outside the grid, which runs from {grid.ts[0]} to {grid.ts[-1]}.")
+            raise ValueError(f"save time {t} lies outside the interval {grid.ts[0], grid.ts[-1]}.")
         elif not between:
             raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -100,8 +101,8 @@ def test_gaussian_target(name: str, event: tuple[int, ...]) -> None:
 def test_the_published_rule_is_biased_as_its_page_says() -> None:
     process = sd.VPSDE()
     problem = process.reverse(GaussianTarget(process, 0.0, 0.3).score)
-    for tolerance in (0.1, 0.01):
-        sol = sd.solve(problem, process.prior((4000, 1), seed=0), "ggf", rtol=tolerance, atol=tolerance, seed=1)
+    for tolerance in (0.1, 0.03):
+        sol = sd.solve(problem, process.prior((2000, 1), seed=0), "ggf", rtol=tolerance, atol=tolerance, seed=1)
         assert 0.35 < float(sol.x.std()) < 0.39
 
 
@@ -118,15 +119,16 @@ def test_plain_sdes_of_every_kind(noise: str, interval: tuple[float, float]) -> 
         return x[..., None] * matrix if noise == "general" else 0.5 * x
 
     sde = sd.SDE(lambda x, t: -forwards * x, diffusion, noise=noise, calculus="stratonovich", interval=interval)
-    sol = sd.solve(sde, torch.ones(N, 2), "adaptive", rtol=1e-3, atol=1e-3, seed=0)
+    rows = 4000
+    sol = sd.solve(sde, torch.ones(rows, 2), "adaptive", rtol=5e-3, atol=5e-3, seed=0)
     x = sol.x.double()
     if noise == "additive":
         mean, variance = math.exp(-1), 0.25 * (1 - math.exp(-2)) / 2
     else:  # x = exp(-1 + sigma W)
         mean, variance = math.exp(-1 + 0.125), math.exp(-2 + 0.25) * (math.exp(0.25) - 1)
-    assert x.mean(0).tolist() == pytest.approx([mean] * 2, abs=3.2 * math.sqrt(variance / N))
-    assert x.var(0).tolist() == pytest.approx([variance] * 2, rel=0.08)
-    assert float(torch.corrcoef(x.T)[0, 1]) == pytest.approx(0.99 if noise == "scalar" else 0.0, abs=0.03)
+    assert x.mean(0).tolist() == pytest.approx([mean] * 2, abs=3.2 * math.sqrt(variance / rows))
+    assert x.var(0).tolist() == pytest.approx([variance] * 2, rel=0.12)
+    assert float(torch.corrcoef(x.T)[0, 1]) == pytest.approx(0.99 if noise == "scalar" else 0.0, abs=0.05)
 
 
 def test_stiff_and_broken_neighbours_change_nothing() -> None:
@@ -161,12 +163,12 @@ def test_a_step_lands_on_every_revealed_time() -> None:
     sd.solve(process.reverse(GaussianTarget(process).score), torch.ones(1, 1), Spy(), rtol=1e-3, atol=1e-3, seed=4)
     revealed: set[float] = set()
     jumps = 0
-    for (t0, t1, _), (after, _, _) in zip(seen, seen[1:], strict=False):
+    for (t0, t1, _), (after, _, _) in itertools.pairwise(seen):
         if after == t1:  # accepted
             jumps += any(t1 < r < t0 for r in revealed)
         revealed.add(t1)
     assert len(revealed) > 50 and jumps == 0
-    assert any(after != t1 for (_, t1, _), (after, _, _) in zip(seen, seen[1:], strict=False))
+    assert any(after != t1 for (_, t1, _), (after, _, _) in itertools.pairwise(seen))
 
 
 def test_images_and_half_precision() -> None:

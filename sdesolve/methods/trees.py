@@ -74,6 +74,8 @@ def check_order(name: str, order: int, weights: np.ndarray, a: np.ndarray, singl
             known[tree] = np.prod([branch_matrix @ phi(branch) for branch in tree] or [np.ones(len(a))], axis=0)
         return known[tree]
 
+    if weights.ndim > 1:  # as many powers as there are conditions
+        weights = np.pad(weights, ((0, 0), (0, max(0, order - weights.shape[1]))))
     for size in range(1, order + 1):
         power = np.arange(1, weights.shape[1] + 1) == size if weights.ndim > 1 else 1.0
         for tree in trees(size):
