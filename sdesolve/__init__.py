@@ -4,6 +4,8 @@ from . import exam
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
+from .brownian import BrownianPath
+from .control import Control
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
@@ -21,6 +23,8 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "BrownianPath",
+    "Control",
     "Grid",
     "ModelCheck",
     "ModelCheckError",

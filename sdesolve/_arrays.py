@@ -32,6 +32,15 @@ def bcast(coefficient: Number, x: Tensor) -> Number:
     return coefficient.to(x).reshape(-1, *(1,) * (x.dim() - 1))
 
 
+def plus(x: Tensor, coefficient: Number, y: Tensor) -> Tensor:
+    """``x + coefficient y`` for states of one shape, in two passes over them and one new tensor.
+
+    Product and sum are rounded apart: torch's fused ``add(x, y, alpha=c)`` rounds some elements once and others twice,
+    depending on where in the batch they lie.
+    """
+    return (bcast(coefficient, y) * y).add_(x)
+
+
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
     """A time () or (B,) shaped to multiply a state x of shape (B, *event), row by row.
 

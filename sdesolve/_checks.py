@@ -6,20 +6,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ._backends import Backend, make_backend
+from ._errors import choice
+from ._loops.dense import Event
+from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Stepper, make_method, methods
-from .noise import check_seed, sample_ids_of
-from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, ReverseSDE
+from .noise import check_seed
+from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE
 
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
 
 DEFAULT_STEPS = 500
-DEFAULT_TOLERANCE = 1e-5
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
@@ -80,7 +83,7 @@ def interval_of(problem: AnyProblem, interval: Interval | None) -> Interval:
     return problem.interval if interval is None else problem.check_interval(interval)
 
 
-def check_state(x: Tensor, problem: AnyProblem) -> None:
+def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
     """A non-empty floating (B, *event), on the device of the network."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}; expected a tensor: torch.as_tensor(x, dtype=torch.float32).")
@@ -88,6 +91,11 @@ def check_state(x: Tensor, problem: AnyProblem) -> None:
         raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype: x.float().")
     if x.dim() == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, *event) with at least one sample and one element.")
+    if stepper.facts.largest is not None and x[0].numel() > stepper.facts.largest:
+        raise ValueError(
+            f"x has {x[0].numel()} numbers a sample, and this method takes at most {stepper.facts.largest}: it factorises a Jacobian of that size "
+            "for each sample and step. Expected an explicit method, as in method='tsit5'."
+        )
     model = problem.score.model if isinstance(problem, ReverseSDE | ProbabilityFlow) else None
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), None)
@@ -105,11 +113,30 @@ def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     return check_seed(seed)
 
 
-def ids_of(stepper: Stepper, sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
-    """(B,) names of the rows, for a method that draws its noise by name."""
-    if sample_ids is not None and isinstance(stepper, Backend) and stepper.facts.kinds and stepper.error_order is not None:
-        raise ValueError(f"sample_ids were given, but at a tolerance {stepper.method} draws its own noise, which knows no names; leave them out, or give steps.")
-    return sample_ids_of(sample_ids, rows)
+def check_own_noise(stepper: Stepper, sample_ids: object, noise: object) -> None:
+    """That nothing is asked of a noise that another package draws."""
+    if isinstance(stepper, Backend) and stepper.facts.kinds and stepper.error_order is not None and (sample_ids is not None or noise != "seeded"):
+        asked = "sample_ids" if sample_ids is not None else "noise"
+        raise ValueError(f"{asked} was given, but at a tolerance {stepper.method} draws its own noise; leave it out, or give steps.")
+
+
+def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval: Interval, seed: int, ids: Tensor) -> BrownianPath | None:
+    """The Brownian path that drives the solve, or None where each step has increments of its own."""
+    if isinstance(noise, str):
+        if choice("noise", noise, ("seeded", "brownian")) == "seeded":
+            return None
+    elif not isinstance(noise, BrownianPath):
+        raise TypeError(f'noise is a {type(noise).__name__}; expected "seeded", "brownian" or a sdesolve.BrownianPath.')
+    if not isinstance(problem, SDE | ReverseSDE):
+        raise ValueError("noise was given, and there is none in this problem for the method; leave it out.")
+    shape = (len(x), *problem.brownian_event(x))
+    if isinstance(noise, str):
+        return BrownianPath(shape, interval, seed=seed, sample_ids=ids, dtype=x.dtype, device=x.device)
+    if noise.shape != shape:
+        raise ValueError(f"noise is a path of shape {noise.shape}; expected {shape}, the samples and the event of the problem's noise.")
+    if not noise.interval[0] <= min(interval) < max(interval) <= noise.interval[1]:
+        raise ValueError(f"noise is a path on {noise.interval} and the solve runs over {interval}; expected a path that covers it.")
+    return noise.to(x)
 
 
 def positive(name: str, value: object) -> int:
@@ -161,14 +188,31 @@ def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
 
 def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Control:
     """The step controller of a method with an error estimate."""
-    tolerances = [DEFAULT_TOLERANCE if value is None else value for value in (rtol, atol)]
+    tolerances = [stepper.default_tolerance if value is None else value for value in (rtol, atol)]
     for name, value in zip(("rtol", "atol"), tolerances, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
     if sum(tolerances) == 0:
         raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
     assert stepper.error_order is not None
-    return Control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+    return stepper.control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+
+
+def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, interval: Interval, chosen: bool, denoise: bool) -> Event | None:
+    """The event that ends a row, tried once at the start."""
+    if direction not in (-1, 0, 1):
+        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
+    if event is None:
+        if direction:
+            raise ValueError(f"event_direction={direction} without an event; expected event=function, as in event=lambda x, t: x[:, 0] - 1.")
+        return None
+    if not chosen or stepper.facts.dense is None:
+        raise ValueError("event is found between the steps of an ODE method that chooses them; expected method='rk45' or the like, without steps, grid and nfe.")
+    if denoise:
+        raise ValueError("denoise=True is for the last time, and event=... ends samples at times of their own; expected one of them.")
+    made = Event(event, direction)
+    made.side(x, torch.full((len(x),), interval[0], dtype=torch.float64, device=x.device))
+    return made
 
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
@@ -181,21 +225,28 @@ def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None
         raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
 
 
-def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:
-    """Indices of the nodes to save, in the order of the grid."""
+def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:
+    """Times to save by step: those of entry i lie in (ts[i - 1], ts[i]], and that of entry 0 is the start."""
     if save is None:
-        return ()
+        return {}
     if isinstance(save, str):
         if save != "all":
             raise ValueError(f'save={save!r}; expected "all" or times of the grid.')
-        return tuple(range(len(grid.ts)))
-    times = _times(save)
-    nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
-    spacing = abs(grid.ts[-1] - grid.ts[0]) * _SAME
-    for t, i in nearest.items():
-        if abs(grid.ts[i] - t) > spacing:
-            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")
-    return tuple(sorted(set(nearest.values())))
+        return {i: (t,) for i, t in enumerate(grid.ts)}
+    falling = grid.ts[1] < grid.ts[0]
+    nodes = np.array(grid.ts)
+    saves: dict[int, list[float]] = {}
+    for t in sorted(set(_times(save)), reverse=falling):
+        nearest = int(np.abs(nodes - t).argmin())
+        if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
+            saves.setdefault(nearest, []).append(grid.ts[nearest])
+        elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
+            raise ValueError(f"save time {t} lies outside the interval {grid.ts[0], grid.ts[-1]}.")
+        elif not between:
+            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")
+        else:
+            saves.setdefault(int((nodes > t).sum() if falling else (nodes < t).sum()), []).append(t)
+    return {i: tuple(dict.fromkeys(times)) for i, times in saves.items()}
 
 
 def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval) -> tuple[float, ...]:

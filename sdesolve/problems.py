@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _tally
-from ._arrays import Number, bcast, time_tensor
+from ._arrays import Number, bcast, plus, time_tensor
 from ._errors import choice
 from .processes import Process
 from .scores import Score, as_score
@@ -184,7 +184,7 @@ class ReverseSDE(_ScoreProblem):
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         p = self.process
-        return bcast(p.drift_rate_(t), x) * x - bcast(p.diffusion_(t) ** 2, x) * self.score(x, t)
+        return plus(bcast(p.drift_rate_(t), x) * x, -(p.diffusion_(t) ** 2), self.score(x, t))
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         return bcast(self.process.diffusion_(t), x) * dw
@@ -209,7 +209,7 @@ class ProbabilityFlow(_ScoreProblem):
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         p = self.process
-        return bcast(p.drift_rate_(t), x) * x - bcast(0.5 * p.diffusion_(t) ** 2, x) * self.score(x, t)
+        return plus(bcast(p.drift_rate_(t), x) * x, -0.5 * p.diffusion_(t) ** 2, self.score(x, t))
 
 
 def _field(function: Field, x: Tensor, t: Number) -> Tensor:

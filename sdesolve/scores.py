@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _tally
-from ._arrays import Number, bcast, per_row, xp
+from ._arrays import Number, bcast, per_row, plus, xp
 from ._errors import choice
 from .processes import Process
 
@@ -128,7 +128,7 @@ class Score:
         output = self.model_output(x, t)
         on_x, on_output, _ = self.linear(t)
         scaled = output if on_output is None else bcast(on_output, x) * output
-        return scaled if on_x is None else bcast(on_x, x) * x + scaled
+        return scaled if on_x is None else plus(scaled, on_x, x)
 
     def target(self, x: Tensor, eps: Tensor, t: Number) -> Tensor:
         """What the model ought to return at x = alpha x_0 + sigma eps for that eps: the regression target of training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,12 +16,15 @@ from . import _checks, _progress, _tally
 from ._backends import Backend, Task
 from ._checks import AnyProblem
 from ._loops import adaptive, fixed
+from ._loops.dense import Event
 from ._loops.fixed import Moment, Observer, Outcome
+from ._loops.promises import Promises
+from .brownian import BrownianPath, PathStep
 from .control import Control
 from .grids import Grid
-from .methods import Stepper
-from .noise import SeededNormals, SeededStep
-from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
+from .methods import StepNoise, Stepper
+from .noise import SeededNormals, SeededStep, sample_ids_of
+from .problems import SDE, Field, Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -54,7 +58,10 @@ def solve(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
+    noise: str | BrownianPath = "seeded",
     save: Save = None,
+    event: Field | None = None,
+    event_direction: int = 0,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
     denoise: bool = False,
@@ -64,7 +71,7 @@ def solve(
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
 
-    A method with an error estimate (``rk45``, ``bosh3``, ``heun``, ``midpoint``) chooses its steps per sample unless ``steps``,
+    A method with an error estimate (``rk45``, ``tsit5``, ``rodas5p``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid.  An ODE method given a reverse SDE solves its probability
     flow, which has the same marginals.  No gradient is recorded.
 
@@ -81,7 +88,14 @@ def solve(
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
-        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.
+        noise: "seeded", increments named by (seed, id, step), the cheapest; "brownian", one path named by (seed, id) that is the same for
+            every number of steps and every method on this interval; or a :class:`BrownianPath` of your own.
+        save: "all" for every node of a grid, or times to save: nodes of the grid, and any times where steps are chosen, where the method has a
+            continuous extension (order ``facts.dense``), or where it follows a Brownian path (whose bridge then stands between the nodes).
+        event: function of (x, t) as a drift has it that returns (B,): each sample stops where the sign of its number changes, with status
+            "event", ``sol.x`` the state and ``sol.event_time`` the time, just before the change.  For ODEs whose steps are chosen.  Two changes
+            within one step go unseen.
+        event_direction: 1 for changes from - to + alone, -1 for those from + to -, along the interval; 0 for both.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score).
@@ -103,24 +117,27 @@ def solve(
     stepper = _checks.stepper_of(method, options, problem, at_tolerance=rtol is not None or atol is not None)
     problem = _checks.suited(stepper, problem, name)
     span = _checks.interval_of(problem, interval)
-    _checks.check_state(x, problem)
+    _checks.check_state(x, problem, stepper)
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
     chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise)
     if chosen is not None and (rtol is not None or atol is not None):
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     seed = _checks.seed_of(seed, generator)
-    ids = _checks.ids_of(stepper, sample_ids, len(x))
+    _checks.check_own_noise(stepper, sample_ids, noise)
+    ids = sample_ids_of(sample_ids, len(x))
+    path = _checks.path_of(noise, problem, x, span, seed, ids)
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)
+    ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
 
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
         if chosen is not None:
-            ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), save, observe)
+            ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen, path), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, seed, observe)
+            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, seed, observe, ending, _promises(problem, x, seed, ids, path))
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -133,6 +150,7 @@ def solve(
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
         xs=torch.stack(list(out.xs)) if ts else None,
         stats={**stats, "wall_time": time.perf_counter() - start},
+        event_time=out.event_time,
     )
     _report(solution, throw)
     return solution
@@ -143,14 +161,14 @@ def _walk(
     problem: AnyProblem,
     x: Tensor,
     grid: Grid,
-    noise_at: Callable[[int], SeededStep | None],
+    noise_at: Callable[[int], StepNoise | None],
     save: Save,
     observe: Observer | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    nodes = _checks.saved_nodes(save, grid)
+    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong) or stepper.facts.dense is not None)
     run = stepper.walk if isinstance(stepper, Backend) else partial(fixed.run, stepper)
-    return tuple(grid.ts[i] for i in nodes), run(problem, x, grid, noise_at, frozenset(nodes), observe)
+    return tuple(itertools.chain(*saves.values())), run(problem, x, grid, noise_at, saves, observe)
 
 
 def _adapt(
@@ -163,21 +181,22 @@ def _adapt(
     max_steps: int,
     seed: int,
     observe: Observer | None,
+    event: Event | None,
+    noise: Promises | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a solve whose steps are chosen."""
     assert control is not None
     ts = _checks.saved_times(save, span)
-    stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
+    later = tuple(t for t in ts if t != span[0])
     if isinstance(stepper, Backend):
-        out = stepper.adapt(problem, x, Task(span, control, stops, max_steps, seed, observe))
+        out = stepper.adapt(problem, x, Task(span, control, later, max_steps, seed, observe))
     else:
         calls = _tally.calls()
         _checks.check_rows_apart(problem, x, span)
         checked = _tally.calls() - calls
-        out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
+        out = adaptive.run(stepper, problem, x, span, control, later, max_steps, observe, event, noise)
         out = out._replace(nfe=out.nfe + checked)
-    landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
-    return ts, out._replace(xs=[landed[t] for t in ts])
+    return ts, out._replace(xs=[x] * (len(ts) - len(later)) + [*out.xs])
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
@@ -189,12 +208,21 @@ def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
     return out._replace(x=x, nfe=out.nfe + (_tally.calls() - calls), codes=codes, failed_at=torch.where(broken, t, out.failed_at))
 
 
-def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid) -> Callable[[int], SeededStep | None]:
+def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid, path: BrownianPath | None) -> Callable[[int], StepNoise | None]:
     """The noise of each step of a grid; None for a problem without noise."""
     if not isinstance(problem, SDE | ReverseSDE):
         return lambda node: None
     source = SeededNormals(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, nodes=len(grid))
+    if path is not None:
+        return lambda node: PathStep(path, source, node, grid.ts[node], grid.ts[node + 1])
     return lambda node: SeededStep(source, node)
+
+
+def _promises(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, path: BrownianPath | None) -> Promises | None:
+    """The noise of steps that are chosen per sample; None for a problem without noise."""
+    if not isinstance(problem, SDE | ReverseSDE):
+        return None
+    return Promises(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, path=path)
 
 
 def _observer(*observers: Observer | None) -> Observer | None:

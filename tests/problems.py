@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,22 @@ def asymptotic_slope(steps: list[int], errors: list[float]) -> float:
     n = torch.tensor(steps, dtype=torch.float64)
     terms = torch.stack([torch.ones_like(n), -n.log(), 1 / n], 1)
     return float(torch.linalg.lstsq(terms, torch.tensor(errors, dtype=torch.float64).log()[:, None]).solution[1])
+
+
+def observed_order(error: Callable[[int], float], rounding: float = 3e-13) -> float:
+    """The order that ``error``, a function of the number of steps, shows on the four finest grids whose error stands out of rounding.
+
+    So a method of high order is measured on coarse grids, and one of low order on fine ones.
+    """
+    measured = [(n, error(n)) for n in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)]
+    clear = [(n, e) for n, e in measured if e > rounding][-4:]
+    return asymptotic_slope([n for n, _ in clear], [e for _, e in clear])
+
+
+def shows_order(observed: float, declared: int) -> bool:
+    """Whether an observed order is the declared one, to 4 % below and less than one above: some methods of order p have a small
+    constant, and show p + 1 until h is very small."""
+    return 0.96 * declared - 0.1 < observed < declared + 0.9
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_error_follows_tolerance(method: str, interval: tuple[float, float]) -> 
 def test_saved_times(method: str, interval: tuple[float, float]) -> None:
     problem, start, _ = nonlinear_ode(interval)
     times = [0.3, 1.1, 1.9, *interval]
-    solution = sd.solve(problem, start, method, rtol=1e-7, atol=1e-7, save=times)
+    solution = sd.solve(problem, start, method, rtol=1e-6, atol=1e-6, save=times)
     assert solution.ts.tolist() == sorted(times, reverse=interval[1] < interval[0])
     for t, x in zip(solution.ts.tolist(), solution.xs, strict=True):
         exact = nonlinear_ode((interval[0], t))[2] if t != interval[0] else start
@@ -138,8 +138,7 @@ class Replay:
 
     def __call__(self, s0: Tensor, s1: Tensor, return_U: bool = False, return_A: bool = False) -> Any:
         node = round((float(s0) - self.start) / self.length)
-        w = math.sqrt(self.length) * self.noise.normal(node)
-        h = math.sqrt(self.length / 12) * self.noise.normal(node, 1)
+        w, h = SeededStep(self.noise, node).levy(float(s0), float(s1))
         return (w, self.length * (0.5 * w + h)) if return_U else w
 
 
@@ -209,16 +208,19 @@ class Path:
 
 
 class Given:
-    """The noise of one step of length h: W, and H = U/h - W/2 as the normal of slot 1."""
+    """The noise of one step of length h: W, and H = U/h - W/2."""
 
     def __init__(self, w: Tensor, u: Tensor, h: float, other: Tensor) -> None:
-        self.w, self.area, self.other = w, (u / h - 0.5 * w) * math.sqrt(12 / h), other
+        self.w, self.h, self.other = w, u / h - 0.5 * w, other
 
     def increment(self, t0: float, t1: float) -> Tensor:
         return self.w
 
+    def levy(self, t0: float, t1: float) -> tuple[Tensor, Tensor]:
+        return self.w, self.h
+
     def normal(self, slot: int) -> Tensor:
-        return self.area if slot == 1 else self.other
+        return self.other
 
 
 @torch.no_grad()
@@ -226,7 +228,7 @@ def walked(path: Path, problem: sd.SDE, method: str, x: Tensor, n: int) -> Tenso
     """The end of n steps along a path."""
     stepper, (t0, t1), carry = make_backend(method, {}, problem.noise, False), problem.interval, None
     for i, noise in enumerate(path.steps(n)):
-        x, _, carry, _ = stepper.step(problem, x, t0 + (t1 - t0) * i / n, t0 + (t1 - t0) * (i + 1) / n, noise, carry)
+        x, _, carry, *_ = stepper.step(problem, x, t0 + (t1 - t0) * i / n, t0 + (t1 - t0) * (i + 1) / n, noise, carry)
     return x
 
 
@@ -296,6 +298,11 @@ def test_a_seed_is_a_path() -> None:
     whole = sd.solve(problem, x, "torchsde:euler", steps=20, seed=4).x
     assert torch.equal(whole, sd.solve(problem, x, "euler_maruyama", steps=20, seed=4).x)
     assert torch.equal(whole[2:4], sd.solve(problem, x[:2], "torchsde:euler", steps=20, seed=4, sample_ids=[2, 3]).x)
+    for noise in ("seeded", "brownian"):
+        ours, theirs = (sd.solve(problem, x, method, steps=16, seed=4, noise=noise, save=[0.3]) for method in ("euler_maruyama", "torchsde:euler"))
+        assert torch.equal(ours.x, theirs.x) and torch.equal(ours.xs, theirs.xs)
+    srk = [sd.solve(problem, x, "torchsde:srk", steps=n, seed=4, noise="brownian").x for n in (64, 256)]
+    assert torch.allclose(*srk, atol=5e-3)
     for method in SDES[:3]:
         drawn = [sd.solve(problem, x, method, rtol=1e-2, atol=1e-2, seed=seed).x for seed in (4, 4, 5, 2**64 - 1)]
         assert torch.equal(drawn[0], drawn[1])
@@ -526,7 +533,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "steps and a tolerance": (solve("torchsde:euler", PLAIN_SDE, steps=10, rtol=1e-3), "expected no steps, grid or nfe"),
     "tolerance on a grid": (solve("torchdiffeq:rk4", rtol=1e-3), "walks a grid here"),
     "tolerances of 0": (solve("torchdiffeq:dopri5", rtol=0, atol=0), "no step would ever be accepted"),
-    "names for unnamed noise": (solve("torchsde:euler", PLAIN_SDE, rtol=1e-3, sample_ids=[0, 1]), "draws its own noise, which knows no names"),
+    "names for unnamed noise": (solve("torchsde:euler", PLAIN_SDE, rtol=1e-3, sample_ids=[0, 1]), "sample_ids was given, but at a tolerance torchsde:euler draws its own noise"),
+    "path for unnamed noise": (solve("torchsde:euler", PLAIN_SDE, rtol=1e-3, noise="brownian"), "noise was given, but at a tolerance"),
+    "event": (solve("scipy:RK45", event=lambda x, t: x[:, 0]), "event is found between the steps"),
     "save all where steps are chosen": (solve("scipy:RK45", save="all"), "expected times"),
     "denoise without a score": (solve("scipy:RK45", denoise=True), "denoise=True needs a score"),
     "half precision": (solve("torchdiffeq:rk4", x=torch.ones(2, 3).half()), "expected float32 or float64: x.float"),

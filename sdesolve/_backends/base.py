@@ -26,12 +26,17 @@ class Task(NamedTuple):
 
     interval: Interval
     control: Control
-    stops: tuple[float, ...]
-    """The times whose states are wanted, in their order; the last is the end of the interval."""
+    save: tuple[float, ...]
+    """The times whose states are wanted, in their order, without the first of the interval."""
     max_steps: int
     seed: int
     """Names the noise where there is one."""
     observe: Observer | None
+
+    @property
+    def stops(self) -> tuple[float, ...]:
+        """The times to save, and the end of the interval."""
+        return tuple(dict.fromkeys((*self.save, self.interval[1])))
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,11 @@ class Backend(Stepper):
         x: Tensor,
         grid: Grid,
         noise_at: Callable[[int], StepNoise | None],
-        saved: frozenset[int],
+        saves: Mapping[int, tuple[float, ...]],
         observe: Observer | None,
     ) -> Outcome:
         """Step along ``grid``; the arguments are those of the fixed loop, which is what runs a method that has a ``step``."""
-        return fixed.run(self, problem, x, grid, noise_at, saved, observe)
+        return fixed.run(self, problem, x, grid, noise_at, saves, observe)
 
     def adapt(self, problem: Any, x: Tensor, task: Task) -> Outcome:
         """Integrate at a tolerance."""
@@ -150,7 +155,7 @@ class Course:
             failed_at=failed_at,
             accepted=self.accepted,
             rejected=self.tries - self.accepted,
-            xs=[self.among(state, torch.full_like(whole, torch.nan)) for state in xs],
+            xs=[self.among(state, torch.full_like(whole, torch.nan)) for state in xs[: len(self._task.save)]],
         )
 
 

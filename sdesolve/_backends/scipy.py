@@ -78,7 +78,7 @@ class SciPy(Backend):
                 codes[i] = stop.status
             nfe[i] = _tally.calls() - calls
         nfe, accepted, codes, t = (value.to(x.device) for value in (nfe, accepted, codes, t))
-        return Outcome(x, nfe, codes, torch.where(codes == Status.ok, torch.nan, t), accepted, None, list(xs))
+        return Outcome(x, nfe, codes, torch.where(codes == Status.ok, torch.nan, t), accepted, None, list(xs[: len(task.save)]))
 
 
 def _steps(make: Callable[..., Any], slope: _Slope, max_steps: int) -> Iterator[Any]:

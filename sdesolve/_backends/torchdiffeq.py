@@ -66,7 +66,7 @@ class TorchDiffEq(Backend):
         x: Tensor,
         grid: Grid,
         noise_at: Callable[[int], StepNoise | None],
-        saved: frozenset[int],
+        saves: Mapping[int, tuple[float, ...]],
         observe: Observer | None,
     ) -> Outcome:
         import torchdiffeq
@@ -82,7 +82,7 @@ class TorchDiffEq(Backend):
                 observe(Moment(len(finite), grid.ts[len(finite)], y))
             finite.append(finite_rows(y))
 
-        nodes = sorted({0, *saved, len(grid)})
+        nodes = sorted({0, *saves, len(grid)})
         calls = _tally.calls()
         drift = _Drift(problem.drift, (grid.ts[0], grid.ts[-1]), step)
         options = {**self.options, "grid_constructor": lambda function, y, t: ts}
@@ -91,7 +91,7 @@ class TorchDiffEq(Backend):
         bad = ~torch.stack(finite)
         codes = torch.where(bad[-1], int(Status.non_finite), int(Status.ok))
         failed_at = torch.where(bad[-1], ts[bad.int().argmax(0)], torch.nan)
-        xs = [state for node, state in zip(nodes, states, strict=True) if node in saved]
+        xs = [state for node, state in zip(nodes, states, strict=True) if node in saves]
         return Outcome(states[-1], _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
 
     def adapt(self, problem: Problem, x: Tensor, task: Task) -> Outcome:

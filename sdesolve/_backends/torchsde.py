@@ -158,23 +158,19 @@ class _Path:
 
     def __call__(self, s0: Tensor, s1: Tensor, return_U: bool = False, return_A: bool = False) -> Any:
         """W over the step; U, the integral of W over it; A, its Levy area in Foster's approximation, which only general noise asks about."""
-        w = self._noise.increment(self._t0, self._t1).reshape(self.shape)
         if not (return_U or return_A):
-            return w
+            return self._noise.increment(self._t0, self._t1).reshape(self.shape)
         length = abs(self._t1 - self._t0)
-        h = math.sqrt(length / 12) * self._normal(slot=1)
+        w, h = (value.reshape(self.shape) for value in self._noise.levy(self._t0, self._t1))
         return (w, length * (0.5 * w + h)) if return_U else (w, None if self._commutes else self._area(w, h, length))
 
     def _area(self, w: Tensor, h: Tensor, length: float) -> Tensor:
         from torchsde._brownian.brownian_interval import _davie_foster_approximation as approximation
 
         def normals() -> Tensor:
-            return torch.stack([self._normal(slot=2 + k) for k in range(w.shape[1])], -1)
+            return torch.stack([self._noise.normal(slot=1 + k).reshape(self.shape) for k in range(w.shape[1])], -1)
 
         return approximation(w, h, length, self.levy_area_approximation, normals)
-
-    def _normal(self, slot: int) -> Tensor:
-        return self._noise.normal(slot).reshape(self.shape)
 
 
 def _reported(step: Any, course: Course, sign: float) -> Any:

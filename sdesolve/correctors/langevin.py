@@ -21,7 +21,7 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from .._arrays import Number, bcast, xp
+from .._arrays import Number, plus, xp
 from .._errors import choice
 from ..problems import ScoreProblem
 
@@ -60,7 +60,7 @@ class Langevin:
     def correct(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:
         score = problem.score(x, t)
         e = 2 * (self.snr * self._score_radius(problem, t, score, normal)) ** 2
-        return x + bcast(e, x) * score + bcast(xp(e).sqrt(2 * e), x) * normal
+        return plus(plus(x, e, score), xp(e).sqrt(2 * e), normal)
 
     def _score_radius(self, problem: ScoreProblem, t: Number, score: Tensor, normal: Tensor) -> Number:
         """|z| / |score|, in the sense of ``norm``."""

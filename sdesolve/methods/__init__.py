@@ -8,12 +8,16 @@ from typing import Any
 
 from .._errors import choice
 from ..correctors import CORRECTORS, Corrector
+from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
+from .dop853 import dop853
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
+from .ggf import GGF
 from .predictor_corrector import PredictorCorrector
-from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45
+from .rosenbrock import rodas5p
+from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
 from .table import MethodRow, MethodTable
 
 
@@ -40,6 +44,8 @@ def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> Pre
 
 METHODS: dict[str, Callable[..., Stepper]] = {
     "euler_maruyama": EulerMaruyama,
+    "adaptive": Adaptive,
+    "ggf": GGF,
     "reverse_diffusion": ReverseDiffusion,
     "ancestral": Ancestral,
     "pc": pc,
@@ -50,6 +56,9 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "rk4": rk4,
     "bosh3": bosh3,
     "rk45": rk45,
+    "tsit5": tsit5,
+    "dop853": dop853,
+    "rodas5p": rodas5p,
     "ddim": DDIM,
 }
 
@@ -77,4 +86,4 @@ def _make(role: str, name: str, known: dict[str, Callable[..., Any]], options: d
     return factory(**options)
 
 
-__all__ = ["METHODS", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]
+__all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]
