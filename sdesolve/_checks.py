@@ -15,7 +15,7 @@ from ._errors import choice
 from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, make_grid
+from .grids import Grid, make_grid, times_of
 from .methods import Stepper, make_method, methods
 from .noise import check_seed
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE
@@ -23,6 +23,7 @@ from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, 
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
 
 DEFAULT_STEPS = 500
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
@@ -87,8 +88,12 @@ def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
     """A non-empty floating (B, *event), on the device of the network."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}; expected a tensor: torch.as_tensor(x, dtype=torch.float32).")
-    if not x.is_floating_point():
+    if x.dtype not in _DTYPES:
         raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype: x.float().")
+    if x.layout != torch.strided:
+        raise TypeError(f"x has the layout {x.layout}; expected a dense tensor: x.to_dense().")
+    if x.device.type == "meta":
+        raise ValueError("x is on meta, where a tensor holds no numbers; expected one that does: torch.ones_like(x, device='cpu').")
     if x.dim() == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, *event) with at least one sample and one element.")
     if stepper.facts.largest is not None and x[0].numel() > stepper.facts.largest:
@@ -103,8 +108,16 @@ def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
             raise ValueError(f"x is on {x.device} and the network on {parameter.device}; expected one device: x.to({str(parameter.device)!r}).")
 
 
+def check_times(x: Tensor, interval: Interval) -> None:
+    """That x's dtype, in which a drift is told the time, holds the interval's ends."""
+    if max(abs(t) for t in interval) > torch.finfo(x.dtype).max:
+        raise ValueError(f"interval={interval} has times that {x.dtype} cannot hold; expected a state that can: x.double().")
+
+
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     """A given seed, or one drawn from ``generator`` or torch's global generator."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator is a {type(generator).__name__}; expected torch.Generator().manual_seed(0), or seed=0 instead.")
     if seed is None:
         device = generator.device if generator is not None else "cpu"
         return int(torch.randint(2**62, (), generator=generator, device=device))
@@ -264,7 +277,7 @@ def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval)
 
 
 def _times(save: Sequence[float] | Tensor) -> list[float]:
-    times: list[float] = torch.as_tensor(save, dtype=torch.float64).reshape(-1).tolist()
-    if not times or not all(math.isfinite(t) for t in times):
+    wanted = times_of("save", save)
+    if not wanted or not all(math.isfinite(t) for t in wanted):
         raise ValueError(f"save={save!r}; expected finite times.")
-    return times
+    return wanted

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+CHANGED = "changed its x in place, which is the solver's state; expected a new tensor: begin with x = x.clone()."
+
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:
     """``value`` if it is one of ``known``; otherwise a ValueError that lists them and suggests the nearest."""

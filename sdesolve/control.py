@@ -43,8 +43,8 @@ class Control:
         return row_mean((value / self.tolerance(largest)).square()).double().sqrt()
 
     def tolerance(self, scale: Tensor) -> Tensor:
-        """The error that is tolerated where the state is as large as ``scale``."""
-        return self.atol + self.rtol * scale
+        """The error that is tolerated where the state is as large as ``scale``; not 0, or no error at all would be 0/0 there."""
+        return max(self.atol, torch.finfo(scale.dtype).tiny) + self.rtol * scale
 
     def factor(self, err: Tensor, previous: Tensor) -> Tensor:
         """(B,) by what to multiply the step after a try with the error ``err``, the try before having had ``previous``."""

@@ -25,6 +25,7 @@ from ._arrays import Number, bcast, xp
 from ._philox import philox
 
 _WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _LARGEST_GAP = 8  # ids skipped within one call
 _CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay Python's overhead at every node
 
@@ -168,8 +169,11 @@ def check_seed(seed: object) -> int:
 
 def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
     """(B,) names of the rows; default 0..B-1."""
-    ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
-    if ids.shape != (rows,) or ids.is_floating_point() or ids.is_complex() or bool((ids < 0).any()):
+    try:
+        ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"sample_ids={sample_ids!r}; expected {rows} integers, 0 <= id < 2**63, one a row: range({rows}).") from None
+    if ids.shape != (rows,) or ids.dtype not in _SIGNED or bool((ids < 0).any()):
         raise ValueError(f"sample_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected {rows} integers >= 0, one a row: range({rows}).")
     return ids
 

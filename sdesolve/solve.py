@@ -118,6 +118,9 @@ def solve(
     problem = _checks.suited(stepper, problem, name)
     span = _checks.interval_of(problem, interval)
     _checks.check_state(x, problem, stepper)
+    _checks.check_times(x, span)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
     chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise)
