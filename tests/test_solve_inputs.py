@@ -128,7 +128,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "sample_ids floats": (solve(sample_ids=[0.0, 1.0]), "expected 2 integers >= 0"),
     # output
     "save unknown": (solve(save="everything"), 'expected "all" or times'),
-    "save off the grid": (solve(steps=2, save=[0.7]), "save time 0.7 is not a node of the grid; the nearest is 0.5005"),
+    "save off the grid": (solve(method="pc", steps=2, save=[0.7]), "save time 0.7 is not a node of the grid; the nearest is 0.5005"),
     "save all where steps are chosen": (solve(method="rk45", save="all"), "every sample chooses its own steps"),
     "save outside the interval": (solve(method="rk45", save=[1.5]), "lies outside the interval"),
     "save NaN": (solve(method="rk45", save=[NAN]), "expected finite times"),
