@@ -3,6 +3,8 @@
 from . import exam
 from ._arrays import expand_time
 from ._loops.fixed import Moment
+from .brownian import BrownianPath
+from .control import Control
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
@@ -20,6 +22,8 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "BrownianPath",
+    "Control",
     "Grid",
     "ModelCheck",
     "ModelCheckError",

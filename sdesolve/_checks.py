@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._errors import choice
+from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Stepper, make_method, methods
@@ -18,7 +21,6 @@ from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, Reverse
 AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
 
 DEFAULT_STEPS = 500
-DEFAULT_TOLERANCE = 1e-5
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
@@ -102,6 +104,25 @@ def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     return check_seed(seed)
 
 
+def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval: Interval, seed: int, ids: Tensor) -> BrownianPath | None:
+    """The Brownian path that drives the solve, or None where each step has increments of its own."""
+    if isinstance(noise, str):
+        if choice("noise", noise, ("seeded", "brownian")) == "seeded":
+            return None
+    elif not isinstance(noise, BrownianPath):
+        raise TypeError(f'noise is a {type(noise).__name__}; expected "seeded", "brownian" or a sdesolve.BrownianPath.')
+    if not isinstance(problem, SDE | ReverseSDE):
+        raise ValueError("noise was given, and there is none in this problem for the method; leave it out.")
+    shape = (len(x), *problem.brownian_event(x))
+    if isinstance(noise, str):
+        return BrownianPath(shape, interval, seed=seed, sample_ids=ids, dtype=x.dtype, device=x.device)
+    if noise.shape != shape:
+        raise ValueError(f"noise is a path of shape {noise.shape}; expected {shape}, the samples and the event of the problem's noise.")
+    if not noise.interval[0] <= min(interval) < max(interval) <= noise.interval[1]:
+        raise ValueError(f"noise is a path on {noise.interval} and the solve runs over {interval}; expected a path that covers it.")
+    return noise.to(x)
+
+
 def positive(name: str, value: object) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -147,14 +168,14 @@ def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
 
 def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Control:
     """The step controller of a method with an error estimate."""
-    tolerances = [DEFAULT_TOLERANCE if value is None else value for value in (rtol, atol)]
+    tolerances = [stepper.default_tolerance if value is None else value for value in (rtol, atol)]
     for name, value in zip(("rtol", "atol"), tolerances, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
     if sum(tolerances) == 0:
         raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
     assert stepper.error_order is not None
-    return Control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+    return stepper.control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
 
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
@@ -167,21 +188,28 @@ def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None
         raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
 
 
-def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:
-    """Indices of the nodes to save, in the order of the grid."""
+def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:
+    """Times to save by step: those of entry i lie in (ts[i - 1], ts[i]], and that of entry 0 is the start."""
     if save is None:
-        return ()
+        return {}
     if isinstance(save, str):
         if save != "all":
             raise ValueError(f'save={save!r}; expected "all" or times of the grid.')
-        return tuple(range(len(grid.ts)))
-    times = _times(save)
-    nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
-    spacing = abs(grid.ts[-1] - grid.ts[0]) * _SAME
-    for t, i in nearest.items():
-        if abs(grid.ts[i] - t) > spacing:
-            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")
-    return tuple(sorted(set(nearest.values())))
+        return {i: (t,) for i, t in enumerate(grid.ts)}
+    falling = grid.ts[1] < grid.ts[0]
+    nodes = np.array(grid.ts)
+    saves: dict[int, list[float]] = {}
+    for t in sorted(set(_times(save)), reverse=falling):
+        nearest = int(np.abs(nodes - t).argmin())
+        if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
+            saves.setdefault(nearest, []).append(grid.ts[nearest])
+        elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
+            raise ValueError(f"save time {t} lies outside the grid, which runs from {grid.ts[0]} to {grid.ts[-1]}.")
+        elif not between:
+            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")
+        else:
+            saves.setdefault(int((nodes > t).sum() if falling else (nodes < t).sum()), []).append(t)
+    return {i: tuple(dict.fromkeys(times)) for i, times in saves.items()}
 
 
 def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval) -> tuple[float, ...]:

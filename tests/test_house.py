@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
     {"_arrays", "_errors", "_tally"},
-    {"noise"},
+    {"noise", "_philox", "brownian"},
     {"processes", "grids", "solution", "control"},
     {"problems", "scores", "methods", "correctors"},
     {"_loops"},

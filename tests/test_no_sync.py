@@ -37,14 +37,14 @@ def test_fixed_loop_has_no_host_read(method: str, process: sd.Process) -> None:
     grid = uniform(None, *problem.interval, 5)
     source = SeededNormals(0, range(4), (3,), dtype=x.dtype, device=x.device, nodes=5)
     with NoReads():
-        out = fixed.run(stepper, target, x, grid, lambda node: SeededStep(source, node), frozenset({2}), None)
+        out = fixed.run(stepper, target, x, grid, lambda node: SeededStep(source, node), {2: (grid.ts[2],)}, None)
     assert out.x.shape == x.shape
 
 
 def test_the_guard_sees_a_read() -> None:
     problem = sd.ODE(lambda x, t: -x * float(x.abs().max() > -1))
     with NoReads(), pytest.raises(AssertionError, match="host read"):
-        fixed.run(make_method("euler"), problem, torch.ones(2, 2), uniform(None, 0.0, 1.0, 3), lambda node: None, frozenset(), None)
+        fixed.run(make_method("euler"), problem, torch.ones(2, 2), uniform(None, 0.0, 1.0, 3), lambda node: None, {}, None)
 
 
 def test_adaptive_loop_reads_a_bounded_number_of_times_a_step() -> None:

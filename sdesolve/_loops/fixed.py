@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from .. import _tally
 from ..grids import Grid
 from ..methods import StepNoise, Stepper
 from ..solution import Status
+from .between import between
 
 
 class Moment(NamedTuple):
@@ -48,24 +49,32 @@ def run(
     x: Tensor,
     grid: Grid,
     noise_at: Callable[[int], StepNoise | None],
-    saved: frozenset[int],
+    saves: Mapping[int, tuple[float, ...]],
     observe: Observer | None,
 ) -> Outcome:
-    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states of the nodes in ``saved``."""
+    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]]."""
     calls = _tally.calls()
-    xs = [x] if 0 in saved else []
+    xs = [x] if 0 in saves else []
     health = _Health(x, grid)
     carry = stepper.init(problem, x, grid.ts[0])
     for i in range(len(grid)):
-        step = stepper.step(problem, x, grid.ts[i], grid.ts[i + 1], noise_at(i), carry)
+        t0, t1, noise = grid.ts[i], grid.ts[i + 1], noise_at(i)
+        step = stepper.step(problem, x, t0, t1, noise, carry)
+        if i + 1 in saves:
+            xs += _at(saves[i + 1], problem, x, step.x, t0, t1, noise)
         x, carry = step.x, step.carry
         health.look(x, i + 1)
-        if i + 1 in saved:
-            xs.append(x)
         if observe:
             observe(Moment(i + 1, grid.ts[i + 1], x))
     codes, failed_at = health.verdict(x)
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
+
+
+def _at(times: tuple[float, ...], problem: Any, x0: Tensor, x1: Tensor, t0: float, t1: float, noise: StepNoise | None) -> list[Tensor]:
+    """The states at ``times`` in (t0, t1], of which t1 itself costs nothing."""
+    inner = times[:-1] if times[-1] == t1 else times
+    states = between(problem, x0, x1, t0, t1, inner, noise) if inner and noise else []
+    return states + [x1] * (len(times) - len(inner))
 
 
 class _Health:

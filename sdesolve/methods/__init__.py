@@ -8,10 +8,12 @@ from typing import Any
 
 from .._errors import choice
 from ..correctors import CORRECTORS, Corrector
+from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
+from .ggf import GGF
 from .predictor_corrector import PredictorCorrector
 from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45
 from .table import MethodRow, MethodTable
@@ -40,6 +42,8 @@ def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> Pre
 
 METHODS: dict[str, Callable[..., Stepper]] = {
     "euler_maruyama": EulerMaruyama,
+    "adaptive": Adaptive,
+    "ggf": GGF,
     "reverse_diffusion": ReverseDiffusion,
     "ancestral": Ancestral,
     "pc": pc,
@@ -77,4 +81,4 @@ def _make(role: str, name: str, known: dict[str, Callable[..., Any]], options: d
     return factory(**options)
 
 
-__all__ = ["METHODS", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]
+__all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]

@@ -6,13 +6,14 @@ fixed grids, where times are host floats, and per-sample control, where they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
 from .._arrays import Number
+from ..control import Control
 from ..problems import Problem
 
 NONE: Mapping[str, float] = MappingProxyType({})
@@ -53,6 +54,8 @@ class Step(NamedTuple):
     """What the next step wants back: None, or a tensor whose first axis is the batch."""
     mean: Tensor | None = None
     """The state without its last noise."""
+    scale: Tensor | None = None
+    """What the tolerance is relative to, where it is not the larger of the step's two ends."""
 
 
 class StepNoise(Protocol):
@@ -66,13 +69,27 @@ class StepNoise(Protocol):
         """The Brownian increment over the step, N(0, |t1 - t0|)."""
         ...
 
+    def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
+        """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
+        ...
+
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """The Brownian bridge of the step, W(t) - theta W(t1) with theta = (t - t0)/(t1 - t0), at ``times`` in order."""
+        ...
+
 
 class Stepper:
     """Base of every method: a frozen dataclass of its options, with ``facts`` and ``step``."""
 
     facts: ClassVar[Facts]
-    error_order: ClassVar[int | None] = None
+    error_order: ClassVar[float | None] = None
     """p where the local error estimate falls as h^p; None where there is no estimate."""
+    default_tolerance: ClassVar[float] = 1e-5
+    """rtol and atol where none are given."""
+    control: ClassVar[type[Control]] = Control
+    """What makes the next step's length out of the estimates."""
+    redraws: ClassVar[bool] = False
+    """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
     def init(self, problem: Problem, x: Tensor, t: Number) -> Any:
         """The first step's carry."""
