@@ -36,7 +36,7 @@ class Grid:
         for i, t in enumerate(self.ts):
             if not math.isfinite(t):
                 raise ValueError(f"grid[{i}] = {t} is not finite.")
-            if i and (t - self.ts[i - 1]) * (self.ts[1] - self.ts[0]) <= 0:
+            if i and (t == self.ts[i - 1] or (t > self.ts[i - 1]) != (self.ts[1] > self.ts[0])):
                 raise ValueError(f"grid[{i}] = {t} does not go on from grid[{i - 1}] = {self.ts[i - 1]}; expected strictly falling or strictly rising times.")
 
     @classmethod

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -26,6 +27,7 @@ def untouched(x: Tensor, t: Tensor) -> Tensor:
 
 
 REVERSE, FLOW = VP.reverse(untouched), VP.probability_flow(untouched)
+FLOW_OF_A_GAUSSIAN = VP.probability_flow(lambda x, t: -x / (0.09 * VP.alpha(t).square() + VP.sigma(t).square()).to(x)[:, None])
 PLAIN_ODE = sd.ODE(untouched)
 PLAIN_SDE = sd.SDE(untouched, untouched)
 STRATONOVICH = sd.SDE(untouched, untouched, calculus="stratonovich")
@@ -93,7 +95,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "ODE method on an SDE": (solve(problem=PLAIN_SDE, method="rk4"), "Methods for it: euler_maruyama"),
     "score method on an SDE": (solve(problem=PLAIN_SDE, method="pc"), "needs a score"),
     "score method on an ODE": (solve(problem=PLAIN_ODE, method="ddim"), "needs a score"),
-    "Ito method on a Stratonovich SDE": (solve(problem=STRATONOVICH), "the problem has 'stratonovich'. Methods for it: none yet"),
+    "Ito method on a Stratonovich SDE": (solve(problem=STRATONOVICH), "the problem has 'stratonovich'. Methods for it: "),
     # the grid
     "steps zero": (solve(steps=0), "steps=0; expected an integer >= 1"),
     "steps negative": (solve(steps=-5), "steps=-5; expected an integer >= 1"),
@@ -116,7 +118,10 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "rtol NaN": (solve(method="rk45", rtol=NAN), "expected a finite number >= 0"),
     "rtol infinite": (solve(method="rk45", rtol=INF), "expected a finite number >= 0"),
     "atol negative": (solve(method="rk45", atol=-1.0), "expected a finite number >= 0"),
-    "both tolerances 0": (solve(method="rk45", rtol=0, atol=0), "no step would ever be accepted"),
+    "both tolerances 0": (solve(method="rk45", rtol=0, atol=0), "rtol=0 and atol=0 are below one rounding of torch.float32"),
+    "tolerances below float32": (solve(method="rk45", rtol=1e-10, atol=1e-9), r"below one rounding of torch.float32, 1.2e-07: .* x.double\(\), or .* rtol=1.3e-07"),
+    "tolerances below bfloat16": (solve(x=X.bfloat16(), method="bosh3", rtol=1e-3, atol=0), "below one rounding of torch.bfloat16, 0.0078: .* rtol=8.2e-03"),
+    "tolerances below float64": (solve(x=X.double(), method="heun", rtol=1e-17, atol=0.0), "below one rounding of torch.float64, 2.2e-16: .* Expected one of them above that"),
     "max_steps zero": (solve(method="rk45", max_steps=0), "max_steps=0; expected an integer >= 1"),
     # noise
     "seed negative": (solve(seed=-1), "expected an integer, 0 <= seed"),
@@ -177,7 +182,7 @@ HARD: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
 def test_hard_problems_end_with_a_status(name: str, method: str) -> None:
     drift, expected = HARD[name]
     with pytest.warns(sd.SolveWarning):
-        solution = sd.solve(sd.ODE(drift, (0.0, 2.0)), torch.ones(2, 1), method, max_steps=2000)
+        solution = sd.solve(sd.ODE(drift, (0.0, 2.0)), torch.ones(2, 1), method, rtol=1e-5, atol=1e-5, max_steps=2000)
     assert set(solution.status) <= {expected, "max_steps", "min_step"}
     assert not solution.ok().any()
     assert (solution.failed_at >= 0).all() and (solution.failed_at <= 2).all()
@@ -209,10 +214,49 @@ def test_anything_gives_an_error_or_an_honest_status(steps: int, t0: float, t1: 
     except ValueError:
         return
     x = torch.tensor([[1.0], [0.0], [-3.0]], dtype=dtype)
-    for keywords in ({"steps": steps}, {"max_steps": 50, "rtol": 1e-3, "atol": 1e-3}):
+    for keywords in ({"steps": steps}, {"max_steps": 50, "rtol": 1e-2, "atol": 1e-2}, {"max_steps": 50}):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             solution = sd.solve(problem, x, "bosh3", **keywords)
         assert solution.x.dtype == dtype
         assert torch.isfinite(solution.x[solution.ok()]).all()
         assert bool(solution.ok().all()) == (not any(w.category is sd.SolveWarning for w in caught))
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.uint8, torch.tensor])
+def test_integers_and_numbers_of_numpy_and_torch(whole: Callable[[int], Any]) -> None:
+    """They count, name and measure as Python's do."""
+    score = sd.as_score(lambda x, t: -x, VP, predicts="epsilon", time=whole(100))
+    problem, real = VP.reverse(score), np.float32
+    ours = sd.solve(problem, X, "pc", steps=whole(3), seed=whole(7), corrector_steps=whole(2), snr=real(0.125), sample_ids=[whole(3), whole(4)]).x
+    plain = VP.reverse(sd.as_score(lambda x, t: -x, VP, predicts="epsilon", time=100))
+    assert torch.equal(ours, sd.solve(plain, X, "pc", steps=3, seed=7, corrector_steps=2, snr=0.125, sample_ids=[3, 4]).x)
+    assert sd.solve(problem, X, "ddim", nfe=whole(5)).nfe == 5
+    adaptive = sd.solve(problem, X, "rk45", rtol=real(2**-10), atol=real(2**-10), max_steps=whole(200), interval=(real(1), real(0.5)))
+    assert torch.equal(adaptive.x, sd.solve(plain, X, "rk45", rtol=2**-10, atol=2**-10, interval=(1.0, 0.5)).x)
+    assert torch.equal(VP.prior((whole(2), 3), seed=whole(5)), VP.prior((2, 3), seed=5))
+
+
+def test_default_steps() -> None:
+    """500 steps of the grid for what is not made for a tolerance, second-order pairs too unless one is given; what is made for one keeps to it."""
+    for row in sd.methods():
+        problem = VP.reverse(lambda x, t: -x)
+        made_for_it = row.name in ("bosh3", "rk45", "adaptive", "ggf")
+        solution = sd.solve(problem, X, row.name, seed=0)
+        assert isinstance(solution.nfe, Tensor) if made_for_it else solution.stats["steps"] == 500, row.name
+    for method in ("heun", "midpoint"):
+        for keywords in ({"rtol": 1e-3}, {"atol": 1e-3}, {"rtol": 1e-3, "atol": 1e-3}):
+            loose = sd.solve(FLOW_OF_A_GAUSSIAN, X, method, **keywords)
+            assert isinstance(loose.nfe, Tensor) and (loose.nfe < 1000).all()
+        with pytest.raises(ValueError, match="walks a grid here"):
+            sd.solve(FLOW_OF_A_GAUSSIAN, X, method, rtol=1e-3, steps=10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_default_tolerance_suits_the_dtype(dtype: torch.dtype) -> None:
+    """1e-5, or a rounding of the state where that is more: below it, more steps bring no accuracy."""
+    x = torch.tensor([[0.3], [-1.2]], dtype=dtype)
+    exact = sd.solve(FLOW_OF_A_GAUSSIAN, x.double(), "rk45", rtol=1e-12, atol=1e-12).x
+    solution = sd.solve(FLOW_OF_A_GAUSSIAN, x, "rk45")
+    assert solution.ok().all() and (solution.nfe < 100).all()
+    assert float((solution.x.double() - exact).abs().max()) < 10 * max(1e-5, torch.finfo(dtype).eps)
