@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._backends import Backend, make_backend
-from ._errors import choice
+from ._errors import as_float, choice, integer
 from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
@@ -152,13 +152,6 @@ def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval:
     return noise.to(x)
 
 
-def positive(name: str, value: object) -> int:
-    """An integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=100.")
-    return value
-
-
 def grid_of(
     problem: AnyProblem,
     stepper: Stepper,
@@ -167,8 +160,9 @@ def grid_of(
     grid: Grid | str | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
+    tolerance: bool,
 ) -> Grid | None:
-    """The grid to walk, or None where the method shall choose its steps."""
+    """The grid to walk, or None where the method shall choose its steps; ``tolerance``: whether one was given."""
     if isinstance(stepper, Backend) and stepper.error_order is not None:
         if not (steps is None and grid is None and nfe is None):
             raise ValueError(f"{stepper.method} chooses its steps at rtol and atol here; expected no steps, grid or nfe.")
@@ -176,19 +170,24 @@ def grid_of(
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
-        steps = _steps_for(stepper, positive("nfe", nfe), denoise)
+        steps = _steps_for(stepper, integer("nfe", nfe, 1), denoise)
     if grid is None or isinstance(grid, str):
-        if steps is None and grid is None and stepper.error_order is not None:
+        if steps is None and grid is None and _chooses_steps(stepper, tolerance):
             return None
         process = getattr(problem, "process", None)
         name = grid or (process.default_grid if process else "uniform")
-        return make_grid(name, process, *interval, positive("steps", DEFAULT_STEPS if steps is None else steps))
+        return make_grid(name, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
     if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= _SAME * abs(interval[1] - interval[0]):
         return Grid((interval[0], *made.ts[1:-1], interval[1]))
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
+
+
+def _chooses_steps(stepper: Stepper, tolerance: bool) -> bool:
+    """Whether a method keeps to a tolerance where no steps are given: unasked if it is made for that, which an ODE method of order 2 is not."""
+    return stepper.error_order is not None and (tolerance or stepper.facts.ode is None or stepper.facts.ode > 2)
 
 
 def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
@@ -199,16 +198,26 @@ def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
     return (nfe - fixed) // max(1, facts.evals)
 
 
-def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Control:
+def control_of(stepper: Stepper, rtol: float | None, atol: float | None, dtype: torch.dtype) -> Control:
     """The step controller of a method with an error estimate."""
-    tolerances = [stepper.default_tolerance if value is None else value for value in (rtol, atol)]
-    for name, value in zip(("rtol", "atol"), tolerances, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
-    if sum(tolerances) == 0:
-        raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
+    rounding = torch.finfo(dtype).eps
+    default = max(stepper.default_tolerance, rounding)
+    rtol, atol = (default if value is None else _tolerance(name, value) for name, value in (("rtol", rtol), ("atol", atol)))
+    if max(rtol, atol) < rounding:
+        wider = "x.double(), or " if dtype != torch.float64 else ""
+        raise ValueError(
+            f"rtol={rtol:g} and atol={atol:g} are below one rounding of {dtype}, {rounding:.2g}: smaller steps would add roundings and no accuracy. "
+            f"Expected {wider}one of them above that, as in rtol={1.05 * rounding:.1e}."
+        )
     assert stepper.error_order is not None
-    return stepper.control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+    return stepper.control(rtol=rtol, atol=atol, q=stepper.error_order)
+
+
+def _tolerance(name: str, value: object) -> float:
+    tolerance = as_float(value)
+    if tolerance is None or not 0 <= tolerance < math.inf:
+        raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
+    return tolerance
 
 
 def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, interval: Interval, chosen: bool, denoise: bool) -> Event | None:

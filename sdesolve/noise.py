@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ._arrays import Number, bcast, xp
+from ._errors import as_int
 from ._philox import philox
 
 _WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
@@ -162,9 +163,10 @@ class SeededStep:
 
 def check_seed(seed: object) -> int:
     """``seed`` if it can name noise."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+    whole = as_int(seed)
+    if whole is None or not 0 <= whole < 2**64:
         raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
-    return seed
+    return whole
 
 
 def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from . import _tally
 from ._arrays import Number, bcast, per_row, plus, version, xp
-from ._errors import CHANGED, choice
+from ._errors import CHANGED, as_int, choice
 from .processes import Process
 
 Model: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -103,9 +103,10 @@ class Score:
 
     def __init__(self, model: Model, process: Process, predicts: str, time: TimeConvention, sigma_data: float) -> None:
         self.model, self.process = model, process
-        self.predicts, self.time, self.sigma_data = predicts, time, sigma_data
+        self.predicts, self.sigma_data = predicts, sigma_data
+        self.time: TimeConvention = time if (levels := as_int(time)) is None else levels
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
-        self._network_time = _time_convention(time)
+        self._network_time = _time_convention(self.time)
         self._model_dtype = _parameter_dtype(model)
 
     def linear(self, t: Number) -> Linear:

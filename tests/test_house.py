@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -268,6 +269,20 @@ def test_readme_opens_with_two_commands() -> None:
     first, second = block.group(1).splitlines()
     assert re.match(r'pip install -c constraints\.txt \S+ && sdesolve-gen sample .*--out \S+\.png$', first)
     assert re.match(r'pip install -c constraints\.txt .*&& pytest\b', second)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import sdesolve as sd; import sdesolve.methods; assert len(sd.methods()) > 5",
+        "import sdesolve.methods; assert len(sdesolve.methods()) > 5; from sdesolve.methods import Stepper",
+        "from sdesolve.methods import Stepper; import sdesolve as sd; assert sd.Stepper is Stepper and len(sd.methods()) > 5",
+        "import importlib, sdesolve as sd; importlib.import_module('sdesolve.solve'); assert callable(sd.solve) and callable(sd.methods)",
+    ],
+)
+def test_a_function_and_the_package_of_its_name(line: str) -> None:
+    """``sdesolve.methods`` is a function and ``from sdesolve.methods import ...`` a package, whichever is imported first."""
+    subprocess.run([sys.executable, "-c", line], check=True)
 
 
 def test_one_version() -> None:
