@@ -13,19 +13,18 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
-from ._backends import Backend, Task
+from ._backends import Backend
 from ._checks import AnyProblem
 from ._errors import integer
 from ._loops import adaptive, fixed
-from ._loops.dense import Event
+from ._loops.adaptive import Task
 from ._loops.fixed import Moment, Observer, Outcome
 from ._loops.promises import Promises
 from .brownian import BrownianPath, PathStep
-from .control import Control
 from .grids import Grid
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import SDE, Field, Interval, ProbabilityFlow, ReverseSDE
+from .problems import SDE, Field, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -134,7 +133,6 @@ def solve(
     ids = sample_ids_of(sample_ids, len(x))
     path = _checks.path_of(noise, problem, x, span, seed, ids)
 
-    control = None if chosen else _checks.control_of(stepper, rtol, atol, x.dtype)
     max_steps = integer("max_steps", max_steps, 1)
     ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
 
@@ -143,7 +141,8 @@ def solve(
         if chosen is not None:
             ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen, path), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, seed, observe, ending, _promises(problem, x, seed, ids, path))
+            control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
+            ts, out = _adapt(stepper, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save)
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -177,32 +176,20 @@ def _walk(
     return tuple(itertools.chain(*saves.values())), run(problem, x, grid, noise_at, saves, observe)
 
 
-def _adapt(
-    stepper: Stepper,
-    problem: AnyProblem,
-    x: Tensor,
-    span: Interval,
-    control: Control | None,
-    save: Save,
-    max_steps: int,
-    seed: int,
-    observe: Observer | None,
-    event: Event | None,
-    noise: Promises | None,
-) -> tuple[tuple[float, ...], Outcome]:
+def _adapt(stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, save: Save) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a solve whose steps are chosen."""
-    assert control is not None
-    ts = _checks.saved_times(save, span)
-    later = tuple(t for t in ts if t != span[0])
+    first = task.interval[0]
+    ts = _checks.saved_times(save, task.interval)
+    task = task._replace(saves=tuple(t for t in ts if t != first))
     if isinstance(stepper, Backend):
-        out = stepper.adapt(problem, x, Task(span, control, later, max_steps, seed, observe))
+        out = stepper.adapt(problem, x, task)
     else:
         calls = _tally.calls()
-        _checks.check_rows_apart(problem, x, span)
+        _checks.check_rows_apart(problem, x, task.interval)
         checked = _tally.calls() - calls
-        out = adaptive.run(stepper, problem, x, span, control, later, max_steps, observe, event, noise)
+        out = adaptive.run(stepper, problem, x, task)
         out = out._replace(nfe=out.nfe + checked)
-    return ts, out._replace(xs=[x] * (len(ts) - len(later)) + [*out.xs])
+    return ts, out._replace(xs=[x] * (len(ts) - len(task.saves)) + [*out.xs])
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:

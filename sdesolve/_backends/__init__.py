@@ -12,7 +12,7 @@ from typing import Any
 from .._errors import choice
 from ..methods import MethodTable
 from ..methods.table import MethodRow
-from .base import Backend, Task
+from .base import Backend
 from .scipy import SciPy
 from .torchdiffeq import TorchDiffEq
 from .torchsde import TorchSDE
@@ -52,4 +52,4 @@ def make_backend(method: str, options: dict[str, Any], noise: Any, at_tolerance:
     return backend
 
 
-__all__ = ["Backend", "Task", "backends", "make_backend"]
+__all__ = ["Backend", "backends", "make_backend"]

@@ -6,37 +6,19 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import _tally
 from .._loops import fixed
+from .._loops.adaptive import Task
 from .._loops.fixed import Moment, Observer, Outcome
-from ..control import Control
 from ..grids import Grid
 from ..methods import Facts, StepNoise, Stepper
-from ..problems import Interval, NoiseKind
+from ..problems import NoiseKind
 from ..solution import Status
-
-
-class Task(NamedTuple):
-    """What a method that chooses its steps is asked to do."""
-
-    interval: Interval
-    control: Control
-    save: tuple[float, ...]
-    """The times whose states are wanted, in their order, without the first of the interval."""
-    max_steps: int
-    seed: int
-    """Names the noise where there is one."""
-    observe: Observer | None
-
-    @property
-    def stops(self) -> tuple[float, ...]:
-        """The times to save, and the end of the interval."""
-        return tuple(dict.fromkeys((*self.save, self.interval[1])))
 
 
 @dataclass(frozen=True)
@@ -155,7 +137,7 @@ class Course:
             failed_at=failed_at,
             accepted=self.accepted,
             rejected=self.tries - self.accepted,
-            xs=[self.among(state, torch.full_like(whole, torch.nan)) for state in xs[: len(self._task.save)]],
+            xs=[self.among(state, torch.full_like(whole, torch.nan)) for state in xs[: len(self._task.saves)]],
         )
 
 

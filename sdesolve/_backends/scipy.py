@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from .. import _tally
+from .._loops.adaptive import Task
 from .._loops.fixed import Moment, Outcome
 from ..methods import Facts
 from ..problems import Interval, Problem
 from ..solution import Status
-from .base import Backend, Stop, Task
+from .base import Backend, Stop
 
 ROW_BY_ROW = "scipy's methods take row by row: the drift sees one row, (1, *event), and not the batch."
 
@@ -78,7 +79,7 @@ class SciPy(Backend):
                 codes[i] = stop.status
             nfe[i] = _tally.calls() - calls
         nfe, accepted, codes, t = (value.to(x.device) for value in (nfe, accepted, codes, t))
-        return Outcome(x, nfe, codes, torch.where(codes == Status.ok, torch.nan, t), accepted, None, list(xs[: len(task.save)]))
+        return Outcome(x, nfe, codes, torch.where(codes == Status.ok, torch.nan, t), accepted, None, list(xs[: len(task.saves)]))
 
 
 def _steps(make: Callable[..., Any], slope: _Slope, max_steps: int) -> Iterator[Any]:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from .. import _tally
+from .._loops.adaptive import Task
 from .._loops.fixed import Moment, Observer, Outcome
 from ..grids import Grid
 from ..methods import Facts, StepNoise
 from ..problems import Interval, Problem
 from ..solution import Status
-from .base import Backend, Course, Stop, Task, finite_rows
+from .base import Backend, Course, Stop, finite_rows
 
 _ADAPTIVE = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
 _ADAMS = ("explicit_adams", "implicit_adams")

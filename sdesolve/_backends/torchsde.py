@@ -22,12 +22,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._loops.adaptive import Task
 from .._loops.fixed import Outcome
 from ..control import Control
 from ..methods import Facts, Step, StepNoise
 from ..problems import StochasticProblem
 from ..solution import Status
-from .base import Backend, Course, Stop, Task, finite_rows
+from .base import Backend, Course, Stop, finite_rows
 
 _AREAS = {"srk": "space-time", "log_ode": "foster"}  # what a method wants to know of the path besides its increment
 

@@ -18,6 +18,7 @@ from .. import _tally
 from .._arrays import expand_time
 from ..control import Control
 from ..methods import Stepper
+from ..problems import Interval
 from ..solution import Status, arrived
 from .dense import Event, Piece, joined
 from .fixed import Moment, Observer, Outcome
@@ -62,28 +63,37 @@ class _Move(NamedTuple):
     stages: Sequence[Tensor]
 
 
-def run(
-    stepper: Stepper,
-    problem: Any,
-    x: Tensor,
-    interval: tuple[float, float],
-    control: Control,
-    saves: tuple[float, ...],
-    max_steps: int,
-    observe: Observer | None,
-    event: Event | None = None,
-    noise: Promises | None = None,
-) -> Outcome:
-    """Integrate each row along ``interval``, to its end or to its event.
+class Task(NamedTuple):
+    """What a method that chooses its steps is asked to do."""
 
-    ``saves`` are times behind the start, ordered.  A method with a continuous extension is read off there, any other lands on them.
+    interval: Interval
+    control: Control
+    saves: tuple[float, ...]
+    """The times whose states are wanted, in their order, without the first of the interval."""
+    max_steps: int
+    seed: int
+    """Names the noise where there is one."""
+    observe: Observer | None = None
+    event: Event | None = None
+    noise: Promises | None = None
+
+    @property
+    def stops(self) -> tuple[float, ...]:
+        """The times to save, and the end of the interval."""
+        return tuple(dict.fromkeys((*self.saves, self.interval[1])))
+
+
+def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
+    """Integrate each row along the interval, to its end or to its event.
+
+    A method with a continuous extension is read off at the times to save, any other lands on them.
     """
-    t0, t1 = interval
+    t0, t1 = task.interval
+    control, event = task.control, task.event
     sign = 1.0 if t1 > t0 else -1.0
-    landed_on = saves if stepper.facts.dense is None else ()
-    stops = torch.tensor(tuple(dict.fromkeys((*landed_on, t1))), dtype=torch.float64, device=x.device)
-    out = _Results(x, saves, sign)
-    rows = _start(stepper, problem, x, t0, t1, control, event, noise)
+    stops = torch.tensor(task.stops if stepper.facts.dense is None else (t1,), dtype=torch.float64, device=x.device)
+    out = _Results(x, task.saves, sign)
+    rows = _start(stepper, problem, x, task)
     tries = 0
     while len(rows.index):
         tries += 1
@@ -93,7 +103,7 @@ def run(
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
             raise
-        if tries >= max_steps:
+        if tries >= task.max_steps:
             code = torch.where(code == _UNDER_WAY, int(Status.max_steps), code)
         reached = out.reached(rows)
         inside = reached > rows.saved  # rows whose step holds something to be read off
@@ -113,9 +123,9 @@ def run(
         if any_leaving:
             out.retire(rows.keep(leaving), code[leaving], tries)
             rows = rows.keep(~leaving)
-        if observe:
+        if task.observe:
             out.refresh(rows)
-            observe(Moment(tries, out.t, out.x))
+            task.observe(Moment(tries, out.t, out.x))
     return out.outcome(event)
 
 
@@ -173,14 +183,13 @@ class _Results:
         return out._replace(event_time=event_time)
 
 
-def _start(
-    stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, control: Control, event: Event | None, noise: Promises | None
-) -> _Rows:
+def _start(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> _Rows:
     calls = _tally.calls()
     count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    t0, t1 = task.interval
     t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
     carry = stepper.init(problem, x, t)
-    h = torch.full_like(t, _FIRST * abs(t1 - t0)) if noise else _first_step(problem, x, t, t1, carry, control)
+    h = torch.full_like(t, _FIRST * abs(t1 - t0)) if task.noise else _first_step(problem, x, t, t1, carry, task.control)
     return _Rows(
         index=torch.arange(len(x), device=x.device),
         x=x,
@@ -190,10 +199,10 @@ def _start(
         carry=carry,
         stop=count,
         saved=count,
-        side=event.side(x, t) if event else torch.zeros_like(t),
+        side=task.event.side(x, t) if task.event else torch.zeros_like(t),
         nfe=count + (_tally.calls() - calls),
         accepted=count,
-        noise=noise,
+        noise=task.noise,
     )
 
 
