@@ -213,8 +213,10 @@ HARD: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
 }
 
 
-@pytest.mark.parametrize("method", [row.name for row in sd.methods() if row.name in ("heun", "bosh3", "rk45")])
-@pytest.mark.parametrize("name", HARD)
+MERELY_STIFF = ("never smooth", "rodas5p")  # x sticks to a zero of the sine, and an implicit method with it
+
+
+@pytest.mark.parametrize(("name", "method"), [(n, m) for n in HARD for m in ("heun", "bosh3", "rk45", "dop853", "rodas5p") if (n, m) != MERELY_STIFF])
 def test_hard_problems_end_with_a_status(name: str, method: str) -> None:
     drift, expected = HARD[name]
     with pytest.warns(sd.SolveWarning):

@@ -35,8 +35,8 @@ class Rosenbrock(Stepper):
     """A Rosenbrock method.
 
     The Jacobian comes from forward-mode differentiation of the drift (``torch.func.jvp``), all its columns and f_t in one call,
-    which counts as one and costs about as much as d + 2 calls for a state of d numbers.  So d is at most 512, and the drift must
-    not hide its derivative behind ``torch.no_grad`` or ``detach``.
+    which counts as one and costs about as much as d + 2 calls for a state of d numbers.  So d is at most 512.  With a Jacobian
+    that is wrong, as of a drift that calls ``detach``, the error estimate still holds, and the steps become short.
 
     Arguments:
         a, c: rows of the strictly lower triangles, the first of them empty.
