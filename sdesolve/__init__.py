@@ -6,7 +6,7 @@ from ._loops.fixed import Moment
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
-from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
+from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
 from .scores import Score, as_score
 from .solution import Solution, Status
@@ -34,6 +34,7 @@ __all__ = [
     "Status",
     "Stepper",
     "SubVPSDE",
+    "UnderdampedLangevin",
     "as_score",
     "check_model",
     "exam",

@@ -28,7 +28,7 @@ class Control:
 
     rtol: float
     atol: float
-    q: int
+    q: float
     safety: float = 0.9
     shrink: float = 0.2
     grow: float = 10.0

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import Number, bcast, xp
+from ._arrays import Number, absolute, bcast, xp
 
 _WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
 _LARGEST_GAP = 8  # ids skipped within one call
@@ -27,6 +27,9 @@ _CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay
 
 PRIOR, PATH, BRIDGE, PROBE, DATA = range(5)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
+
+LEVY = 1 << 32
+"""The slot of the space-time Levy area, far from those that correctors count up from 1."""
 
 
 class SeededNormals:
@@ -108,7 +111,12 @@ class SeededStep:
     def increment(self, t0: Number, t1: Number) -> Tensor:
         """The Brownian increment over the step, N(0, |t1 - t0|); slot 0."""
         normal = self.normal()
-        return bcast(xp(t0).sqrt(abs(t1 - t0)), normal) * normal
+        return bcast(xp(t0).sqrt(absolute(t1 - t0)), normal) * normal
+
+    def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
+        """(W, H): the increment and the space-time Levy area, N(0, |t1 - t0| / 12); slots 0 and LEVY."""
+        normal = self.normal(LEVY)
+        return self.increment(t0, t1), bcast(xp(t0).sqrt(absolute(t1 - t0) / 12), normal) * normal
 
 
 def check_seed(seed: object) -> int:

@@ -33,7 +33,7 @@ class Solution:
         codes: (B,) int64 of :class:`Status`.
         failed_at: (B,) float64, the time at which a sample that is not "ok" was given up; NaN for the others.
         ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them.
-        stats: method, seed, steps, accepted, rejected (adaptive: per sample), wall_time in seconds.
+        stats: method, seed, steps, accepted, rejected (adaptive: per sample), jvps (derivatives taken of the diffusion), wall_time in seconds.
     """
 
     x: Tensor

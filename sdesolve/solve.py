@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
-from ._checks import AnyProblem
+from ._checks import AnyProblem, Stochastic
 from ._loops import adaptive, fixed
 from ._loops.fixed import Moment, Observer, Outcome
 from .control import Control
 from .grids import Grid
 from .methods import Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import SDE, Interval, ProbabilityFlow, ReverseSDE
+from .problems import Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -67,7 +67,7 @@ def solve(
     flow, which has the same marginals.  No gradient is recorded.
 
     Arguments:
-        problem: :class:`SDE`, :class:`ODE`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
+        problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
         method: a name from :func:`methods`, or a :class:`Stepper` of your own.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
@@ -95,7 +95,7 @@ def solve(
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
-    start = time.perf_counter()
+    start, derivatives = time.perf_counter(), _tally.derivatives()
     name = method if isinstance(method, str) else type(method).__name__
     stepper = _checks.stepper_of(method, options)
     problem = _checks.suited(stepper, problem, name)
@@ -111,6 +111,7 @@ def solve(
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)
+    problem = _checks.prepared(stepper, problem, x, span)
 
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
@@ -129,7 +130,7 @@ def solve(
         failed_at=out.failed_at,
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
         xs=torch.stack(list(out.xs)) if ts else None,
-        stats={**stats, "wall_time": time.perf_counter() - start},
+        stats={**stats, "jvps": _tally.derivatives() - derivatives, "wall_time": time.perf_counter() - start},
     )
     _report(solution, throw)
     return solution
@@ -182,7 +183,7 @@ def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
 
 def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid) -> Callable[[int], SeededStep | None]:
     """The noise of each step of a grid; None for a problem without noise."""
-    if not isinstance(problem, SDE | ReverseSDE):
+    if not isinstance(problem, Stochastic):
         return lambda node: None
     source = SeededNormals(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, nodes=len(grid))
     return lambda node: SeededStep(source, node)

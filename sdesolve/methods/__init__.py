@@ -12,8 +12,14 @@ from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
+from .milstein import Milstein, MilsteinFree
+from .platen import Platen
 from .predictor_corrector import PredictorCorrector
+from .reversible_heun import ReversibleHeun
 from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45
+from .splittings import BAOAB, UBU
+from .stochastic_runge_kutta import sosri, sra1, sra3, sriw1
+from .stratonovich import EulerHeun, HeunSDE
 from .table import MethodRow, MethodTable
 
 
@@ -40,6 +46,18 @@ def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> Pre
 
 METHODS: dict[str, Callable[..., Stepper]] = {
     "euler_maruyama": EulerMaruyama,
+    "milstein": Milstein,
+    "milstein_free": MilsteinFree,
+    "heun_sde": HeunSDE,
+    "euler_heun": EulerHeun,
+    "reversible_heun": ReversibleHeun,
+    "sra1": sra1,
+    "sra3": sra3,
+    "sriw1": sriw1,
+    "sosri": sosri,
+    "platen": Platen,
+    "baoab": BAOAB,
+    "ubu": UBU,
     "reverse_diffusion": ReverseDiffusion,
     "ancestral": Ancestral,
     "pc": pc,

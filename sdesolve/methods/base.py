@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from .._arrays import Number
-from ..problems import Problem
 
 NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -28,13 +27,15 @@ class Facts(NamedTuple):
     ode: int | None = None
     """Order on ODEs; None for a method that needs noise."""
     strong: Mapping[str, float] = NONE
-    """Strong order by noise kind; the kinds named here or in ``weak`` are those the method can do."""
+    """Strong order by noise kind; the kinds named here or in ``weak`` are those the method can do.  Besides the four of a problem
+    there is "commutative": general noise whose iterated integrals need no Levy areas."""
     weak: Mapping[str, float] = NONE
     """Weak order by noise kind."""
     calculus: frozenset[str] = frozenset({"ito"})
-    """Readings of a noise that depends on the state that the method integrates."""
+    """Readings of a noise that depends on the state that the method integrates; a problem in the other is converted."""
     needs: frozenset[str] = frozenset()
-    """What the problem must have besides a drift: "score" (a forward process and its score)."""
+    """What the problem must have besides a drift: "score" (a forward process and its score), "derivative" (of its diffusion, by
+    automatic differentiation or as given), "langevin" (positions, velocities and a force)."""
     reference: str = ""
 
     @property
@@ -66,15 +67,22 @@ class StepNoise(Protocol):
         """The Brownian increment over the step, N(0, |t1 - t0|)."""
         ...
 
+    def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
+        """(W, H): the increment, and the space-time Levy area H, N(0, |t1 - t0| / 12) and independent of W.
+
+        They give the time integral  I_10 = int (W_u - W_t0) |du| = |t1 - t0| (W/2 + H).
+        """
+        ...
+
 
 class Stepper:
     """Base of every method: a frozen dataclass of its options, with ``facts`` and ``step``."""
 
     facts: ClassVar[Facts]
-    error_order: ClassVar[int | None] = None
+    error_order: ClassVar[float | None] = None
     """p where the local error estimate falls as h^p; None where there is no estimate."""
 
-    def init(self, problem: Problem, x: Tensor, t: Number) -> Any:
+    def init(self, problem: Any, x: Tensor, t: Number) -> Any:
         """The first step's carry."""
         return None
 
