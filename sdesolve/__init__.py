@@ -3,6 +3,7 @@
 from . import exam
 from ._arrays import expand_time
 from ._loops.fixed import Moment
+from .brownian import BrownianPath
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
@@ -20,6 +21,7 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "BrownianPath",
     "Grid",
     "ModelCheck",
     "ModelCheckError",

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._errors import choice
+from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, make_grid
 from .methods import Facts, Stepper, make_method, methods
@@ -19,7 +21,6 @@ AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 
 DEFAULT_STEPS = 500
-DEFAULT_TOLERANCE = 1e-5
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
@@ -183,6 +184,25 @@ def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     return check_seed(seed)
 
 
+def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval: Interval, seed: int, ids: Tensor) -> BrownianPath | None:
+    """The Brownian path that drives the solve, or None where each step has increments of its own."""
+    if isinstance(noise, str):
+        if choice("noise", noise, ("seeded", "brownian")) == "seeded":
+            return None
+    elif not isinstance(noise, BrownianPath):
+        raise TypeError(f'noise is a {type(noise).__name__}; expected "seeded", "brownian" or a sdesolve.BrownianPath.')
+    if not isinstance(problem, Stochastic):
+        raise ValueError("noise was given, and there is none in this problem for the method; leave it out.")
+    shape = (len(x), *problem.brownian_event(x))
+    if isinstance(noise, str):
+        return BrownianPath(shape, interval, seed=seed, sample_ids=ids, dtype=x.dtype, device=x.device)
+    if noise.shape != shape:
+        raise ValueError(f"noise is a path of shape {noise.shape}; expected {shape}, the samples and the event of the problem's noise.")
+    if not noise.interval[0] <= min(interval) < max(interval) <= noise.interval[1]:
+        raise ValueError(f"noise is a path on {noise.interval} and the solve runs over {interval}; expected a path that covers it.")
+    return noise.to(x)
+
+
 def positive(name: str, value: object) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -205,7 +225,7 @@ def grid_of(
     if nfe is not None:
         steps = _steps_for(stepper, positive("nfe", nfe), denoise)
     if grid is None or isinstance(grid, str):
-        if steps is None and grid is None and stepper.error_order is not None and not stepper.facts.kinds:
+        if steps is None and grid is None and stepper.error_order is not None:
             return None
         process = getattr(problem, "process", None)
         name = grid or (process.default_grid if process else "uniform")
@@ -228,14 +248,14 @@ def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
 
 def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Control:
     """The step controller of a method with an error estimate."""
-    tolerances = [DEFAULT_TOLERANCE if value is None else value for value in (rtol, atol)]
+    tolerances = [stepper.default_tolerance if value is None else value for value in (rtol, atol)]
     for name, value in zip(("rtol", "atol"), tolerances, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
     if sum(tolerances) == 0:
         raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
     assert stepper.error_order is not None
-    return Control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+    return stepper.control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
 
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:

@@ -38,7 +38,11 @@ class Control:
         largest = states[0].abs()
         for state in states[1:]:
             largest = torch.maximum(largest, state.abs())
-        return row_mean((value / (self.atol + self.rtol * largest)).square()).double().sqrt()
+        return row_mean((value / self.tolerance(largest)).square()).double().sqrt()
+
+    def tolerance(self, scale: Tensor) -> Tensor:
+        """The error that is tolerated where the state is as large as ``scale``."""
+        return self.atol + self.rtol * scale
 
     def factor(self, err: Tensor, previous: Tensor) -> Tensor:
         """(B,) by what to multiply the step after an error; ``shrink`` where the error is not finite."""

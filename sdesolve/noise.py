@@ -12,24 +12,27 @@ pair of 32-bit uniforms u, v and by Box & Muller (1958) two standard normals  sq
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ._arrays import Number, absolute, bcast, xp
+from ._philox import philox
 
 _WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
 _LARGEST_GAP = 8  # ids skipped within one call
 _CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay Python's overhead at every node
 
-PRIOR, PATH, BRIDGE, PROBE, DATA = range(5)
+PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED = range(7)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
 
 LEVY = 1 << 32
-"""The slot of the space-time Levy area, far from those that correctors count up from 1."""
+"""Slot of a step's space-time Levy area, beyond any number of corrector steps."""
 
 
 class SeededNormals:
@@ -62,8 +65,11 @@ class SeededNormals:
         self._size = math.prod(self._event)
         self._words_used = -(-self._size // 2)  # of each sample: a word is two normals
         self._blocks = -(-self._words_used // _WORDS_PER_BLOCK)
-        self._runs, self._index = _runs(self._ids)
-        self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+        if (int(self._ids.max(initial=0)) + 1) * self._blocks >= 2**64:
+            largest = 2**64 // self._blocks - 2
+            raise ValueError(f"sample_ids goes up to {int(self._ids.max())}; expected at most {largest} for a sample of {self._size} elements, as in range({len(self._ids)}).")
+        self._key = (seed, stream)
+        self._bits = np.random.Philox(key=np.array(self._key, dtype=np.uint64))
         self._state = self._bits.state
         self._nodes = nodes
         self._ahead: dict[int, tuple[int, Tensor]] = {}  # slot -> (first node, normals of the nodes from there on)
@@ -77,18 +83,42 @@ class SeededNormals:
             self._ahead[slot] = (first, block)
         return block[node - first]
 
+    def normal_at(self, nodes: np.ndarray, slot: int = 0) -> Tensor:
+        """(..., B, *event): row i's numbers of its own node, for (..., B) nodes; what ``normal`` gives for a node that all rows share."""
+        blocks = self._ids[:, None] * np.uint64(self._blocks) + np.arange(1, self._blocks + 1, dtype=np.uint64)  # numpy counts up before it draws
+        counters = np.zeros((4, *nodes.shape, self._blocks), dtype=np.uint64)
+        counters[0], counters[1], counters[2] = blocks, nodes[..., None], slot
+        words = np.moveaxis(philox(counters, self._key), 0, -1).reshape(*nodes.shape, -1)
+        return self._normals(words[..., : self._words_used])
+
+    def keep(self, which: Tensor) -> SeededNormals:
+        """The same numbers for the rows where the mask ``which`` holds."""
+        kept = copy.copy(self)
+        kept._ids = self._ids[which.cpu().numpy()]
+        kept.__dict__.pop("_addresses", None)
+        kept._ahead = {slot: (first, block[:, which]) for slot, (first, block) in self._ahead.items()}
+        return kept
+
+    @cached_property
+    def _addresses(self) -> tuple[list[tuple[int, int]], np.ndarray | None]:
+        return _runs(self._ids)
+
     def _draw(self, nodes: range, slot: int) -> Tensor:
-        words = _joined([self._words(node, slot) for node in nodes]).reshape(len(nodes), len(self._ids), -1)
+        return self._normals(_joined([self._words(node, slot) for node in nodes]).reshape(len(nodes), len(self._ids), -1))
+
+    def _normals(self, words: np.ndarray) -> Tensor:
+        """(..., B, words used) -> (..., B, *event) on the device."""
         normals = torch.from_numpy(_box_muller(words, self._work_dtype))[..., : self._size]
-        normals = normals.reshape(len(nodes), len(self._ids), *self._event).to(self._dtype)
+        normals = normals.reshape(*words.shape[:-1], *self._event).to(self._dtype)
         if self._device.type == "cuda":  # asynchronous: the host goes on while the copy runs
             return normals.pin_memory().to(self._device, non_blocking=True)
         return normals.to(self._device)
 
     def _words(self, node: int, slot: int) -> np.ndarray:
         """(B, words used) raw 64-bit words."""
-        words = _joined([self._run(first, count, node, slot) for first, count in self._runs])[:, : self._words_used]
-        return words if self._index is None else words[self._index]
+        runs, index = self._addresses
+        words = _joined([self._run(first, count, node, slot) for first, count in runs])[:, : self._words_used]
+        return words if index is None else words[index]
 
     def _run(self, first_id: int, count: int, node: int, slot: int) -> np.ndarray:
         self._state["state"]["counter"][:] = (first_id * self._blocks, node, slot, 0)
@@ -114,7 +144,7 @@ class SeededStep:
         return bcast(xp(t0).sqrt(absolute(t1 - t0)), normal) * normal
 
     def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
-        """(W, H): the increment and the space-time Levy area, N(0, |t1 - t0| / 12); slots 0 and LEVY."""
+        """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
         normal = self.normal(LEVY)
         return self.increment(t0, t1), bcast(xp(t0).sqrt(absolute(t1 - t0) / 12), normal) * normal
 

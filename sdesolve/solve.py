@@ -14,9 +14,11 @@ from . import _checks, _progress, _tally
 from ._checks import AnyProblem, Stochastic
 from ._loops import adaptive, fixed
 from ._loops.fixed import Moment, Observer, Outcome
+from ._loops.promises import Promises
+from .brownian import BrownianPath, PathStep
 from .control import Control
 from .grids import Grid
-from .methods import Stepper
+from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
 from .problems import Interval, ProbabilityFlow, ReverseSDE
 from .scores import Score
@@ -52,6 +54,7 @@ def solve(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
+    noise: str | BrownianPath = "seeded",
     save: Save = None,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
@@ -79,6 +82,8 @@ def solve(
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
+        noise: "seeded", increments named by (seed, id, step), the cheapest; "brownian", one path named by (seed, id) that is the same for
+            every number of steps and every method on this interval; or a :class:`BrownianPath` of your own.
         save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
@@ -108,6 +113,7 @@ def solve(
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     seed = _checks.seed_of(seed, generator)
     ids = sample_ids_of(sample_ids, len(x))
+    path = _checks.path_of(noise, problem, x, span, seed, ids)
 
     control = None if chosen else _checks.control_of(stepper, rtol, atol)
     _checks.positive("max_steps", max_steps)
@@ -116,9 +122,9 @@ def solve(
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
         if chosen is not None:
-            ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen), save, observe)
+            ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen, path), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe)
+            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe, _promises(problem, x, seed, ids, path))
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -159,6 +165,7 @@ def _adapt(
     save: Save,
     max_steps: int,
     observe: Observer | None,
+    noise: Promises | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a solve whose steps are chosen per sample."""
     assert control is not None
@@ -167,7 +174,7 @@ def _adapt(
     calls = _tally.calls()
     _checks.check_rows_apart(problem, x, span)
     checked = _tally.calls() - calls
-    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe)
+    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe, noise)
     landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
     return ts, out._replace(nfe=out.nfe + checked, xs=[landed[t] for t in ts])
 
@@ -181,12 +188,21 @@ def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
     return out._replace(x=x, nfe=out.nfe + (_tally.calls() - calls), codes=codes, failed_at=torch.where(broken, t, out.failed_at))
 
 
-def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid) -> Callable[[int], SeededStep | None]:
+def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid, path: BrownianPath | None) -> Callable[[int], StepNoise | None]:
     """The noise of each step of a grid; None for a problem without noise."""
     if not isinstance(problem, Stochastic):
         return lambda node: None
     source = SeededNormals(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, nodes=len(grid))
+    if path is not None:
+        return lambda node: PathStep(path, source, node, grid.ts[node], grid.ts[node + 1])
     return lambda node: SeededStep(source, node)
+
+
+def _promises(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, path: BrownianPath | None) -> Promises | None:
+    """The noise of steps that are chosen per sample; None for a problem without noise."""
+    if not isinstance(problem, Stochastic):
+        return None
+    return Promises(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, path=path)
 
 
 def _observer(*observers: Observer | None) -> Observer | None:

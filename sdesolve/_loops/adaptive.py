@@ -1,7 +1,8 @@
-"""The per-sample adaptive loop for ODEs.
+"""The loop that chooses its steps per sample, for ODEs and SDEs.
 
-Every row has its own time, step and history.  A finished row leaves the batch, so it costs no more network calls, and no
-row's numbers depend on its neighbours'.  One host read a step: are there rows to retire?
+Every row has its own time, step and history, and its own Brownian path, which a rejection does not change.  A finished row
+leaves the batch, so it costs no more network calls, and no row's numbers depend on its neighbours'.  One host read a step: are
+there rows to retire?  (With noise one more: is there room for what was promised?)
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from ..control import Control
 from ..methods import Stepper
 from ..solution import Status
 from .fixed import Moment, Observer, Outcome
+from .promises import Promises
 
 WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
+_FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
 _SMALLEST = 1e-12  # of the interval, and 16 roundings of the time itself: a step below that is no step
 
 
@@ -37,6 +40,7 @@ class _Rows:
     accepted: Tensor
     rejected: Tensor
     finite: Tensor  # whether the last error was
+    noise: Promises | None
 
     def keep(self, which: Tensor) -> _Rows:
         values = [getattr(self, f.name) for f in fields(self)]
@@ -53,6 +57,7 @@ def run(
     stops: tuple[float, ...],
     max_steps: int,
     observe: Observer | None,
+    noise: Promises | None = None,
 ) -> Outcome:
     """Integrate each row along ``interval``, landing exactly on each of ``stops`` (ordered, the last is the end)."""
     t0, t1 = interval
@@ -60,12 +65,12 @@ def run(
     stop_times = torch.tensor(stops, dtype=torch.float64, device=x.device)
     xs = x.new_full((len(stops), *x.shape), torch.nan)
     out = _Results(x)
-    rows = _start(stepper, problem, x, t0, t1, control)
+    rows = _start(stepper, problem, x, t0, t1, control, noise)
     tries = 0
     while len(rows.index):
         tries += 1
         try:
-            landed, status = _advance(stepper, problem, rows, sign, stop_times, control, abs(t1 - t0))
+            landed, status = _advance(stepper, problem, rows, tries, sign, stop_times, control, abs(t1 - t0))
         except RuntimeError as error:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
@@ -103,12 +108,13 @@ class _Results:
         self.failed_at[rows.index] = torch.where(codes == Status.ok, torch.nan, rows.t)
 
 
-def _start(stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, control: Control) -> _Rows:
+def _start(stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, control: Control, noise: Promises | None) -> _Rows:
     calls = _tally.calls()
     count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
     carry = stepper.init(problem, x, t)
-    h = _first_step(problem, x, t, t1, problem.drift(x, t) if carry is None else carry, control)
+    slope = problem.drift(x, t) if carry is None and noise is None else carry
+    h = torch.full_like(t, _FIRST * abs(t1 - t0)) if noise else _first_step(problem, x, t, t1, slope, control)
     return _Rows(
         index=torch.arange(len(x), device=x.device),
         x=x,
@@ -121,6 +127,7 @@ def _start(stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, cont
         accepted=count,
         rejected=count,
         finite=torch.ones_like(count, dtype=torch.bool),
+        noise=noise,
     )
 
 
@@ -138,23 +145,29 @@ def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor, co
     return torch.minimum(torch.nan_to_num(torch.minimum(100 * guess, second), nan=0.0).clamp(min=1e-9 * span), span)
 
 
-def _advance(stepper: Stepper, problem: Any, rows: _Rows, sign: float, stop_times: Tensor, control: Control, span: float) -> tuple[Tensor, Tensor]:
+def _advance(
+    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stop_times: Tensor, control: Control, span: float
+) -> tuple[Tensor, Tensor]:
     """Try a step of every row, in place; returns which rows landed on their stop, and codes of those that cannot go on."""
     calls = _tally.calls()
     stop = stop_times[rows.stop]
-    remaining = (stop - rows.t).abs()
-    to_stop = rows.h >= remaining * (1 - 1e-10)
-    target = torch.where(to_stop, stop, rows.t + sign * rows.h)
-    step = stepper.step(problem, rows.x, rows.t, target, None, rows.carry)
-    err = control.size(step.error, rows.x, step.x)  # type: ignore[arg-type]
+    nearest, h = _next_landing(rows, stop)
+    remaining = (nearest - rows.t).abs()
+    landing = h >= remaining * (1 - 1e-10)
+    target = torch.where(landing, nearest, rows.t + sign * h)
+    to_stop = target == stop
+    step = stepper.step(problem, rows.x, rows.t, target, rows.noise and rows.noise.draw(rows.t, target, tries), rows.carry)
+    err = control.size(step.error, *((rows.x, step.x) if step.scale is None else (step.scale,)))  # type: ignore[arg-type]
     accept = err <= 1
     rows.nfe = rows.nfe + (_tally.calls() - calls)
     rows.finite = torch.isfinite(err)
 
-    tried = torch.minimum(rows.h, remaining)
+    if rows.noise is not None:
+        rows.noise.settle(accept | stepper.redraws)
+    tried = torch.minimum(h, remaining)
     factor = control.factor(err, rows.err)
     grown = tried * torch.where(accept, factor, factor.clamp(max=1.0))
-    rows.h = torch.where(accept & to_stop, torch.maximum(grown, rows.h), grown)  # a step cut short by a stop says nothing against the longer one
+    rows.h = torch.where(accept & landing, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
     rows.t = torch.where(accept, target, rows.t)
     rows.x = torch.where(_like(accept, rows.x), step.x, rows.x)
     if rows.carry is not None:
@@ -168,6 +181,17 @@ def _advance(stepper: Stepper, problem: Any, rows: _Rows, sign: float, stop_time
     stuck = ~accept & (rows.h < smallest)
     code = torch.where(rows.finite, int(Status.min_step), int(Status.non_finite))
     return landed, torch.where(stuck, code, int(Status.ok))
+
+
+def _next_landing(rows: _Rows, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """The time beyond which no row may step, and its step: towards a revealed time, equal ones, so that none is a sliver."""
+    if rows.noise is None:
+        return stop, rows.h
+    revealed = rows.noise.nearest()
+    owed = ~torch.isnan(revealed)
+    remaining = (revealed - rows.t).abs()
+    equal = remaining / torch.ceil(remaining / rows.h * (1 - 1e-10)).clamp(min=1)
+    return torch.where(owed, revealed, stop), torch.where(owed, equal, rows.h)
 
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:

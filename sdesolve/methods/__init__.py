@@ -8,10 +8,12 @@ from typing import Any
 
 from .._errors import choice
 from ..correctors import CORRECTORS, Corrector
+from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
+from .ggf import GGF
 from .milstein import Milstein, MilsteinFree
 from .platen import Platen
 from .predictor_corrector import PredictorCorrector
@@ -46,6 +48,8 @@ def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> Pre
 
 METHODS: dict[str, Callable[..., Stepper]] = {
     "euler_maruyama": EulerMaruyama,
+    "adaptive": Adaptive,
+    "ggf": GGF,
     "milstein": Milstein,
     "milstein_free": MilsteinFree,
     "heun_sde": HeunSDE,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from .._arrays import Number
+from ..control import Control
 
 NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -54,6 +55,8 @@ class Step(NamedTuple):
     """What the next step wants back: None, or a tensor whose first axis is the batch."""
     mean: Tensor | None = None
     """The state without its last noise."""
+    scale: Tensor | None = None
+    """What the tolerance is relative to, where it is not the larger of the step's two ends."""
 
 
 class StepNoise(Protocol):
@@ -68,10 +71,7 @@ class StepNoise(Protocol):
         ...
 
     def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
-        """(W, H): the increment, and the space-time Levy area H, N(0, |t1 - t0| / 12) and independent of W.
-
-        They give the time integral  I_10 = int (W_u - W_t0) |du| = |t1 - t0| (W/2 + H).
-        """
+        """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
         ...
 
 
@@ -81,6 +81,12 @@ class Stepper:
     facts: ClassVar[Facts]
     error_order: ClassVar[float | None] = None
     """p where the local error estimate falls as h^p; None where there is no estimate."""
+    default_tolerance: ClassVar[float] = 1e-5
+    """rtol and atol where none are given."""
+    control: ClassVar[type[Control]] = Control
+    """What makes the next step's length out of the estimates."""
+    redraws: ClassVar[bool] = False
+    """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
     def init(self, problem: Any, x: Tensor, t: Number) -> Any:
         """The first step's carry."""

@@ -39,7 +39,7 @@ class RungeKutta(Stepper):
     b: tuple[float, ...]
     order: int
     e: tuple[float, ...] | None = None
-    error_order: int | None = None  # type: ignore[misc]
+    error_order: float | None = None  # type: ignore[misc]
     reference: str = ""
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._arrays import Number, absolute, bcast, xp
+from ..brownian import bridge
 from ..noise import LEVY
 from ..problems import UnderdampedLangevin
 from .base import Facts, Step, StepNoise, Stepper
@@ -71,12 +72,11 @@ class UBU(Stepper):
 
 
 def _halves(noise: StepNoise, t0: Number, t1: Number) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """W, H and an independent N(0, |h|/2) of each half of the step, given W and H of the whole.  [Jelincic, Foster & Kidger 2024]"""
-    w, area = noise.levy(t0, t1)
-    root = bcast(xp(t1).sqrt(absolute(t1 - t0)), w)
-    bend, tilt, *rest = (root * scale * noise.normal(LEVY + 1 + i) for i, scale in enumerate((1 / 4, 48**-0.5, 2**-0.5, 2**-0.5)))
-    middle, mean = 1.5 * area + bend, 0.25 * area - 0.5 * bend
-    return [(0.5 * w + sign * middle, mean + sign * tilt, r) for sign, r in zip((1, -1), rest, strict=True)]
+    """W, H and an independent N(0, |h|/2) of each half of the step, given W and H of the whole."""
+    half, (w, area) = 0.5 * absolute(t1 - t0), noise.levy(t0, t1)
+    halves = bridge(w, area, half, half, noise.normal(LEVY + 1), noise.normal(LEVY + 2))
+    rest = [bcast(xp(half).sqrt(half), w) * noise.normal(LEVY + i) for i in (3, 4)]
+    return [(*halves[:2], rest[0]), (*halves[2:], rest[1])]
 
 
 def _free(problem: UnderdampedLangevin, q: Tensor, v: Tensor, h: Number, w: Tensor, area: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,8 @@ class HeunSDE(Stepper):
         slope, kick = problem.drift(x, t0), problem.diffuse(x, t0, dw)
         guess = x + h * slope + kick
         mean = x + 0.5 * h * (slope + problem.drift(guess, t1))
-        return Step(mean + 0.5 * (kick + problem.diffuse(guess, t1, dw)), mean=mean)
+        end = mean + 0.5 * (kick + problem.diffuse(guess, t1, dw))
+        return Step(end, error=end - guess, mean=mean)
 
 
 @dataclass(frozen=True)
