@@ -160,7 +160,7 @@ def bent(kind: str, interval: Interval, calculus: str = "ito") -> tuple[sd.SDE, 
     def drift(x: Tensor, t: Tensor) -> Tensor:
         y, slope = x.sinh(), 1 / x.cosh()
         bend = 0.5 * forwards * columns(y).square().sum(-1) * y * slope**3 if calculus == "ito" else 0.0
-        return slope * (y @ pull.T * (1 + 0.5 * torch.cos(3 * t)) + force(t)) - bend
+        return slope * (y @ pull.T * (1 + 0.5 * torch.cos(3 * sd.expand_time(t, x))) + force(t)) - bend
 
     def diffusion(x: Tensor, t: Tensor) -> Tensor:
         whole = columns(x.sinh()) / x.cosh()[..., None]
@@ -195,7 +195,9 @@ def _heisenberg(y: Tensor, t: Tensor, path: Path, matrix: Tensor) -> Tensor:
 def additive(interval: Interval, calculus: str = "ito") -> tuple[sd.SDE, Callable[[Tensor, Path], Tensor]]:
     """dx = -sin(2 x) (1 + cos(3 t)/2) dt + (1.2 + t/2) dW, and its end by the Taylor method of order 3/2.  [Kloeden & Platen 1992, 10.4.1]"""
     forwards = 1.0 if interval[1] > interval[0] else -1.0
-    problem = sd.SDE(lambda x, t: -torch.sin(2 * x) * (1 + 0.5 * torch.cos(3 * t)), lambda x, t: 1.2 + 0.5 * t, "additive", calculus, interval)
+    problem = sd.SDE(
+        lambda x, t: -torch.sin(2 * x) * (1 + 0.5 * torch.cos(3 * sd.expand_time(t, x))), lambda x, t: 1.2 + 0.5 * sd.expand_time(t, x), "additive", calculus, interval
+    )
 
     def exact(x: Tensor, path: Path) -> Tensor:
         t = uniform(*interval, len(path.w))
