@@ -171,7 +171,7 @@ class SDE:
         time = time_tensor(t, x)
         if self._derivative:
             return self._fitting("diffusion_derivative", self._derivative(x, time, v), x)
-        along: Tensor = torch.func.jvp(lambda y: self._diffusion(y, time), (x,), (v,))[1]
+        along: Tensor = torch.func.jvp(lambda y: self._diffusion(y, time), (x.contiguous(),), (v.contiguous(),))[1]
         return along
 
     def correction(self, x: Tensor, t: Number) -> Tensor:

@@ -32,7 +32,18 @@ REVERSE, FLOW = VP.reverse(untouched), VP.probability_flow(untouched)
 FLOW_OF_A_GAUSSIAN = VP.probability_flow(lambda x, t: -x / (0.09 * VP.alpha(t).square() + VP.sigma(t).square()).to(x)[:, None])
 PLAIN_ODE = sd.ODE(untouched)
 PLAIN_SDE = sd.SDE(untouched, untouched)
-STRATONOVICH = sd.SDE(untouched, untouched, calculus="stratonovich")
+BATH = sd.UnderdampedLangevin(untouched)
+
+
+def noisy(g: Callable[[Tensor, Tensor], Tensor], noise: str, **options: Any) -> sd.SDE:
+    """An SDE whose diffusion may be looked at before its drift is called."""
+    return sd.SDE(untouched, g, noise, **options)
+
+
+def twisted(x: Tensor, t: Tensor) -> Tensor:
+    """Columns (1, 0, 0) and (0, x_1, 0), which do not commute."""
+    one, zero = torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
+    return torch.stack([torch.stack([one, zero, zero], 1), torch.stack([zero, x[:, 0], zero], 1)], 2)
 
 
 def solve(problem: Any = REVERSE, x: Any = X, method: Any = "euler_maruyama", **keywords: Any) -> Callable[[], Any]:
@@ -106,7 +117,32 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "ODE method on an SDE": (solve(problem=PLAIN_SDE, method="rk4"), "Methods for it: euler_maruyama"),
     "score method on an SDE": (solve(problem=PLAIN_SDE, method="pc"), "needs a score"),
     "score method on an ODE": (solve(problem=PLAIN_ODE, method="ddim"), "needs a score"),
-    "Ito method on a Stratonovich SDE": (solve(problem=STRATONOVICH), "the problem has 'stratonovich'. Methods for it: "),
+    "diagonal method on a matrix": (
+        solve(problem=sd.SDE(untouched, twisted, "general"), method="sriw1"),
+        "does diagonal, scalar noise; the problem has noise='general'. Methods for it: euler_maruyama, ",
+    ),
+    "commuting method on a matrix": (solve(problem=sd.SDE(untouched, twisted, "general"), method="milstein"), r"say so: SDE\(..., commutative=True\)"),
+    "Langevin method on an SDE": (solve(problem=PLAIN_SDE, method="baoab"), r"expected sdesolve.UnderdampedLangevin\(force\). For this problem: euler_maruyama"),
+    "score method on a heat bath": (solve(problem=BATH, x=torch.zeros(2, 2), method="pc"), "needs a score"),
+    "diagonal method on a heat bath": (solve(problem=BATH, x=torch.zeros(2, 2), method="platen"), "Methods for it: .*baoab, ubu"),
+    # the noise
+    "commutative without a matrix": (lambda: sd.SDE(untouched, untouched, "diagonal", commutative=True), "commutes as it is: leave it out"),
+    "columns that do not commute": (
+        solve(problem=noisy(twisted, "general", commutative=True), method="milstein"),
+        "do not commute at the initial state of sample 0; leave it out",
+    ),
+    "additive noise that is not": (solve(problem=noisy(lambda x, t: torch.sin(x), "additive")), "and it does; expected noise='diagonal'"),
+    "diagonal noise that is not": (
+        solve(problem=noisy(lambda x, t: x * x.sum(1, keepdim=True), "diagonal"), x=X + 1, method="milstein"),
+        r"depends on others; expected noise='general' .* torch.diag_embed\(g\)",
+    ),
+    "derivative of the wrong shape": (
+        solve(problem=noisy(lambda x, t: torch.sin(x), "diagonal", diffusion_derivative=lambda x, t, v: v.sum(1)), method="milstein"),
+        r"diffusion_derivative returned \(2,\)",
+    ),
+    "friction zero": (lambda: sd.UnderdampedLangevin(untouched, friction=0.0), "friction=0.0; expected a finite number > 0"),
+    "temperature NaN": (lambda: sd.UnderdampedLangevin(untouched, temperature=NAN), "temperature=nan; expected a finite number > 0"),
+    "positions without velocities": (solve(problem=BATH, x=torch.zeros(2, 3), method="baoab"), r"expected \(B, 2, \*event\), positions and velocities"),
     # the grid
     "steps zero": (solve(steps=0), "steps=0; expected an integer >= 1"),
     "steps negative": (solve(steps=-5), "steps=-5; expected an integer >= 1"),
@@ -191,6 +227,7 @@ AT_THE_FIRST_CALL: dict[str, tuple[Any, str]] = {
     "matrix diffusion is a vector": (sd.SDE(lambda x, t: -x, lambda x, t: x, noise="general"), r"expected .* the shape \(\*state, m\)"),
     "drift of the wrong shape": (sd.SDE(lambda x, t: x.sum(1), lambda x, t: 1.0 + 0 * x), r"drift returned \(2,\)"),
     "drift of the wrong dtype": (sd.SDE(lambda x, t: x.double(), lambda x, t: 1.0 + 0 * x), "drift returned .* torch.float64"),
+    "force of the wrong shape": (sd.UnderdampedLangevin(lambda q, t: q.sum()), r"force returned \(\)"),
     "diffusion of the wrong shape": (sd.SDE(lambda x, t: x, lambda x, t: torch.ones(2, 3, 4)), "diffusion returned"),
     "diffusion is a number": (sd.SDE(lambda x, t: x, lambda x, t: 0.5), "diffusion returned a float"),
     "diffusion of the wrong dtype": (sd.SDE(lambda x, t: x, lambda x, t: x.double()), r"diffusion returned \(2, 3\) torch.float64"),
@@ -200,8 +237,9 @@ AT_THE_FIRST_CALL: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", AT_THE_FIRST_CALL)
 def test_refused_at_the_first_call(name: str) -> None:
     problem, message = AT_THE_FIRST_CALL[name]
+    x = X[:, :2] if isinstance(problem, sd.UnderdampedLangevin) else X
     with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
-        sd.solve(problem, X, "euler_maruyama", steps=3, seed=0)
+        sd.solve(problem, x, "euler_maruyama", steps=3, seed=0)
 
 
 HARD: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
