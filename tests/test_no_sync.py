@@ -68,6 +68,6 @@ def test_adaptive_loop_reads_once_a_step(extra: dict[str, Any], monkeypatch: pyt
     steps = []
     monkeypatch.setattr(torch.Tensor, "tolist", tolist)
     with CountReads():
-        sd.solve(flow, process.prior((32, 3), seed=0), "rk45", rtol=1e-8, atol=1e-8, callback=lambda moment: steps.append(moment.step), **extra)
+        sd.solve(flow, process.prior((32, 3), seed=0, dtype=torch.float64), "rk45", rtol=1e-8, atol=1e-8, callback=lambda moment: steps.append(moment.step), **extra)
     assert len(steps) > 10
     assert len(steps) <= len(reads) <= len(steps) + 30

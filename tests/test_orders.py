@@ -11,6 +11,7 @@ from convergence import (
     gaussian_outcome,
     observed,
     ode,
+    shows_order,
     strong,
     strong_on_the_reverse_sde,
     uniform,

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits import processor_seconds
+from problems import solvable
 from torch import Tensor
 
 import sdesolve as sd
@@ -277,11 +278,17 @@ def test_discontinuous_drift_and_huge_tolerance_arrive() -> None:
 
 
 FACTS = {row.name: row.facts for row in sd.methods()}
-FIXED = [(name, {"steps": 5}) for name in METHODS]
-CHOSEN = [(name, {"rtol": 1e-3, "atol": 1e-3, "max_steps": 50}) for name, make in METHODS.items() if make().error_order is not None]
+FIXED = [(name, {"steps": 5}) for name in METHODS if "langevin" not in FACTS[name].needs]
+CHOSEN = [(name, {"rtol": 1e-3, "atol": 1e-3, "max_steps": 50}) for name, _ in FIXED if METHODS[name]().error_order is not None]
 QUIET = pytest.mark.filterwarnings("ignore::sdesolve.SolveWarning")
 every_form = pytest.mark.parametrize(("method", "how"), FIXED + CHOSEN)
 on_any_interval = pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in FIXED + CHOSEN if not FACTS[name].needs])
+
+
+def kind_for(method: str, noise: str) -> str:
+    """``noise`` if the method does it, and otherwise one that it does."""
+    kinds = FACTS[method].kinds
+    return noise if noise in kinds else "additive" if "additive" in kinds else "diagonal"
 
 
 def suiting(method: str, drift: Any = None, diffusion: Any = None, noise: str = "diagonal", interval: tuple[float, float] = (0.0, 1.0)) -> Any:
@@ -291,8 +298,7 @@ def suiting(method: str, drift: Any = None, diffusion: Any = None, noise: str = 
         return VP.reverse(drift)
     if not facts.kinds:
         return sd.ODE(drift, interval)
-    kind = noise if noise in facts.kinds else "additive"
-    return sd.SDE(drift, diffusion, noise=kind, calculus=min(facts.calculus), interval=interval)
+    return sd.SDE(drift, diffusion, noise=kind_for(method, noise), calculus=min(facts.calculus), interval=interval)
 
 
 @QUIET
@@ -458,9 +464,8 @@ def test_integers_and_numbers_of_numpy_and_torch(whole: Callable[[int], Any]) ->
 def test_default_steps() -> None:
     """500 steps of the grid for what is not made for a tolerance, second-order pairs too unless one is given; what is made for one keeps to it."""
     for row in sd.methods():
-        problem = VP.reverse(lambda x, t: -x)
-        made_for_it = row.name in ("bosh3", "rk45", "adaptive", "ggf")
-        solution = sd.solve(problem, X, row.name, seed=0)
+        made_for_it = row.name in ("bosh3", "rk45", "tsit5", "dop853", "rodas5p", "adaptive", "ggf")
+        solution = sd.solve(solvable(row.name, lambda x, t: -x), torch.zeros(2, 2, 3), row.name, seed=0)
         assert isinstance(solution.nfe, Tensor) if made_for_it else solution.stats["steps"] == 500, row.name
     for method in ("heun", "midpoint"):
         for keywords in ({"rtol": 1e-3}, {"atol": 1e-3}, {"rtol": 1e-3, "atol": 1e-3}):
@@ -477,11 +482,11 @@ def test_the_default_tolerance_suits_the_dtype(dtype: torch.dtype) -> None:
     exact = sd.solve(FLOW_OF_A_GAUSSIAN, x.double(), "rk45", rtol=1e-12, atol=1e-12).x
     solution = sd.solve(FLOW_OF_A_GAUSSIAN, x, "rk45")
     assert solution.ok().all() and (solution.nfe < 100).all()
-    assert float((solution.x.double() - exact).abs().max()) < 10 * max(1e-5, torch.finfo(dtype).eps)
+    assert float((solution.x.double() - exact).abs().max()) < 20 * max(1e-5, torch.finfo(dtype).eps)
 
 
 @QUIET
-@pytest.mark.parametrize("method", [name for name in METHODS if FACTS[name].kinds])
+@pytest.mark.parametrize("method", [name for name, _ in FIXED if FACTS[name].kinds])
 @given(
     steps=st.integers(1, 20),
     ends=st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)),
@@ -501,10 +506,11 @@ def test_any_sde_gives_an_error_or_an_honest_status(
 
     def diffusion(x: Tensor, t: Tensor) -> Tensor:
         g = spread * torch.cos(x)
-        return torch.stack([g, 0.1 + 0 * x], -1) if noise == "general" and noise in FACTS[method].kinds else g
+        return torch.stack([g, 0.1 + 0 * x], -1) if kind == "general" else g
 
+    kind = kind_for(method, noise)
     try:
-        problem = suiting(method, drift, diffusion if noise != "additive" else lambda x, t: spread + 0 * x, noise, ends)
+        problem = suiting(method, drift, diffusion if kind != "additive" else lambda x, t: spread + 0 * x, kind, ends)
     except ValueError:
         return
     x = torch.tensor([[1.0], [0.0], [-3.0]], dtype=dtype)
