@@ -2,8 +2,10 @@
 
 from . import exam
 from ._arrays import expand_time
+from ._backends import backends
 from ._loops.fixed import Moment
 from .brownian import BrownianPath
+from .control import Control
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
@@ -22,6 +24,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "BrownianPath",
+    "Control",
     "Grid",
     "ModelCheck",
     "ModelCheckError",
@@ -38,6 +41,7 @@ __all__ = [
     "SubVPSDE",
     "UnderdampedLangevin",
     "as_score",
+    "backends",
     "check_model",
     "exam",
     "expand_time",

@@ -37,6 +37,15 @@ def bcast(coefficient: Number, x: Tensor) -> Number:
     return coefficient.to(x).reshape(-1, *(1,) * (x.dim() - 1))
 
 
+def plus(x: Tensor, coefficient: Number, y: Tensor) -> Tensor:
+    """``x + coefficient y`` for states of one shape, in two passes over them and one new tensor.
+
+    Product and sum are rounded apart: torch's fused ``add(x, y, alpha=c)`` rounds some elements once and others twice,
+    depending on where in the batch they lie.
+    """
+    return (bcast(coefficient, y) * y).add_(x)
+
+
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
     """A time () or (B,) shaped to multiply a state x of shape (B, *event), row by row.
 
@@ -49,15 +58,20 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
 def time_tensor(t: Number, x: Tensor) -> Tensor:
     """``t`` as a user's function sees it: a tensor on x's device in x's dtype, shape () or (B,), made without a device read."""
     if isinstance(t, Tensor):
-        return t.to(x)
+        return t.to(x, copy=True)  # the loop's own times are not for a function to write into
     return torch.full((), t, dtype=x.dtype, device=x.device)
 
 
 def per_row(t: Number, x: Tensor) -> Tensor:
     """``t`` as a network sees it: a float64 tensor of shape (B,) on x's device."""
     if isinstance(t, Tensor):
-        return t.to(device=x.device, dtype=torch.float64).expand(len(x))
+        return t.to(device=x.device, dtype=torch.float64, copy=True).expand(len(x))
     return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+
+
+def version(x: Tensor) -> int:
+    """A number that changes when ``x`` is written into; always 0 for an inference tensor, which keeps no account."""
+    return 0 if x.is_inference() else x._version
 
 
 def row_mean(x: Tensor) -> Tensor:

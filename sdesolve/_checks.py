@@ -6,27 +6,33 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._errors import choice
+from ._backends import Backend, make_backend
+from ._errors import as_float, choice, integer
+from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, make_grid
+from .grids import Grid, make_grid, times_of
 from .methods import Facts, Stepper, make_method, methods
 from .noise import check_seed
-from .problems import ODE, PER_ROW_TIME, SDE, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
+from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 
 AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 
 DEFAULT_STEPS = 500
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
-def stepper_of(method: str | Stepper, options: dict[str, Any]) -> Stepper:
+def stepper_of(method: str | Stepper, options: dict[str, Any], problem: AnyProblem, at_tolerance: bool) -> Stepper:
     """A method by name with its options, or a user's own stepper."""
     if isinstance(method, str):
+        if ":" in method:
+            return make_backend(method, options, getattr(problem, "noise", None), at_tolerance)
         return make_method(method, **options)
     if not isinstance(method, Stepper):
         raise TypeError(f"method is a {type(method).__name__}; expected a name from sdesolve.methods() or a Stepper.")
@@ -157,14 +163,23 @@ def interval_of(problem: AnyProblem, interval: Interval | None) -> Interval:
     return problem.interval if interval is None else problem.check_interval(interval)
 
 
-def check_state(x: Tensor, problem: AnyProblem) -> None:
+def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
     """A non-empty floating (B, *event), on the device of the network."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}; expected a tensor: torch.as_tensor(x, dtype=torch.float32).")
-    if not x.is_floating_point():
+    if x.dtype not in _DTYPES:
         raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype: x.float().")
+    if x.layout != torch.strided:
+        raise TypeError(f"x has the layout {x.layout}; expected a dense tensor: x.to_dense().")
+    if x.device.type == "meta":
+        raise ValueError("x is on meta, where a tensor holds no numbers; expected one that does: torch.ones_like(x, device='cpu').")
     if x.dim() == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, *event) with at least one sample and one element.")
+    if stepper.facts.largest is not None and x[0].numel() > stepper.facts.largest:
+        raise ValueError(
+            f"x has {x[0].numel()} numbers a sample, and this method takes at most {stepper.facts.largest}: it factorises a Jacobian of that size "
+            "for each sample and step. Expected an explicit method, as in method='tsit5'."
+        )
     if isinstance(problem, UnderdampedLangevin) and (x.dim() < 2 or x.shape[1] != 2):
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, 2, *event), positions and velocities: torch.stack([q, v], 1).")
     model = problem.score.model if isinstance(problem, ReverseSDE | ProbabilityFlow) else None
@@ -174,14 +189,29 @@ def check_state(x: Tensor, problem: AnyProblem) -> None:
             raise ValueError(f"x is on {x.device} and the network on {parameter.device}; expected one device: x.to({str(parameter.device)!r}).")
 
 
+def check_times(x: Tensor, interval: Interval) -> None:
+    """That x's dtype, in which a drift is told the time, holds the interval's ends."""
+    if max(abs(t) for t in interval) > torch.finfo(x.dtype).max:
+        raise ValueError(f"interval={interval} has times that {x.dtype} cannot hold; expected a state that can: x.double().")
+
+
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     """A given seed, or one drawn from ``generator`` or torch's global generator."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator is a {type(generator).__name__}; expected torch.Generator().manual_seed(0), or seed=0 instead.")
     if seed is None:
         device = generator.device if generator is not None else "cpu"
         return int(torch.randint(2**62, (), generator=generator, device=device))
     if generator is not None:
         raise ValueError("seed and generator were both given; expected one of them.")
     return check_seed(seed)
+
+
+def check_own_noise(stepper: Stepper, sample_ids: object, noise: object) -> None:
+    """That nothing is asked of a noise that another package draws."""
+    if isinstance(stepper, Backend) and stepper.facts.kinds and stepper.error_order is not None and (sample_ids is not None or noise != "seeded"):
+        asked = "sample_ids" if sample_ids is not None else "noise"
+        raise ValueError(f"{asked} was given, but at a tolerance {stepper.method} draws its own noise; leave it out, or give steps.")
 
 
 def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval: Interval, seed: int, ids: Tensor) -> BrownianPath | None:
@@ -203,13 +233,6 @@ def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval:
     return noise.to(x)
 
 
-def positive(name: str, value: object) -> int:
-    """An integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=100.")
-    return value
-
-
 def grid_of(
     problem: AnyProblem,
     stepper: Stepper,
@@ -218,18 +241,23 @@ def grid_of(
     grid: Grid | str | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
+    tolerance: bool,
 ) -> Grid | None:
-    """The grid to walk, or None where the method shall choose its steps."""
+    """The grid to walk, or None where the method shall choose its steps; ``tolerance``: whether one was given."""
+    if isinstance(stepper, Backend) and stepper.error_order is not None:
+        if not (steps is None and grid is None and nfe is None):
+            raise ValueError(f"{stepper.method} chooses its steps at rtol and atol here; expected no steps, grid or nfe.")
+        return None
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
-        steps = _steps_for(stepper, positive("nfe", nfe), denoise)
+        steps = _steps_for(stepper, integer("nfe", nfe, 1), denoise)
     if grid is None or isinstance(grid, str):
-        if steps is None and grid is None and stepper.error_order is not None:
+        if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
         name = grid or (process.default_grid if process else "uniform")
-        return make_grid(name, process, *interval, positive("steps", DEFAULT_STEPS if steps is None else steps))
+        return make_grid(name, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
@@ -246,16 +274,43 @@ def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
     return (nfe - fixed) // max(1, facts.evals)
 
 
-def control_of(stepper: Stepper, rtol: float | None, atol: float | None) -> Control:
+def control_of(stepper: Stepper, rtol: float | None, atol: float | None, dtype: torch.dtype) -> Control:
     """The step controller of a method with an error estimate."""
-    tolerances = [stepper.default_tolerance if value is None else value for value in (rtol, atol)]
-    for name, value in zip(("rtol", "atol"), tolerances, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
-    if sum(tolerances) == 0:
-        raise ValueError("rtol and atol are both 0: no step would ever be accepted; expected one of them > 0, as in rtol=1e-5.")
+    rounding = torch.finfo(dtype).eps
+    default = max(stepper.default_tolerance, rounding)
+    rtol, atol = (default if value is None else _tolerance(name, value) for name, value in (("rtol", rtol), ("atol", atol)))
+    if max(rtol, atol) < rounding:
+        wider = "x.double(), or " if dtype != torch.float64 else ""
+        raise ValueError(
+            f"rtol={rtol:g} and atol={atol:g} are below one rounding of {dtype}, {rounding:.2g}: smaller steps would add roundings and no accuracy. "
+            f"Expected {wider}one of them above that, as in rtol={1.05 * rounding:.1e}."
+        )
     assert stepper.error_order is not None
-    return stepper.control(rtol=tolerances[0], atol=tolerances[1], q=stepper.error_order)
+    return stepper.control(rtol=rtol, atol=atol, q=stepper.error_order)
+
+
+def _tolerance(name: str, value: object) -> float:
+    tolerance = as_float(value)
+    if tolerance is None or not 0 <= tolerance < math.inf:
+        raise ValueError(f"{name}={value!r}; expected a finite number >= 0, as in {name}=1e-5.")
+    return tolerance
+
+
+def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, interval: Interval, chosen: bool, denoise: bool) -> Event | None:
+    """The event that ends a row, tried once at the start."""
+    if direction not in (-1, 0, 1):
+        raise ValueError(f"event_direction={direction!r}; expected 1 (from - to +), -1 (from + to -) or 0 (both).")
+    if event is None:
+        if direction:
+            raise ValueError(f"event_direction={direction} without an event; expected event=function, as in event=lambda x, t: x[:, 0] - 1.")
+        return None
+    if not chosen or stepper.facts.dense is None:
+        raise ValueError("event is found between the steps of an ODE method that chooses them; expected method='rk45' or the like, without steps, grid and nfe.")
+    if denoise:
+        raise ValueError("denoise=True is for the last time, and event=... ends samples at times of their own; expected one of them.")
+    made = Event(event, direction)
+    made.side(x, torch.full((len(x),), interval[0], dtype=torch.float64, device=x.device))
+    return made
 
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
@@ -268,21 +323,28 @@ def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None
         raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
 
 
-def saved_nodes(save: str | Sequence[float] | Tensor | None, grid: Grid) -> tuple[int, ...]:
-    """Indices of the nodes to save, in the order of the grid."""
+def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:
+    """Times to save by step: those of entry i lie in (ts[i - 1], ts[i]], and that of entry 0 is the start."""
     if save is None:
-        return ()
+        return {}
     if isinstance(save, str):
         if save != "all":
             raise ValueError(f'save={save!r}; expected "all" or times of the grid.')
-        return tuple(range(len(grid.ts)))
-    times = _times(save)
-    nearest = {t: min(range(len(grid.ts)), key=lambda i, t=t: abs(grid.ts[i] - t)) for t in times}  # type: ignore[misc]
-    spacing = abs(grid.ts[-1] - grid.ts[0]) * _SAME
-    for t, i in nearest.items():
-        if abs(grid.ts[i] - t) > spacing:
-            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[i]}. Put it in with grid=[...], or save='all'.")
-    return tuple(sorted(set(nearest.values())))
+        return {i: (t,) for i, t in enumerate(grid.ts)}
+    falling = grid.ts[1] < grid.ts[0]
+    nodes = np.array(grid.ts)
+    saves: dict[int, list[float]] = {}
+    for t in sorted(set(_times(save)), reverse=falling):
+        nearest = int(np.abs(nodes - t).argmin())
+        if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
+            saves.setdefault(nearest, []).append(grid.ts[nearest])
+        elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
+            raise ValueError(f"save time {t} lies outside the interval {grid.ts[0], grid.ts[-1]}.")
+        elif not between:
+            raise ValueError(f"save time {t} is not a node of the grid; the nearest is {grid.ts[nearest]}. Put it in with grid=[...], or save='all'.")
+        else:
+            saves.setdefault(int((nodes > t).sum() if falling else (nodes < t).sum()), []).append(t)
+    return {i: tuple(dict.fromkeys(times)) for i, times in saves.items()}
 
 
 def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval) -> tuple[float, ...]:
@@ -300,7 +362,7 @@ def saved_times(save: str | Sequence[float] | Tensor | None, interval: Interval)
 
 
 def _times(save: Sequence[float] | Tensor) -> list[float]:
-    times: list[float] = torch.as_tensor(save, dtype=torch.float64).reshape(-1).tolist()
-    if not times or not all(math.isfinite(t) for t in times):
+    wanted = times_of("save", save)
+    if not wanted or not all(math.isfinite(t) for t in wanted):
         raise ValueError(f"save={save!r}; expected finite times.")
-    return times
+    return wanted

@@ -131,7 +131,8 @@ class BrownianPath:
         """The increment W and the space-time Levy area H of the step from t0 to t1, which may run either way."""
         (w0, k0), (w1, k1) = self._at(t0), self._at(t1)
         w = w1 - w0
-        mean = (k1 - k0) / bcast(_host(t1) - _host(t0), w) - w0  # of W_u - W_t0 over the step
+        dt = t1 - t0
+        mean = (k1 - k0) / bcast(dt.cpu() if isinstance(dt, Tensor) else dt, w) - w0  # of W_u - W_t0 over the step
         return self._out(w), self._out(mean - 0.5 * w)
 
     def to(self, like: Tensor) -> BrownianPath:
@@ -154,7 +155,7 @@ class BrownianPath:
     def _at(self, t: Number) -> tuple[Tensor, Tensor]:
         """W and its integral from the lower end, at t."""
         if isinstance(t, Tensor) and t.dim():
-            return self._descend(self._ticks(_host(t)))
+            return self._descend(self._ticks(t.detach().to("cpu", torch.float64)))
         t = float(t)
         if t not in self._known:
             self._known = {**dict(list(self._known.items())[-1:]), t: self._descend(self._ticks(torch.tensor([t], dtype=torch.float64)))}
@@ -218,9 +219,10 @@ class PathStep:
         """(W, H) over the step."""
         return self._path.levy(t0, t1)
 
-
-def _host(t: Number) -> Number:
-    return t.detach().to("cpu", torch.float64) if isinstance(t, Tensor) else t
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """W(t) - theta W(t1), theta = (t - t0)/(t1 - t0), at ``times``."""
+        whole = self._path.increment(t0, t1)
+        return [self._path.increment(t0, t) - (t - t0) / (t1 - t0) * whole for t in times]
 
 
 def _trailing_zeros(value: int) -> int:

@@ -12,13 +12,15 @@ from ._arrays import row_mean
 
 @dataclass(frozen=True)
 class Control:
-    """The proportional-integral controller.  [Gustafsson 1991; Hairer & Wanner 1996, IV.2]
+    """The proportional-integral controller.  [Gustafsson 1991; Hairer, Norsett & Wanner 1993, II.4; Hairer & Wanner 1996, IV.2]
 
         factor = safety err_n^(-(1/q - 3 beta/4)) err_{n-1}^beta,      beta = 0.2/q,
 
     for an error estimate that falls as h^q, measured so that a step is accepted where err <= 1:
 
         err = sqrt(mean((error / (atol + rtol max(|x0|, |x1|)))^2)).
+
+    A rejected step is judged by its own error alone, factor = safety err^(-1/q), and the step after it does not grow.
 
     Arguments:
         rtol, atol: relative and absolute tolerance of one step.
@@ -41,12 +43,13 @@ class Control:
         return row_mean((value / self.tolerance(largest)).square()).double().sqrt()
 
     def tolerance(self, scale: Tensor) -> Tensor:
-        """The error that is tolerated where the state is as large as ``scale``."""
-        return self.atol + self.rtol * scale
+        """The error that is tolerated where the state is as large as ``scale``; not 0, or no error at all would be 0/0 there."""
+        return max(self.atol, torch.finfo(scale.dtype).tiny) + self.rtol * scale
 
     def factor(self, err: Tensor, previous: Tensor) -> Tensor:
-        """(B,) by what to multiply the step after an error; ``shrink`` where the error is not finite."""
-        beta = 0.2 / self.q
-        err = err.clamp(min=1e-10)  # a vanishing error asks for the largest growth, not for a division by zero
-        factor = self.safety * err ** (0.75 * beta - 1 / self.q) * previous.clamp(min=1e-4) ** beta
-        return torch.nan_to_num(factor, nan=self.shrink, posinf=self.grow).clamp(self.shrink, self.grow)
+        """(B,) by what to multiply the step after a try with the error ``err``, the try before having had ``previous``."""
+        beta, accepted = 0.2 / self.q, err <= 1
+        floored = err.clamp(min=1e-10)  # a vanishing error asks for the largest growth, not for a division by zero
+        with_memory = floored ** (0.75 * beta - 1 / self.q) * previous.clamp(1e-4, 1.0) ** beta
+        factor = self.safety * torch.where(accepted, with_memory, floored ** (-1 / self.q))
+        return torch.minimum(factor.clamp(min=self.shrink), torch.where(accepted & (previous <= 1), self.grow, 1.0))

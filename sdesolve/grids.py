@@ -36,17 +36,26 @@ class Grid:
         for i, t in enumerate(self.ts):
             if not math.isfinite(t):
                 raise ValueError(f"grid[{i}] = {t} is not finite.")
-            if i and (t - self.ts[i - 1]) * (self.ts[1] - self.ts[0]) <= 0:
+            if i and (t == self.ts[i - 1] or (t > self.ts[i - 1]) != (self.ts[1] > self.ts[0])):
                 raise ValueError(f"grid[{i}] = {t} does not go on from grid[{i - 1}] = {self.ts[i - 1]}; expected strictly falling or strictly rising times.")
 
     @classmethod
     def of(cls, ts: Sequence[float] | Tensor) -> Grid:
         """From any sequence of times."""
-        return cls(tuple(float(t) for t in torch.as_tensor(ts, dtype=torch.float64).reshape(-1)))
+        return cls(tuple(times_of("grid", ts)))
 
     def __len__(self) -> int:
         """Number of steps."""
         return len(self.ts) - 1
+
+
+def times_of(name: str, values: Sequence[float] | Tensor) -> list[float]:
+    """Floats out of any sequence of times; a ValueError that names the argument where they are none."""
+    try:
+        numbers: list[float] = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}={values!r}; expected times, as in {name}=[0.0, 0.5, 1.0].") from None
+    return numbers
 
 
 def uniform(process: Process | None, t0: float, t1: float, steps: int) -> Grid:

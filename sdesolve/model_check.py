@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._errors import integer
 from .noise import DATA, SeededNormals
 from .processes import Process
 from .scores import PARAMETERISATIONS, TIME_CONVENTIONS, Model, Score, TimeConvention, as_score
@@ -456,5 +457,4 @@ def _validate(x0: Tensor, sigma_data: float, times: int, batch_size: int) -> Non
     if not 0 < sigma_data < math.inf:
         raise ValueError(f"sigma_data={sigma_data!r}; expected the standard deviation of the data, finite and > 0.")
     for name, value, least in (("times", times, 2), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}; expected an integer >= {least}.")
+        integer(name, value, least, example=256)

@@ -22,17 +22,19 @@ import torch
 from torch import Tensor
 
 from ._arrays import Number, absolute, bcast, xp
+from ._errors import as_int
 from ._philox import philox
 
 _WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _LARGEST_GAP = 8  # ids skipped within one call
 _CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay Python's overhead at every node
 
 PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED = range(7)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
 
-LEVY = 1 << 32
-"""Slot of a step's space-time Levy area, beyond any number of corrector steps."""
+LEVY, BETWEEN = 1 << 32, 1 << 33
+"""Slots of a step's space-time Levy area and of its bridge, beyond any number of corrector steps."""
 
 
 class SeededNormals:
@@ -148,18 +150,32 @@ class SeededStep:
         normal = self.normal(LEVY)
         return self.increment(t0, t1), bcast(xp(t0).sqrt(absolute(t1 - t0) / 12), normal) * normal
 
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """W(t) - theta W(t1), theta = (t - t0)/(t1 - t0), at ``times`` in order: the Brownian bridge, which vanishes at both ends."""
+        values, last, value = [], t0, torch.zeros(())
+        for k, t in enumerate(times):
+            left, right = abs(t - last), abs(t1 - t)
+            value = right / (left + right) * value + math.sqrt(left * right / (left + right)) * self.normal(BETWEEN + k)
+            values.append(value)
+            last = t
+        return values
+
 
 def check_seed(seed: object) -> int:
     """``seed`` if it can name noise."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+    whole = as_int(seed)
+    if whole is None or not 0 <= whole < 2**64:
         raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
-    return seed
+    return whole
 
 
 def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tensor:
     """(B,) names of the rows; default 0..B-1."""
-    ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
-    if ids.shape != (rows,) or ids.is_floating_point() or ids.is_complex() or bool((ids < 0).any()):
+    try:
+        ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"sample_ids={sample_ids!r}; expected {rows} integers, 0 <= id < 2**63, one a row: range({rows}).") from None
+    if ids.shape != (rows,) or ids.dtype not in _SIGNED or bool((ids < 0).any()):
         raise ValueError(f"sample_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected {rows} integers >= 0, one a row: range({rows}).")
     return ids
 

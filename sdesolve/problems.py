@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from . import _tally
-from ._arrays import Number, bcast, time_tensor
-from ._errors import choice
+from ._arrays import Number, bcast, plus, time_tensor, version
+from ._errors import CHANGED, choice
 from .processes import Process
 from .scores import Score, as_score
 
@@ -27,11 +27,13 @@ Interval: TypeAlias = tuple[float, float]
 def check_interval(interval: Interval) -> Interval:
     """``interval`` as two floats; ValueError unless they are finite and different."""
     try:
-        t0, t1 = (float(t) for t in interval)
+        t0, t1 = (float(t) for t in interval if not isinstance(t, str))
     except (TypeError, ValueError):
         raise ValueError(f"interval={interval!r}; expected two times, as in interval=(0.0, 1.0).") from None
     if not (math.isfinite(t0) and math.isfinite(t1)) or t0 == t1:
         raise ValueError(f"interval={interval!r}; expected two finite and different times, as in interval=(0.0, 1.0).")
+    if not math.isfinite(t1 - t0):
+        raise ValueError(f"interval={interval!r} is longer than the largest float; expected less than 1.8e308.")
     return t0, t1
 
 
@@ -72,7 +74,7 @@ class ODE:
     """dx/dt = drift(x, t).
 
     Arguments:
-        drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x.
+        drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x, a new one each time.
         interval: (first, last), finite and different; last < first runs backwards.
     """
 
@@ -93,7 +95,7 @@ class SDE:
     f -+ (1/2) sum_j Dg_j[g_j] d|t|/dt, at the cost of one derivative of the diffusion a call of the drift (m for m columns).
 
     Arguments:
-        drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x.
+        drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x, a new one each time.
         diffusion: function of the same; what it returns depends on ``noise``:
             "additive" (no dependence on x) and "diagonal" (each coordinate depends on its own alone): broadcastable to x's shape,
             multiplies one Brownian motion per coordinate;
@@ -140,7 +142,11 @@ class SDE:
 
     def diffusion(self, x: Tensor, t: Number) -> Tensor:
         """g(x, t), in the shape of its kind."""
-        return self._fitting("diffusion", self._diffusion(x, time_tensor(t, x)), x)
+        before = version(x)
+        g = self._fitting("diffusion", self._diffusion(x, time_tensor(t, x)), x)
+        if version(x) != before:
+            raise ValueError(f"diffusion {CHANGED}")
+        return g
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         return self.apply(self.diffusion(x, t), dw)
@@ -156,7 +162,7 @@ class SDE:
         if self.noise == "scalar":
             return (1,) * len(event)
         if self.noise == "general":  # how many Brownian motions there are, the diffusion alone knows
-            return (self._diffusion(x, time_tensor(self.interval[0], x)).shape[-1],)
+            return (self.diffusion(x, self.interval[0]).shape[-1],)
         return event
 
     def derivative(self, x: Tensor, t: Number, v: Tensor) -> Tensor:
@@ -195,11 +201,11 @@ class SDE:
         if not isinstance(g, Tensor):
             raise ValueError(f"{name} returned a {type(g).__name__}; expected a tensor, as in lambda x, t: 0.5 * torch.ones_like(x).")
         fits = g.shape[:-1] == x.shape if self.noise == "general" else _broadcasts(g.shape, x.shape)
-        if not fits or g.dtype != x.dtype:
+        if not fits or g.dtype != x.dtype or g.device != x.device:
             expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
             raise ValueError(
-                f"{name} returned {tuple(g.shape)} {g.dtype} for a state of {tuple(x.shape)} {x.dtype} and noise={self.noise!r}; "
-                f"expected the state's dtype and shape {expected}."
+                f"{name} returned {tuple(g.shape)} {g.dtype} on {g.device} for a state of {tuple(x.shape)} {x.dtype} on {x.device} and "
+                f"noise={self.noise!r}; expected the state's dtype and device, and the shape {expected}."
             )
         return g
 
@@ -292,7 +298,7 @@ class ReverseSDE(_ScoreProblem):
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         p = self.process
-        return bcast(p.drift_rate_(t), x) * x - bcast(p.diffusion_(t) ** 2, x) * self.score(x, t)
+        return plus(bcast(p.drift_rate_(t), x) * x, -(p.diffusion_(t) ** 2), self.score(x, t))
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         return bcast(self.process.diffusion_(t), x) * dw
@@ -317,20 +323,22 @@ class ProbabilityFlow(_ScoreProblem):
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         p = self.process
-        return bcast(p.drift_rate_(t), x) * x - bcast(0.5 * p.diffusion_(t) ** 2, x) * self.score(x, t)
+        return plus(bcast(p.drift_rate_(t), x) * x, -0.5 * p.diffusion_(t) ** 2, self.score(x, t))
 
 
 def _field(function: Field, x: Tensor, t: Number, name: str = "drift") -> Tensor:
-    time = time_tensor(t, x)
+    time, before = time_tensor(t, x), version(x)
     try:
         value = _tally.call(function, x, time)
     except RuntimeError as error:
         if time.dim():
             error.add_note(f"Here every sample has its own time: t has shape {tuple(time.shape)}. {PER_ROW_TIME}")
         raise
-    if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype:
-        got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name} returned {got}; expected {tuple(x.shape)} {x.dtype}, like the state.")
+    if version(x) != before:
+        raise ValueError(f"{name} {CHANGED}")
+    if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype or value.device != x.device:
+        got = f"{tuple(value.shape)} {value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} returned {got}; expected {tuple(x.shape)} {x.dtype} on {x.device}, like the state.")
     return value
 
 

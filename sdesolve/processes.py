@@ -41,7 +41,7 @@ class Process(ABC):
     """
 
     T: float
-    eps: ClassVar[float]
+    eps: float
     default_grid: ClassVar[str] = "uniform"
 
     # -- the hooks: formulas of a float or a float64 tensor ----------------------------------------------------------
@@ -186,29 +186,38 @@ class Process(ABC):
 
 @dataclass(frozen=True)
 class VPSDE(Process):
-    """Variance preserving:  dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw,  beta(t) = beta_min + t (beta_max - beta_min).
+    """Variance preserving:  dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw,  beta(t) = beta_min + (t/T) (beta_max - beta_min).
 
     alpha^2 + sigma^2 = 1; the continuous limit of DDPM.  [Song et al. 2021, eq. 11, 32-33]
 
     Arguments:
-        beta_min, beta_max: 0 < beta_min < beta_max; the published values are the defaults.
-        T: end time.
+        beta_min, beta_max: beta at 0 and at T, 0 < beta_min < beta_max; the published values are the defaults.
+        T: end time.  Another unit of time wants other betas: DDPM's own counting is ``VPSDE(1e-4, 0.02, T=1000)``, which is
+            the default at t/1000.
     """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
     T: float = 1.0
-    eps: ClassVar[float] = 1e-3
 
     def __post_init__(self) -> None:
         _require(self, "beta_min", 0 < self.beta_min < self.beta_max < math.inf, "0 < beta_min < beta_max")
         _require(self, "T", 0 < self.T < math.inf, "a finite T > 0")
 
+    @property
+    def eps(self) -> float:  # type: ignore[override]
+        return 1e-3 * self.T
+
+    @property
+    def _slope(self) -> float:
+        """d beta / dt."""
+        return (self.beta_max - self.beta_min) / self.T
+
     def beta_(self, t: Number) -> Number:
-        return self.beta_min + t * (self.beta_max - self.beta_min)
+        return self.beta_min + t * self._slope
 
     def log_alpha_(self, t: Number) -> Number:
-        return -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+        return -0.25 * t * t * self._slope - 0.5 * t * self.beta_min
 
     def sigma_(self, t: Number) -> Number:
         return xp(t).sqrt(-xp(t).expm1(2 * self.log_alpha_(t)))
@@ -229,8 +238,8 @@ class VPSDE(Process):
         return self._log_alpha_inverse(-0.5 * softplus(-log_snr))
 
     def _log_alpha_inverse(self, log_alpha: Number) -> Number:
-        half = 0.5 * self.beta_min  # t solves (beta_max - beta_min)/4 t^2 + beta_min/2 t + ln alpha = 0; this form has no cancellation
-        return -2 * log_alpha / (half + xp(log_alpha).sqrt(half * half - (self.beta_max - self.beta_min) * log_alpha))
+        half = 0.5 * self.beta_min  # t solves slope/4 t^2 + beta_min/2 t + ln alpha = 0; this form has no cancellation
+        return -2 * log_alpha / (half + xp(log_alpha).sqrt(half * half - self._slope * log_alpha))
 
 
 @dataclass(frozen=True)
@@ -259,24 +268,27 @@ class SubVPSDE(VPSDE):
 
 @dataclass(frozen=True)
 class VESDE(Process):
-    """Variance exploding:  dx = g(t) dw,  sigma(t) = sigma_min (sigma_max/sigma_min)^t,  alpha = 1.  [Song et al. 2021, eq. 9, 30]
+    """Variance exploding:  dx = g(t) dw,  sigma(t) = sigma_min (sigma_max/sigma_min)^(t/T),  alpha = 1.  [Song et al. 2021, eq. 9, 30]
 
     The continuous limit of SMLD (NCSN).
 
     Arguments:
         sigma_min, sigma_max: 0 < sigma_min < sigma_max, in units of the data; choose sigma_max near the largest distance
             between two data points.  The published CIFAR-10 values are the defaults.
-        T: end time.
+        T: end time; the unit of time alone.
     """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     T: float = 1.0
-    eps: ClassVar[float] = 1e-5
 
     def __post_init__(self) -> None:
         _require(self, "sigma_min", 0 < self.sigma_min < self.sigma_max < math.inf, "0 < sigma_min < sigma_max")
         _require(self, "T", 0 < self.T < math.inf, "a finite T > 0")
+
+    @property
+    def eps(self) -> float:  # type: ignore[override]
+        return 1e-5 * self.T
 
     @property
     def _log_ratio(self) -> float:

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _tally
-from ._arrays import Number, bcast, per_row, xp
-from ._errors import choice
+from ._arrays import Number, bcast, per_row, plus, version, xp
+from ._errors import CHANGED, as_int, choice
 from .processes import Process
 
 Model: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -103,9 +103,10 @@ class Score:
 
     def __init__(self, model: Model, process: Process, predicts: str, time: TimeConvention, sigma_data: float) -> None:
         self.model, self.process = model, process
-        self.predicts, self.time, self.sigma_data = predicts, time, sigma_data
+        self.predicts, self.sigma_data = predicts, sigma_data
+        self.time: TimeConvention = time if (levels := as_int(time)) is None else levels
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
-        self._network_time = _time_convention(time)
+        self._network_time = _time_convention(self.time)
         self._model_dtype = _parameter_dtype(model)
 
     def linear(self, t: Number) -> Linear:
@@ -117,10 +118,12 @@ class Score:
         dtype = self._model_dtype or x.dtype
         time = self._network_time(self.process, per_row(t, x))
         scale = self.linear(t).input_scale
-        scaled = x if scale is None else bcast(scale, x) * x
+        scaled, before = x if scale is None else bcast(scale, x) * x, version(x)
         output = _tally.call(self.model, scaled.to(dtype), time.to(dtype) if time.is_floating_point() else time)
         if not isinstance(output, Tensor) or output.shape != x.shape or not output.is_floating_point() or output.device != x.device:
             raise ValueError(_bad_output(self.model, output, x))
+        if version(x) != before:
+            raise ValueError(f"the model {_name(self.model)} {CHANGED}")
         return output.to(x.dtype)
 
     def __call__(self, x: Tensor, t: Number) -> Tensor:
@@ -128,7 +131,7 @@ class Score:
         output = self.model_output(x, t)
         on_x, on_output, _ = self.linear(t)
         scaled = output if on_output is None else bcast(on_output, x) * output
-        return scaled if on_x is None else bcast(on_x, x) * x + scaled
+        return scaled if on_x is None else plus(scaled, on_x, x)
 
     def target(self, x: Tensor, eps: Tensor, t: Number) -> Tensor:
         """What the model ought to return at x = alpha x_0 + sigma eps for that eps: the regression target of training."""
@@ -183,8 +186,12 @@ def _parameter_dtype(model: Model) -> torch.dtype | None:
     return next((p.dtype for p in parameters if p.is_floating_point()), None)
 
 
+def _name(model: Model) -> str:
+    return getattr(model, "__name__", type(model).__name__)
+
+
 def _bad_output(model: Model, output: object, x: Tensor) -> str:
-    name = getattr(model, "__name__", type(model).__name__)
+    name = _name(model)
     if not isinstance(output, Tensor):
         return f"the model {name} returned a {type(output).__name__}; expected a tensor like its input: wrap it, as in lambda x, t: {name}(x, t).sample"
     got = f"{tuple(output.shape)} {output.dtype} on {output.device}"

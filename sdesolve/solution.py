@@ -18,6 +18,13 @@ class Status(IntEnum):
     non_finite = 1
     max_steps = 2
     min_step = 3
+    event = 4
+    """Ended at its event, as asked: it counts as arrived."""
+
+
+def arrived(codes: Tensor) -> Tensor:
+    """(B,) bool: codes of samples that reached the end or their event, with a finite state."""
+    return (codes == Status.ok) | (codes == Status.event)
 
 
 _NAMES = np.array([status.name for status in Status])
@@ -28,11 +35,12 @@ class Solution:
     """The outcome of ``solve``, per sample where samples can differ.
 
     Attributes:
-        x: (B, *event) final state; denoised where ``denoise=True``.
+        x: (B, *event) final state, which is the state at its event for a sample that had one; denoised where ``denoise=True``.
         nfe: network calls that each sample saw, counted as they happened: an int on a fixed grid, (B,) int64 where steps are chosen per sample.
         codes: (B,) int64 of :class:`Status`.
-        failed_at: (B,) float64, the time at which a sample that is not "ok" was given up; NaN for the others.
-        ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them.
+        failed_at: (B,) float64, the time at which a sample was given up; NaN for those that were not.
+        ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them; NaN at times that a sample did not reach.
+        event_time: (B,) float64, the time of each sample's event and NaN where it had none, where ``event`` asked for it.
         stats: method, seed, steps, accepted, rejected (adaptive: per sample), jvps (derivatives taken of the diffusion), wall_time in seconds.
     """
 
@@ -43,18 +51,19 @@ class Solution:
     ts: Tensor | None = None
     xs: Tensor | None = None
     stats: dict[str, Any] = field(default_factory=dict)
+    event_time: Tensor | None = None
 
     @property
     def status(self) -> np.ndarray:
-        """(B,) strings: "ok", "non_finite", "max_steps" or "min_step"."""
+        """(B,) strings: "ok", "event", "non_finite", "max_steps" or "min_step"."""
         return _NAMES[self.codes.cpu().numpy()]
 
     def ok(self) -> Tensor:
-        """(B,) bool: which samples arrived with a finite state."""
-        return self.codes == Status.ok
+        """(B,) bool: which samples arrived, at the end or at their event, with a finite state."""
+        return arrived(self.codes)
 
     def failures(self) -> list[tuple[int, str, float]]:
-        """(index, status, time) of every sample that is not "ok"."""
+        """(index, status, time) of every sample that did not arrive."""
         index = torch.nonzero(~self.ok()).flatten().tolist()
         return [(i, str(self.status[i]), float(self.failed_at[i])) for i in index]
 

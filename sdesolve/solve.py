@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
+from ._backends import Backend
 from ._checks import AnyProblem, Stochastic
+from ._errors import integer
 from ._loops import adaptive, fixed
+from ._loops.adaptive import Task
 from ._loops.fixed import Moment, Observer, Outcome
 from ._loops.promises import Promises
 from .brownian import BrownianPath, PathStep
-from .control import Control
 from .grids import Grid
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import Interval, ProbabilityFlow, ReverseSDE
+from .problems import Field, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -56,6 +60,8 @@ def solve(
     sample_ids: Tensor | Sequence[int] | None = None,
     noise: str | BrownianPath = "seeded",
     save: Save = None,
+    event: Field | None = None,
+    event_direction: int = 0,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
     denoise: bool = False,
@@ -65,18 +71,19 @@ def solve(
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
 
-    A method with an error estimate (``rk45``, ``bosh3``, ``heun``, ``midpoint``) chooses its steps per sample unless ``steps``,
-    ``grid`` or ``nfe`` is given; every other method walks a grid.  An ODE method given a reverse SDE solves its probability
-    flow, which has the same marginals.  No gradient is recorded.
+    A method made to keep to a tolerance (``rk45``, ``tsit5``, ``rodas5p``, ``adaptive``, ...) chooses its steps per sample unless ``steps``,
+    ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
+    ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.  No gradient is recorded.
 
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
-        method: a name from :func:`methods`, or a :class:`Stepper` of your own.
+        method: a name from :func:`methods` or :func:`backends`, or a :class:`Stepper` of your own.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
         grid: "uniform", "karras" or "log_snr" (with ``steps``), or the times themselves.
         nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.
-        rtol, atol: tolerances of the error per step, root mean square over the event; default 1e-5 each.
+        rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
+            (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
         interval: (first, last) instead of the problem's own.
         seed: 0 <= seed < 2**64, names the noise: with ``sample_ids`` it fixes every sample whatever the batch around it.
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
@@ -84,7 +91,12 @@ def solve(
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
         noise: "seeded", increments named by (seed, id, step), the cheapest; "brownian", one path named by (seed, id) that is the same for
             every number of steps and every method on this interval; or a :class:`BrownianPath` of your own.
-        save: "all" for every node, or times to save: nodes of the grid, or, where steps are chosen, any times.
+        save: "all" for every node of a grid, or times to save: nodes of the grid, and any times where steps are chosen, where the method has a
+            continuous extension (order ``facts.dense``), or where it follows a Brownian path (whose bridge then stands between the nodes).
+        event: function of (x, t) as a drift has it that returns (B,): each sample stops where the sign of its number changes, with status
+            "event", ``sol.x`` the state and ``sol.event_time`` the time, just before the change.  For ODEs whose steps are chosen.  Two changes
+            within one step go unseen.
+        event_direction: 1 for changes from - to + alone, -1 for those from + to -, along the interval; 0 for both.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score).
@@ -96,27 +108,33 @@ def solve(
         The solution; see :class:`Solution`.
 
     Raises:
+        ImportError: the method is another package's, which is not installed.
         ValueError, TypeError: bad arguments, before the first network call; ValueError at the first call of a drift,
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
     start, derivatives = time.perf_counter(), _tally.derivatives()
     name = method if isinstance(method, str) else type(method).__name__
-    stepper = _checks.stepper_of(method, options)
+    stepper = _checks.stepper_of(method, options, problem, at_tolerance=rtol is not None or atol is not None)
     problem = _checks.suited(stepper, problem, name)
     span = _checks.interval_of(problem, interval)
-    _checks.check_state(x, problem)
+    _checks.check_state(x, problem, stepper)
+    _checks.check_times(x, span)
+    x = x.contiguous() if 0 in x.stride() else x  # rows of an expanded state share their memory, and no derivative is taken there
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
-    chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise)
+    chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerance=rtol is not None or atol is not None)
     if chosen is not None and (rtol is not None or atol is not None):
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     seed = _checks.seed_of(seed, generator)
+    _checks.check_own_noise(stepper, sample_ids, noise)
     ids = sample_ids_of(sample_ids, len(x))
     path = _checks.path_of(noise, problem, x, span, seed, ids)
 
-    control = None if chosen else _checks.control_of(stepper, rtol, atol)
-    _checks.positive("max_steps", max_steps)
+    max_steps = integer("max_steps", max_steps, 1)
+    ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
     problem = _checks.prepared(stepper, problem, x, span)
 
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
@@ -124,7 +142,8 @@ def solve(
         if chosen is not None:
             ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen, path), save, observe)
         else:
-            ts, out = _adapt(stepper, problem, x, span, control, save, max_steps, observe, _promises(problem, x, seed, ids, path))
+            control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
+            ts, out = _adapt(stepper, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save)
     if denoise:
         out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
 
@@ -137,6 +156,7 @@ def solve(
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
         xs=torch.stack(list(out.xs)) if ts else None,
         stats={**stats, "jvps": _tally.derivatives() - derivatives, "wall_time": time.perf_counter() - start},
+        event_time=out.event_time,
     )
     _report(solution, throw)
     return solution
@@ -147,36 +167,30 @@ def _walk(
     problem: AnyProblem,
     x: Tensor,
     grid: Grid,
-    noise_at: Callable[[int], SeededStep | None],
+    noise_at: Callable[[int], StepNoise | None],
     save: Save,
     observe: Observer | None,
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    nodes = _checks.saved_nodes(save, grid)
-    return tuple(grid.ts[i] for i in nodes), fixed.run(stepper, problem, x, grid, noise_at, frozenset(nodes), observe)
+    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong) or stepper.facts.dense is not None)
+    run = stepper.walk if isinstance(stepper, Backend) else partial(fixed.run, stepper)
+    return tuple(itertools.chain(*saves.values())), run(problem, x, grid, noise_at, saves, observe)
 
 
-def _adapt(
-    stepper: Stepper,
-    problem: AnyProblem,
-    x: Tensor,
-    span: Interval,
-    control: Control | None,
-    save: Save,
-    max_steps: int,
-    observe: Observer | None,
-    noise: Promises | None,
-) -> tuple[tuple[float, ...], Outcome]:
-    """The saved times and the outcome of a solve whose steps are chosen per sample."""
-    assert control is not None
-    ts = _checks.saved_times(save, span)
-    stops = tuple(dict.fromkeys((*(t for t in ts if t != span[0]), span[1])))
-    calls = _tally.calls()
-    _checks.check_rows_apart(problem, x, span)
-    checked = _tally.calls() - calls
-    out = adaptive.run(stepper, problem, x, span, control, stops, max_steps, observe, noise)
-    landed = dict(zip((span[0], *stops), (x, *out.xs), strict=True))
-    return ts, out._replace(nfe=out.nfe + checked, xs=[landed[t] for t in ts])
+def _adapt(stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, save: Save) -> tuple[tuple[float, ...], Outcome]:
+    """The saved times and the outcome of a solve whose steps are chosen."""
+    first = task.interval[0]
+    ts = _checks.saved_times(save, task.interval)
+    task = task._replace(saves=tuple(t for t in ts if t != first))
+    if isinstance(stepper, Backend):
+        out = stepper.adapt(problem, x, task)
+    else:
+        calls = _tally.calls()
+        _checks.check_rows_apart(problem, x, task.interval)
+        checked = _tally.calls() - calls
+        out = adaptive.run(stepper, problem, x, task)
+        out = out._replace(nfe=out.nfe + checked)
+    return ts, out._replace(xs=[x] * (len(ts) - len(task.saves)) + [*out.xs])
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:

@@ -1,9 +1,11 @@
-"""What this package raises of its own, and the message for a name out of a list."""
+"""What this package raises of its own, the message for a name out of a list, and integers whoever made them."""
 
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class ModelFileError(ValueError):
@@ -16,3 +18,11 @@ def unknown(what: str, got: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(got), names, 1, 0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{what} {got!r} is not known; expected one of: {', '.join(names) or '(none)'}.{hint}"
+
+
+def as_int(value: Any) -> int | None:
+    """An integer of Python, numpy or torch as Python's; None for anything else, a bool too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

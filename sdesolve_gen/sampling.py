@@ -13,6 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sdesolve as sd
+from sdesolve.noise import check_seed
+
+from ._errors import as_int
 
 if TYPE_CHECKING:
     from .models import Model
@@ -113,24 +116,22 @@ def _move(bar: tqdm, position: float) -> None:
 
 
 def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    count = as_int(value)
+    if count is None or count < 1:
         raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=16.")
-    return value
+    return count
 
 
 def _ids(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
     """(n,) names of the images."""
     if sample_ids is None:
         return list(range(n))
-    ids = sample_ids.tolist() if isinstance(sample_ids, Tensor) else list(sample_ids)
-    if len(ids) != n or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
-        raise ValueError(f"sample_ids={ids[:5]}{'...' if len(ids) > 5 else ''} ({len(ids)} of them); expected n = {n} integers >= 0, as in range({n}).")
+    given = sample_ids.tolist() if isinstance(sample_ids, Tensor) else list(sample_ids)
+    ids = [i for i in map(as_int, given) if i is not None and i >= 0]
+    if len(ids) != n or len(given) != n:
+        raise ValueError(f"sample_ids={given[:5]}{'...' if len(given) > 5 else ''} ({len(given)} of them); expected n = {n} integers >= 0, as in range({n}).")
     return ids
 
 
 def _seed(seed: int | None) -> int:
-    if seed is None:
-        return int(torch.randint(2**62, ()))
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ValueError(f"seed={seed!r}; expected an integer, 0 <= seed < 2**64, as in seed=0.")
-    return seed
+    return int(torch.randint(2**62, ())) if seed is None else check_seed(seed)

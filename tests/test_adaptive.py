@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.integrate
 import torch
 from problems import PROCESSES, nonlinear_ode
 from scipy.integrate import solve_ivp
@@ -14,9 +15,10 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve import exam
-from sdesolve.methods import METHODS
+from sdesolve.control import Control
+from sdesolve.methods import METHODS, make_method
 
-ADAPTIVE = [name for name, make in METHODS.items() if make().error_order is not None]
+ADAPTIVE = [name for name, make in METHODS.items() if make().error_order is not None and make().facts.ode is not None]
 
 
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0)], ids=["forwards", "backwards"])
@@ -45,6 +47,56 @@ def test_no_more_calls_than_scipy() -> None:
     assert float(ours.nfe.double().mean()) <= 1.02 * sum(t.nfev for t in theirs) / len(x)
     ends = torch.stack([torch.as_tensor(t.y[:, -1]) for t in theirs])
     assert float((ours.x - fine).abs().mean()) <= 2 * float((ends - fine).abs().mean())
+
+
+@pytest.mark.parametrize(("method", "theirs"), [("rk45", "RK45"), ("bosh3", "RK23"), ("dop853", "DOP853")])
+def test_the_error_estimate_is_the_published_one(method: str, theirs: str) -> None:
+    """One step: ours against the weights that scipy has, combined as published for dop853."""
+    problem, start, _ = nonlinear_ode((0.0, 2.0))
+    stepper, h = make_method(method), 0.3
+    step = stepper.step(problem, start, 0.0, h, None, stepper.init(problem, start, 0.0))
+    k = torch.stack(list(step.stages))
+    solver = getattr(scipy.integrate, theirs)
+    if method == "dop853":
+        fifth, third = (h * torch.tensordot(torch.as_tensor(e), k, 1) for e in (solver.E5, solver.E3))
+        expected = fifth.square() / (fifth.square() + 0.01 * third.square()).sqrt()
+    else:
+        expected = h * torch.tensordot(torch.as_tensor(solver.E), k, 1)
+    assert torch.allclose(step.error.abs(), expected.abs(), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("interval", [(1.0, 0.0), (0.0, 1.0), (-0.3, 0.1)])
+@pytest.mark.parametrize("method", [name for name, facts in sd.methods() if facts.ode and not facts.needs])
+def test_no_method_looks_beyond_the_interval(method: str, interval: tuple[float, float]) -> None:
+    """A square root that ends at 0 would be NaN there."""
+    seen: list[Tensor] = []
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(t.detach().reshape(-1).clone())
+        return 0 * x + torch.cos(9 * sd.expand_time(t, x))
+
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    for how in ({"steps": 7}, {"steps": 1}, {}):
+        assert sd.solve(sd.ODE(drift, interval), x, method, **how).ok().all()
+    assert min(interval) <= float(torch.cat(seen).min()) and float(torch.cat(seen).max()) <= max(interval)
+
+
+def test_the_controller_s_factor() -> None:
+    """After acceptance with memory, after rejection without it and without growth; an infinite error shrinks the most."""
+    control = Control(rtol=1e-3, atol=1e-3, q=5)
+    err = torch.tensor([0.5, 0.5, 0.5, 1e-30, 3.0, 3.0, math.inf, 0.01], dtype=torch.float64)
+    previous = torch.tensor([1.0, 0.1, 5.0, 1.0, 0.1, 5.0, 1.0, math.inf], dtype=torch.float64)
+    expected = [
+        0.9 * 0.5 ** (0.03 - 0.2),
+        0.9 * 0.5 ** (0.03 - 0.2) * 0.1**0.04,
+        1.0,  # a rejected try before it: no growth
+        10.0,
+        0.9 * 3**-0.2,
+        0.9 * 3**-0.2,
+        0.2,
+        1.0,
+    ]
+    assert control.factor(err, previous).tolist() == pytest.approx(expected)
 
 
 def test_a_sample_pays_for_itself_alone() -> None:
@@ -82,18 +134,6 @@ def test_sample_0_among_easy_stiff_and_broken_neighbours() -> None:
             solution = sd.solve(sd.ODE(drift), torch.cat([x0, neighbours]), "rk45", max_steps=100_000)
         assert torch.equal(solution.x[0], alone)
         assert bool(solution.ok().all()) == bool(neighbours.isfinite().all())
-
-
-@pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0)], ids=["forwards", "backwards"])
-def test_saved_times_are_landed_on(interval: tuple[float, float]) -> None:
-    problem, start, _ = nonlinear_ode(interval)
-    times = [interval[0], 0.3, 1.1, 1.9, interval[1]]
-    solution = sd.solve(problem, start, "rk45", rtol=1e-9, atol=1e-9, save=times)
-    assert solution.ts.tolist() == sorted(times, reverse=interval[1] < interval[0])
-    for t, x in zip(solution.ts.tolist(), solution.xs, strict=True):
-        exact = nonlinear_ode((interval[0], t))[2] if t != interval[0] else start
-        assert torch.allclose(x, exact, rtol=1e-7)
-    assert torch.equal(solution.xs[-1], solution.x)
 
 
 def test_an_ode_method_on_a_reverse_sde_solves_its_flow() -> None:

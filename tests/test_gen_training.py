@@ -86,6 +86,17 @@ def test_a_run_starts_from_another_s_weights(data, tmp_path):
         gen.train(tiny_config(data, tmp_path / "wider", init=str(tmp_path / "first"), network={**NETWORK, "width": 16}), progress=False)
 
 
+def test_a_run_may_end_before_its_rate_has_fallen(data, tmp_path):
+    """The first updates of a longer run are those of a shorter one with the same ``decay``."""
+    long = tiny_config(data, tmp_path / "long", steps=8)
+    short = tiny_config(data, tmp_path / "short", steps=3, decay=8)
+    for step in range(3):
+        assert loop.learning_rate(short, step) == loop.learning_rate(long, step)
+    assert loop.learning_rate(short, 2) > loop.learning_rate(tiny_config(data, tmp_path / "short", steps=3), 2)
+    with pytest.raises(ValueError, match="decay=3; expected 0, or an integer >= steps"):
+        tiny_config(data, tmp_path, steps=8, decay=3)
+
+
 def test_a_checkpoint_of_another_config_is_refused(data, tmp_path):
     gen.train(tiny_config(data, tmp_path), progress=False)
     with pytest.raises(ValueError, match=r"another config \(learning_rate: 0.001 there, 0.01 here\)"):

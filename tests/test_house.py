@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -21,10 +22,11 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
     {"_arrays", "_errors", "_tally"},
-    {"noise"},
+    {"noise", "_philox", "brownian"},
     {"processes", "grids", "solution", "control"},
     {"problems", "scores", "methods", "correctors"},
     {"_loops"},
+    {"_backends"},
     {"solve", "_checks", "_progress"},
     {"model_check", "divergence", "likelihood", "exam"},
 ]
@@ -34,7 +36,7 @@ EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point t
     ("sdesolve.processes", "Process.probability_flow", "sdesolve.problems"),
 }
 FOREIGN = {  # what is not of the standard library: by package, and by where it is imported
-    "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm"}},
+    "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
     "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": set()},
 }
 
@@ -269,6 +271,20 @@ def test_readme_opens_with_two_commands() -> None:
     assert re.match(r'pip install -c constraints\.txt .*&& pytest\b', second)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import sdesolve as sd; import sdesolve.methods; assert len(sd.methods()) > 5",
+        "import sdesolve.methods; assert len(sdesolve.methods()) > 5; from sdesolve.methods import Stepper",
+        "from sdesolve.methods import Stepper; import sdesolve as sd; assert sd.Stepper is Stepper and len(sd.methods()) > 5",
+        "import importlib, sdesolve as sd; importlib.import_module('sdesolve.solve'); assert callable(sd.solve) and callable(sd.methods)",
+    ],
+)
+def test_a_function_and_the_package_of_its_name(line: str) -> None:
+    """``sdesolve.methods`` is a function and ``from sdesolve.methods import ...`` a package, whichever is imported first."""
+    subprocess.run([sys.executable, "-c", line], check=True)
+
+
 def test_one_version() -> None:
     assert sdesolve.__version__ == version("sdesolve"), "installed as another version than this source: pip install -e . again"
 
@@ -292,4 +308,4 @@ def test_every_direct_dependency_is_pinned() -> None:
 
 def test_every_method_is_in_the_guide() -> None:
     guide = (ROOT / "docs" / "choose_a_solver.md").read_text(encoding="utf-8")
-    assert [row.name for row in sdesolve.methods() if f"`{row.name}`" not in guide] == []
+    assert [row.name for row in (*sdesolve.methods(), *sdesolve.backends()) if f"`{row.name}`" not in guide] == []

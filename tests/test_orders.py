@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from convergence import Path, bent, flow, gaussian_outcome, ode, strong, strong_on_the_reverse_sde, walk, weak, weak_on_a_gaussian
-from problems import PROCESSES, GaussianTarget, solvable
+from convergence import (
+    Path,
+    bent,
+    flow,
+    gaussian_outcome,
+    observed,
+    ode,
+    strong,
+    strong_on_the_reverse_sde,
+    uniform,
+    walk,
+    weak,
+    weak_on_a_gaussian,
+)
+from problems import PROCESSES, GaussianTarget, nonlinear_ode, solvable
 from torch import Tensor
 
 import sdesolve as sd
@@ -26,7 +39,7 @@ DIRECTIONS = [(0.0, 1.0), (1.0, 0.0)]
 @pytest.mark.parametrize("method", [name for name in ODE_METHODS if not FACTS[name].needs])
 def test_ode_order(method: str, interval: tuple[float, float]) -> None:
     measured = ode(method, interval)
-    assert measured.order == pytest.approx(FACTS[method].ode, abs=0.15), measured
+    assert shows_order(measured.order, FACTS[method].ode), measured
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -34,7 +47,40 @@ def test_ode_order(method: str, interval: tuple[float, float]) -> None:
 def test_order_on_the_probability_flow(method: str, process: str) -> None:
     """The order holds, and the limit is the flow's: on a nonlinear score, in float64."""
     measured = flow(method, process)
-    assert measured.order == pytest.approx(FACTS[method].ode, abs=0.15), measured
+    if FACTS[method].ode <= 4:
+        assert shows_order(measured.order, FACTS[method].ode), measured
+    else:  # the error sinks into rounding before its slope settles: the limit alone
+        assert measured.errors[-1] < 1e-9 and measured.errors[0] > 5 * measured.errors[-1], measured
+
+
+@pytest.mark.parametrize("interval", [(0.0, 2.0), (2.0, 0.0)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("method", [name for name in ODE_METHODS if FACTS[name].dense])
+def test_order_of_the_dense_output(method: str, interval: tuple[float, float]) -> None:
+    """Three times within each step: the error there falls as h^(dense + 1), or as the method's own where that is larger."""
+    problem, start, _ = nonlinear_ode(interval)
+
+    def error(n: int) -> float:
+        ts = torch.tensor(uniform(*interval, n), dtype=torch.float64)
+        times = torch.cat([torch.lerp(ts[:-1], ts[1:], share) for share in (0.25, 0.5, 0.75)])
+        solution = sd.solve(problem, start, method, steps=n, save=times)
+        exact = torch.stack([nonlinear_ode((interval[0], t))[2] for t in solution.ts.tolist()])
+        return float((solution.xs - exact).abs().max())
+
+    measured = observed(error)
+    assert shows_order(measured.order, min(FACTS[method].ode, FACTS[method].dense + 1)), measured
+
+
+@pytest.mark.parametrize("method", [name for name in ODE_METHODS if make_method(name).error_order])
+def test_order_of_the_error_estimate(method: str) -> None:
+    """The estimate of a single step falls as h^q, which is what step control reckons with."""
+    problem, start, _ = nonlinear_ode((0.0, 2.0))
+    stepper = make_method(method)
+
+    def estimate(n: int) -> float:
+        return float(stepper.step(problem, start, 0.0, 2 / n, None, stepper.init(problem, start, 0.0)).error.abs().max())
+
+    measured = observed(estimate, rounding=1e-15)
+    assert shows_order(measured.order, stepper.error_order), measured
 
 
 # -- strong and weak order ---------------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import PROCESSES
+from scipy.integrate import solve_ivp
 
 import sdesolve as sd
 
@@ -29,6 +31,38 @@ def test_drift_and_diffusion_follow_from_alpha_and_sigma(process: sd.Process) ->
         assert torch.allclose(process.drift(torch.ones(101, 1, dtype=torch.float64), t)[:, 0], log_alpha_slope)
         g2 = variance_slope - 2 * log_alpha_slope * process.sigma(t) ** 2
         assert torch.allclose(process.diffusion(t) ** 2, g2, rtol=1e-9)
+
+
+OTHER_TIMES = [sd.VPSDE(T=0.3), sd.VPSDE(0.2, 1.5, T=4.0), sd.SubVPSDE(0.2, 1.5, T=4.0), sd.VESDE(0.1, 5.0, T=4.0)]
+
+
+@pytest.mark.parametrize("process", [*PROCESSES.values(), *OTHER_TIMES], ids=str)
+def test_marginals_by_numerical_integration(process: sd.Process) -> None:
+    """Mean m' = a m and variance v' = 2 a v + g^2 of the forward SDE from a point, integrated, are alpha and sigma^2 less what is there at 0."""
+
+    def slope(t: float, y: np.ndarray) -> list[float]:
+        a = float(process.drift(torch.ones(1, 1, dtype=torch.float64), t))
+        return [a * y[0], 2 * a * y[1] + float(process.diffusion(t)) ** 2]
+
+    at = [0.1 * process.T, 0.5 * process.T, process.T]
+    start = float(process.sigma(0.0)) ** 2  # VE begins with sigma_min
+    mean, variance = solve_ivp(slope, (0.0, process.T), [1.0, start], t_eval=at, rtol=1e-10, atol=1e-14).y
+    for i, t in enumerate(at):
+        assert mean[i] == pytest.approx(float(process.alpha(t)), rel=1e-6)
+        assert variance[i] == pytest.approx(float(process.sigma(t)) ** 2, rel=1e-6)
+
+
+def test_other_units_of_time() -> None:
+    """beta_min and beta_max are beta at 0 and at T, so that DDPM's own counting is the published process at t/1000; VE keeps its levels."""
+    ddpm, published, t = sd.VPSDE(1e-4, 0.02, T=1000), sd.VPSDE(), torch.linspace(0.01, 1, 20, dtype=torch.float64)
+    assert torch.allclose(ddpm.alpha(1000 * t), published.alpha(t)) and torch.allclose(ddpm.sigma(1000 * t), published.sigma(t))
+    assert float(ddpm.diffusion(0.0)) ** 2 == pytest.approx(1e-4) and float(ddpm.diffusion(1000.0)) ** 2 == pytest.approx(0.02)
+    assert torch.allclose(sd.VESDE(T=5.0).sigma(5 * t), sd.VESDE().sigma(t))
+    for process in OTHER_TIMES:
+        t = times(process)
+        assert torch.allclose(process.log_snr_inverse(process.log_snr(t)), t, rtol=1e-9)
+        assert torch.allclose(process.sigma_inverse(process.sigma(t)), t, rtol=1e-7)
+        assert process.eps / process.T == pytest.approx(type(process)().eps)
 
 
 @EACH

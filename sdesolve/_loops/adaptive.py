@@ -2,27 +2,33 @@
 
 Every row has its own time, step and history, and its own Brownian path, which a rejection does not change.  A finished row
 leaves the batch, so it costs no more network calls, and no row's numbers depend on its neighbours'.  One host read a step: are
-there rows to retire?  (With noise one more: is there room for what was promised?)
+there rows to retire, or values wanted between the nodes?  (With noise one more: is there room for what was promised?)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _tally
+from .._arrays import expand_time
 from ..control import Control
 from ..methods import Stepper
-from ..solution import Status
+from ..problems import Interval
+from ..solution import Status, arrived
+from .dense import Event, Piece, joined
 from .fixed import Moment, Observer, Outcome
 from .promises import Promises
 
 WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
 _FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
+_SHRINK = 0.9  # the longest that may be tried after a rejection, in units of what was rejected
 _SMALLEST = 1e-12  # of the interval, and 16 roundings of the time itself: a step below that is no step
+_UNDER_WAY = -1  # the code of a row that goes on
 
 
 @dataclass
@@ -33,13 +39,13 @@ class _Rows:
     x: Tensor
     t: Tensor  # float64
     h: Tensor  # float64, > 0: length of the next step
-    err: Tensor  # of the last accepted step, in units of the tolerance
+    err: Tensor  # of the last try, in units of the tolerance
     carry: Tensor | None
     stop: Tensor  # index of the next time to land on
+    saved: Tensor  # how many of the times to save have been passed
+    side: Tensor  # sign of the event function, 0 where there is none
     nfe: Tensor
     accepted: Tensor
-    rejected: Tensor
-    finite: Tensor  # whether the last error was
     noise: Promises | None
 
     def keep(self, which: Tensor) -> _Rows:
@@ -48,73 +54,142 @@ class _Rows:
         return _Rows(*kept)
 
 
-def run(
-    stepper: Stepper,
-    problem: Any,
-    x: Tensor,
-    interval: tuple[float, float],
-    control: Control,
-    stops: tuple[float, ...],
-    max_steps: int,
-    observe: Observer | None,
-    noise: Promises | None = None,
-) -> Outcome:
-    """Integrate each row along ``interval``, landing exactly on each of ``stops`` (ordered, the last is the end)."""
-    t0, t1 = interval
+class _Move(NamedTuple):
+    """A step that was tried, accepted or not."""
+
+    x: Tensor
+    t0: Tensor
+    t1: Tensor
+    stages: Sequence[Tensor]
+
+
+class Task(NamedTuple):
+    """What a method that chooses its steps is asked to do."""
+
+    interval: Interval
+    control: Control
+    saves: tuple[float, ...]
+    """The times whose states are wanted, in their order, without the first of the interval."""
+    max_steps: int
+    seed: int
+    """Names the noise where there is one."""
+    observe: Observer | None = None
+    event: Event | None = None
+    noise: Promises | None = None
+
+    @property
+    def stops(self) -> tuple[float, ...]:
+        """The times to save, and the end of the interval."""
+        return tuple(dict.fromkeys((*self.saves, self.interval[1])))
+
+
+def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
+    """Integrate each row along the interval, to its end or to its event.
+
+    A method with a continuous extension is read off at the times to save, any other lands on them.
+    """
+    t0, t1 = task.interval
+    control, event = task.control, task.event
     sign = 1.0 if t1 > t0 else -1.0
-    stop_times = torch.tensor(stops, dtype=torch.float64, device=x.device)
-    xs = x.new_full((len(stops), *x.shape), torch.nan)
-    out = _Results(x)
-    rows = _start(stepper, problem, x, t0, t1, control, noise)
+    stops = torch.tensor(task.stops if stepper.facts.dense is None else (t1,), dtype=torch.float64, device=x.device)
+    out = _Results(x, task.saves, sign)
+    rows = _start(stepper, problem, x, task)
     tries = 0
     while len(rows.index):
         tries += 1
         try:
-            landed, status = _advance(stepper, problem, rows, tries, sign, stop_times, control, abs(t1 - t0))
+            move, code = _advance(stepper, problem, rows, tries, sign, stops, control, abs(t1 - t0))
         except RuntimeError as error:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
             raise
-        xs[rows.stop[landed] - 1, rows.index[landed]] = rows.x[landed]
-        status = torch.where((status == Status.ok) & (tries >= max_steps) & (rows.stop < len(stops)), int(Status.max_steps), status)
-        leaving = (rows.stop == len(stops)) | (status != Status.ok)
-        if bool(leaving.any()):
-            out.retire(rows.keep(leaving), status[leaving])
+        if tries >= task.max_steps:
+            code = torch.where(code == _UNDER_WAY, int(Status.max_steps), code)
+        reached = out.reached(rows)
+        inside = reached > rows.saved  # rows whose step holds something to be read off
+        if event:
+            before, rows.side = rows.side, event.side(rows.x, rows.t)
+            code = torch.where(event.crossed(before, rows.side), int(Status.event), code)
+            inside = inside | (code == Status.event)
+        leaving = code != _UNDER_WAY
+        any_leaving, any_inside = torch.stack((leaving.any(), inside.any())).tolist()
+        if any_inside:
+            which = inside.nonzero().flatten()
+            piece = _piece(stepper, problem, rows, move, which)
+            out.save(rows, which, piece, reached)
+            if event and piece:
+                hit = code[which] == Status.event
+                out.crossings.append((rows.index[which][hit], piece.rows(hit), before[which][hit]))
+        if any_leaving:
+            out.retire(rows.keep(leaving), code[leaving], tries)
             rows = rows.keep(~leaving)
-        if observe:
+        if task.observe:
             out.refresh(rows)
-            observe(Moment(tries, out.t, out.x))
-    return Outcome(out.x, out.nfe, out.codes, out.failed_at, out.accepted, out.rejected, list(xs))
+            task.observe(Moment(tries, out.t, out.x))
+    return out.outcome(event)
 
 
 class _Results:
     """The whole batch, filled in as rows retire."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, saves: tuple[float, ...], sign: float) -> None:
         self.x = x.clone()
+        self.xs = x.new_full((len(saves), *x.shape), torch.nan)
+        self.saves = torch.tensor(saves, dtype=torch.float64, device=x.device)
+        self.sign = sign
         self.t = x.new_full((len(x),), torch.nan, dtype=torch.float64)
         self.failed_at = torch.full_like(self.t, torch.nan)
         self.nfe, self.accepted, self.rejected, self.codes = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for _ in range(4))
+        self.crossings: list[tuple[Tensor, Piece, Tensor]] = []  # rows, the step that holds their event, and the side they come from
 
     def refresh(self, rows: _Rows) -> None:
         """Write the present state of rows under way."""
         self.x[rows.index], self.t[rows.index] = rows.x, rows.t
 
-    def retire(self, rows: _Rows, codes: Tensor) -> None:
+    def retire(self, rows: _Rows, codes: Tensor, tries: int) -> None:
         """Write rows that have ended."""
         self.refresh(rows)
-        self.nfe[rows.index], self.accepted[rows.index], self.rejected[rows.index] = rows.nfe, rows.accepted, rows.rejected
+        self.nfe[rows.index], self.accepted[rows.index], self.rejected[rows.index] = rows.nfe, rows.accepted, tries - rows.accepted
         self.codes[rows.index] = codes
-        self.failed_at[rows.index] = torch.where(codes == Status.ok, torch.nan, rows.t)
+        self.failed_at[rows.index] = torch.where(arrived(codes), torch.nan, rows.t)
+
+    def reached(self, rows: _Rows) -> Tensor:
+        """(B,) how many of the times to save lie behind each row."""
+        return torch.searchsorted(self.sign * self.saves, self.sign * rows.t, right=True) if len(self.saves) else rows.saved
+
+    def save(self, rows: _Rows, which: Tensor, piece: Piece | None, reached: Tensor) -> None:
+        """Write the values at the times that rows ``which`` have passed on ``piece``: at its end the state itself."""
+        order = torch.arange(len(self.saves), device=which.device)
+        i, j = ((rows.saved[which, None] <= order) & (order < reached[which, None])).nonzero(as_tuple=True)
+        times, row, rows.saved = self.saves[j], which[i], reached
+        values = rows.x[row]
+        if piece:
+            inner = piece.rows(i)
+            values = torch.where(expand_time(times == inner.t1, values), values, inner.at((times - inner.t0) / (inner.t1 - inner.t0))[0])
+        self.xs[j, rows.index[row]] = values
+
+    def outcome(self, event: Event | None) -> Outcome:
+        """What there is, with the rows that had an event taken back to it, all at once."""
+        out = Outcome(self.x, self.nfe, self.codes, self.failed_at, self.accepted, self.rejected, list(self.xs))
+        if event is None:
+            return out
+        event_time = torch.full_like(self.t, torch.nan)
+        if self.crossings:
+            indices, pieces, sides = zip(*self.crossings, strict=True)
+            index = torch.cat(indices)
+            self.x[index], event_time[index] = event.locate(joined(pieces), torch.cat(sides))
+            for t, states in zip(self.sign * self.saves, self.xs, strict=True):
+                states[t > self.sign * event_time] = torch.nan
+        return out._replace(event_time=event_time)
 
 
-def _start(stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, control: Control, noise: Promises | None) -> _Rows:
+def _start(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> _Rows:
     calls = _tally.calls()
     count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    t0, t1 = task.interval
     t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
     carry = stepper.init(problem, x, t)
-    slope = problem.drift(x, t) if carry is None and noise is None else carry
-    h = torch.full_like(t, _FIRST * abs(t1 - t0)) if noise else _first_step(problem, x, t, t1, slope, control)
+    h = torch.full_like(t, _FIRST * abs(t1 - t0)) if task.noise else _first_step(problem, x, t, t1, carry, task.control)
     return _Rows(
         index=torch.arange(len(x), device=x.device),
         x=x,
@@ -123,16 +198,17 @@ def _start(stepper: Stepper, problem: Any, x: Tensor, t0: float, t1: float, cont
         err=torch.ones_like(t),
         carry=carry,
         stop=count,
+        saved=count,
+        side=task.event.side(x, t) if task.event else torch.zeros_like(t),
         nfe=count + (_tally.calls() - calls),
         accepted=count,
-        rejected=count,
-        finite=torch.ones_like(count, dtype=torch.bool),
-        noise=noise,
+        noise=task.noise,
     )
 
 
-def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor, control: Control) -> Tensor:
+def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor | None, control: Control) -> Tensor:
     """(B,) length of a first step whose Euler and second-derivative errors are small.  [Hairer, Norsett & Wanner 1993, II.4]"""
+    slope = problem.drift(x, t) if slope is None else slope
     span = (t1 - t).abs()
     d0, d1 = control.size(x, x), control.size(slope, x)
     guess = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6 * span, 0.01 * d0 / d1)
@@ -146,41 +222,41 @@ def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor, co
 
 
 def _advance(
-    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stop_times: Tensor, control: Control, span: float
-) -> tuple[Tensor, Tensor]:
-    """Try a step of every row, in place; returns which rows landed on their stop, and codes of those that cannot go on."""
+    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stops: Tensor, control: Control, span: float
+) -> tuple[_Move, Tensor]:
+    """Try a step of every row, in place; returns the step, and the codes of the rows: most are under way."""
     calls = _tally.calls()
-    stop = stop_times[rows.stop]
+    stop = stops[rows.stop] if len(stops) > 1 else stops
     nearest, h = _next_landing(rows, stop)
     remaining = (nearest - rows.t).abs()
-    landing = h >= remaining * (1 - 1e-10)
-    target = torch.where(landing, nearest, rows.t + sign * h)
-    to_stop = target == stop
-    step = stepper.step(problem, rows.x, rows.t, target, rows.noise and rows.noise.draw(rows.t, target, tries), rows.carry)
-    err = control.size(step.error, *((rows.x, step.x) if step.scale is None else (step.scale,)))  # type: ignore[arg-type]
+    cut = h >= remaining * (1 - 1e-10)
+    target = torch.where(cut, nearest, rows.t + sign * h)
+    noise = rows.noise.draw(rows.t, target, tries) if rows.noise else None
+    step = stepper.step(problem, rows.x, rows.t, target, noise, rows.carry)
+    ends = (rows.x, step.x) if step.scale is None else (step.scale,)
+    err = torch.nan_to_num(control.size(step.error, *ends), nan=torch.inf, posinf=torch.inf)  # type: ignore[arg-type]
     accept = err <= 1
-    rows.nfe = rows.nfe + (_tally.calls() - calls)
-    rows.finite = torch.isfinite(err)
-
-    if rows.noise is not None:
+    move = _Move(rows.x, rows.t, target, step.stages)
+    if rows.noise:
         rows.noise.settle(accept | stepper.redraws)
-    tried = torch.minimum(h, remaining)
+
     factor = control.factor(err, rows.err)
-    grown = tried * torch.where(accept, factor, factor.clamp(max=1.0))
-    rows.h = torch.where(accept & landing, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
+    grown = torch.minimum(h, remaining) * torch.where(accept, factor, factor.clamp(max=_SHRINK))
+    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
+    landed = accept & (target == stop)
     rows.t = torch.where(accept, target, rows.t)
-    rows.x = torch.where(_like(accept, rows.x), step.x, rows.x)
+    rows.x = torch.where(expand_time(accept, rows.x), step.x, rows.x)
     if rows.carry is not None:
-        rows.carry = torch.where(_like(accept, rows.carry), step.carry, rows.carry)
-    rows.err = torch.where(accept, err, rows.err)
-    rows.accepted, rows.rejected = rows.accepted + accept, rows.rejected + ~accept
-    landed = accept & to_stop
+        rows.carry = torch.where(expand_time(accept, rows.carry), step.carry, rows.carry)
+    rows.err = err
+    rows.nfe = rows.nfe + (_tally.calls() - calls)
+    rows.accepted = rows.accepted + accept
     rows.stop = rows.stop + landed
 
     smallest = _SMALLEST * span + 16 * torch.finfo(torch.float64).eps * rows.t.abs()
-    stuck = ~accept & (rows.h < smallest)
-    code = torch.where(rows.finite, int(Status.min_step), int(Status.non_finite))
-    return landed, torch.where(stuck, code, int(Status.ok))
+    stuck = torch.where(err.isfinite(), int(Status.min_step), int(Status.non_finite))
+    code = torch.where(~accept & (rows.h < smallest), stuck, _UNDER_WAY)
+    return move, torch.where(rows.stop == len(stops), int(Status.ok), code)
 
 
 def _next_landing(rows: _Rows, stop: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,5 +270,12 @@ def _next_landing(rows: _Rows, stop: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(owed, revealed, stop), torch.where(owed, equal, rows.h)
 
 
-def _like(mask: Tensor, x: Tensor) -> Tensor:
-    return mask.reshape(-1, *(1,) * (x.dim() - 1))
+def _piece(stepper: Stepper, problem: Any, rows: _Rows, move: _Move, which: Tensor) -> Piece | None:
+    """The continuous extension on the step of rows ``which``; the calls that some methods make for it are counted for those rows."""
+    if stepper.facts.dense is None:
+        return None
+    calls = _tally.calls()
+    x, t0, t1 = move.x[which], move.t0[which], move.t1[which]
+    coefficients = stepper.interpolant(problem, x, t0, t1, [stage[which] for stage in move.stages])
+    rows.nfe = rows.nfe.index_add(0, which, torch.full_like(which, _tally.calls() - calls))
+    return Piece(x, t0, t1, coefficients)

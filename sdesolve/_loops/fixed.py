@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from .. import _tally
 from ..grids import Grid
-from ..methods import StepNoise, Stepper
+from ..methods import Step, StepNoise, Stepper
 from ..solution import Status
+from .between import between
+from .dense import value
 
 
 class Moment(NamedTuple):
@@ -27,6 +29,8 @@ class Moment(NamedTuple):
 
 Observer = Callable[[Moment], None]
 
+torch.empty(1 << 24, dtype=torch.uint8)  # freed at once, it teaches glibc to keep freed memory: returned to the system after every step, a state costs more than its arithmetic
+
 
 class Outcome(NamedTuple):
     """What a loop hands to ``solve``."""
@@ -36,8 +40,9 @@ class Outcome(NamedTuple):
     codes: Tensor
     failed_at: Tensor
     accepted: int | Tensor
-    rejected: int | Tensor
+    rejected: int | Tensor | None
     xs: Sequence[Tensor]
+    event_time: Tensor | None = None
 
 
 def run(
@@ -46,34 +51,60 @@ def run(
     x: Tensor,
     grid: Grid,
     noise_at: Callable[[int], StepNoise | None],
-    saved: frozenset[int],
+    saves: Mapping[int, tuple[float, ...]],
     observe: Observer | None,
 ) -> Outcome:
-    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states of the nodes in ``saved``."""
+    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]]."""
     calls = _tally.calls()
-    xs = [x] if 0 in saved else []
-    sums = [_row_sum(x)]
+    xs = [x] if 0 in saves else []
+    health = _Health(x, grid)
     carry = stepper.init(problem, x, grid.ts[0])
     for i in range(len(grid)):
-        step = stepper.step(problem, x, grid.ts[i], grid.ts[i + 1], noise_at(i), carry)
+        t0, t1, noise = grid.ts[i], grid.ts[i + 1], noise_at(i)
+        step = stepper.step(problem, x, t0, t1, noise, carry)
+        if i + 1 in saves:
+            xs += _inside(stepper, problem, x, step, t0, t1, saves[i + 1], noise)
         x, carry = step.x, step.carry
-        sums.append(_row_sum(x))
-        if i + 1 in saved:
-            xs.append(x)
+        health.look(x, i + 1)
         if observe:
             observe(Moment(i + 1, grid.ts[i + 1], x))
-    codes, failed_at = _health(torch.stack(sums), grid)
+    codes, failed_at = health.verdict(x)
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
 
 
-def _row_sum(x: Tensor) -> Tensor:
-    """A number per row that is finite where the row is: the cheapest witness to keep of every step."""
-    return x.reshape(len(x), -1).sum(1, dtype=torch.float64)  # a float32 or half sum may overflow where the row does not
+def _inside(
+    stepper: Stepper, problem: Any, x: Tensor, step: Step, t0: float, t1: float, times: tuple[float, ...], noise: StepNoise | None
+) -> list[Tensor]:
+    """The states at ``times`` in (t0, t1], of which t1 itself costs nothing."""
+    inner = tuple(t for t in times if t != t1)
+    if not inner:
+        states = []
+    elif noise:
+        states = between(problem, x, step.x, t0, t1, inner, noise)
+    else:
+        coefficients = stepper.interpolant(problem, x, t0, t1, step.stages)
+        states = [value(x, coefficients, (t - t0) / (t1 - t0)) for t in inner]
+    return states + [step.x] * (len(times) - len(inner))
 
 
-def _health(sums: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Status codes (B,), and the first time at which a row was not finite (NaN where it always was)."""
-    bad = ~torch.isfinite(sums)  # (N + 1, B)
-    codes = torch.where(bad[-1], int(Status.non_finite), int(Status.ok))
-    ts = torch.tensor(grid.ts, dtype=torch.float64, device=sums.device)
-    return codes, torch.where(bad[-1], ts[bad.int().argmax(0)], torch.nan)
+class _Health:
+    """The sum of each row at every node: not finite where the row is not, and looked at after the walk alone.
+
+    The sums go into one tensor made beforehand: small tensors kept from step to step settle in the gaps that freed states leave, and
+    split them.
+    """
+
+    def __init__(self, x: Tensor, grid: Grid) -> None:
+        self._grid = grid
+        self._sums = x.new_empty((len(grid.ts), len(x)), dtype=torch.promote_types(x.dtype, torch.float32))
+        self.look(x, 0)
+
+    def look(self, x: Tensor, node: int) -> None:
+        torch.sum(x.detach().reshape(len(x), -1), 1, dtype=self._sums.dtype, out=self._sums[node])
+
+    def verdict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Status codes (B,) by the last state, and the time from which on a row's sums were not finite (NaN for a row that arrived)."""
+        bad = ~torch.isfinite(x).reshape(len(x), -1).all(1)
+        ts = torch.tensor(self._grid.ts, dtype=torch.float64, device=x.device)
+        first = ts[(~torch.isfinite(self._sums)).int().argmax(0)]
+        return torch.where(bad, int(Status.non_finite), int(Status.ok)), torch.where(bad, first, torch.nan)

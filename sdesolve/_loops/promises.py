@@ -77,7 +77,7 @@ class Promises:
             return torch.stack(self._path.levy(t, target), 1), torch.stack(self._path.levy(target, end.clamp(*self._path.interval)), 1)
         z = self._normals.normal(number)
         a, b = (target - t).abs(), (end - target).abs()
-        halves = bridge(*promised.unbind(1), a, b, *z.unbind(1))
+        halves = bridge(promised[:, 0], promised[:, 1], a, b, z[:, 0], z[:, 1])
         fresh = torch.stack([bcast(a.sqrt(), z[:, 0]) * z[:, 0], bcast((a / 12).sqrt(), z[:, 1]) * z[:, 1]], 1)
         return torch.where(_over(split, fresh), torch.stack(halves[:2], 1), fresh), torch.stack(halves[2:], 1)
 

@@ -21,8 +21,8 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from .._arrays import Number, bcast, xp
-from .._errors import choice
+from .._arrays import Number, plus, xp
+from .._errors import as_float, choice
 from ..problems import ScoreProblem
 
 NORMS = ("expected", "batch")
@@ -54,13 +54,15 @@ class Langevin:
 
     def __post_init__(self) -> None:
         choice("norm", self.norm, NORMS)
-        if not isinstance(self.snr, int | float) or not 0 < self.snr < 1:
+        snr = as_float(self.snr)
+        if snr is None or not 0 < snr < 1:
             raise ValueError(f"snr={self.snr!r}; expected a number, 0 < snr < 1, as in snr=0.16.")
+        object.__setattr__(self, "snr", snr)
 
     def correct(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:
         score = problem.score(x, t)
         e = 2 * (self.snr * self._score_radius(problem, t, score, normal)) ** 2
-        return x + bcast(e, x) * score + bcast(xp(e).sqrt(2 * e), x) * normal
+        return plus(plus(x, e, score), xp(e).sqrt(2 * e), normal)
 
     def _score_radius(self, problem: ScoreProblem, t: Number, score: Tensor, normal: Tensor) -> Number:
         """|z| / |score|, in the sense of ``norm``."""

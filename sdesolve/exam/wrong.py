@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .._arrays import Number, bcast
-from .._errors import choice
+from .._errors import as_int, choice
 from ..noise import SeededNormals
 from ..processes import Process
 from ..scores import PARAMETERISATIONS, Model, TimeConvention
@@ -111,8 +111,9 @@ def as_model(
 
 
 def _time_inverse(time: TimeConvention, process: Process) -> Callable[[Tensor], Tensor]:
-    if isinstance(time, int) and time > 1:
-        return lambda index: (index * (process.T / (time - 1))).clamp(min=process.eps)
+    levels = as_int(time)
+    if levels is not None and levels > 1:
+        return lambda index: (index * (process.T / (levels - 1))).clamp(min=process.eps)
     if callable(time):
         return time
     inverse = TIME_INVERSES[choice("time", time, TIME_INVERSES)]

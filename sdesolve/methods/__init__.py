@@ -11,6 +11,7 @@ from ..correctors import CORRECTORS, Corrector
 from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
+from .dop853 import dop853
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
@@ -18,7 +19,8 @@ from .milstein import Milstein, MilsteinFree
 from .platen import Platen
 from .predictor_corrector import PredictorCorrector
 from .reversible_heun import ReversibleHeun
-from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45
+from .rosenbrock import rodas5p
+from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
 from .splittings import BAOAB, UBU
 from .stochastic_runge_kutta import sosri, sra1, sra3, sriw1
 from .stratonovich import EulerHeun, HeunSDE
@@ -72,6 +74,9 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "rk4": rk4,
     "bosh3": bosh3,
     "rk45": rk45,
+    "tsit5": tsit5,
+    "dop853": dop853,
+    "rodas5p": rodas5p,
     "ddim": DDIM,
 }
 
@@ -99,4 +104,4 @@ def _make(role: str, name: str, known: dict[str, Callable[..., Any]], options: d
     return factory(**options)
 
 
-__all__ = ["METHODS", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]
+__all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]

@@ -6,7 +6,7 @@ fixed grids, where times are host floats, and per-sample control, where they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -37,6 +37,10 @@ class Facts(NamedTuple):
     needs: frozenset[str] = frozenset()
     """What the problem must have besides a drift: "score" (a forward process and its score), "derivative" (of its diffusion, by
     automatic differentiation or as given), "langevin" (positions, velocities and a force)."""
+    dense: int | None = None
+    """Order of the continuous extension, for values between the nodes; None where there is none."""
+    largest: int | None = None
+    """Most numbers in the state of one sample; None where there is no limit."""
     reference: str = ""
 
     @property
@@ -57,6 +61,8 @@ class Step(NamedTuple):
     """The state without its last noise."""
     scale: Tensor | None = None
     """What the tolerance is relative to, where it is not the larger of the step's two ends."""
+    stages: Sequence[Tensor] = ()
+    """What :meth:`Stepper.interpolant` is made from; the first axis of each is the batch."""
 
 
 class StepNoise(Protocol):
@@ -74,6 +80,10 @@ class StepNoise(Protocol):
         """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
         ...
 
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """The Brownian bridge of the step, W(t) - theta W(t1) with theta = (t - t0)/(t1 - t0), at ``times`` in order."""
+        ...
+
 
 class Stepper:
     """Base of every method: a frozen dataclass of its options, with ``facts`` and ``step``."""
@@ -81,10 +91,18 @@ class Stepper:
     facts: ClassVar[Facts]
     error_order: ClassVar[float | None] = None
     """p where the local error estimate falls as h^p; None where there is no estimate."""
-    default_tolerance: ClassVar[float] = 1e-5
-    """rtol and atol where none are given."""
     control: ClassVar[type[Control]] = Control
     """What makes the next step's length out of the estimates."""
+    @property
+    def default_tolerance(self) -> float:
+        """rtol and atol where none are given: the noise of an SDE makes a digit dearer than it is for an ODE."""
+        return 1e-2 if self.facts.kinds else 1e-5
+
+    @property
+    def chooses_steps(self) -> bool:
+        """Whether it keeps to a tolerance unasked; where there is an estimate, any method does when rtol or atol is given."""
+        return self.error_order is not None and self.facts.ode is not None and self.facts.ode > 2
+
     redraws: ClassVar[bool] = False
     """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
@@ -95,3 +113,7 @@ class Stepper:
     def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: Any, carry: Any) -> Step:
         """From (x, t0) to t1; ``noise`` is a :class:`StepNoise`, or None for a problem without noise."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def interpolant(self, problem: Any, x: Tensor, t0: Number, t1: Number, stages: Sequence[Tensor]) -> Sequence[Tensor]:
+        """c_1, c_2, ... of  x(t0 + theta (t1 - t0)) = x + c_1 theta + c_2 theta^2 + ...  from the ``stages`` of a step from x."""
+        raise NotImplementedError(f"{type(self).__name__} has no continuous extension")

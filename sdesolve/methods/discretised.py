@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .._arrays import Number, bcast, xp
+from .._arrays import Number, bcast, plus, xp
 from ..problems import ScoreProblem
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
@@ -39,8 +39,8 @@ class ReverseDiffusion(Stepper):
 
     def step(self, problem: ScoreProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         r, v = transition(problem.process, t0, t1)
-        mean = bcast(2 - r, x) * x + bcast(v, x) * problem.score(x, t0)
-        return Step(mean + bcast(xp(v).sqrt(v), x) * noise.normal(), mean=mean)
+        mean = plus(bcast(2 - r, x) * x, v, problem.score(x, t0))
+        return Step(plus(mean, xp(v).sqrt(v), noise.normal()), mean=mean)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,6 @@ class Ancestral(Stepper):
     def step(self, problem: ScoreProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         p = problem.process
         r, v = transition(p, t0, t1)
-        mean = bcast(1 / r, x) * x + bcast(v / r, x) * problem.score(x, t0)
+        mean = plus(bcast(1 / r, x) * x, v / r, problem.score(x, t0))
         std = xp(v).sqrt(v) * p.sigma_(t1) / p.sigma_(t0)
-        return Step(mean + bcast(std, x) * noise.normal(), mean=mean)
+        return Step(plus(mean, std, noise.normal()), mean=mean)

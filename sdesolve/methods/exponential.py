@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .._arrays import Number, bcast
+from .._arrays import Number, bcast, plus
 from ..problems import ScoreProblem
 from .base import Facts, Step, StepNoise, Stepper
 
@@ -29,4 +29,4 @@ class DDIM(Stepper):
         ratio = p.alpha_(t1) / p.alpha_(t0)
         sigma = p.sigma_(t0)
         on_score = sigma * (sigma * ratio - p.sigma_(t1))
-        return Step(bcast(ratio, x) * x + bcast(on_score, x) * problem.score(x, t0))
+        return Step(plus(bcast(ratio, x) * x, on_score, problem.score(x, t0)))

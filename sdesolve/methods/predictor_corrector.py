@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .._arrays import Number
+from .._errors import integer
 from ..correctors import Corrector
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from .base import Facts, Step, StepNoise, Stepper
@@ -32,8 +33,7 @@ class PredictorCorrector(Stepper):
     corrector_steps: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.corrector_steps, bool) or not isinstance(self.corrector_steps, int) or self.corrector_steps < 0:
-            raise ValueError(f"corrector_steps={self.corrector_steps!r}; expected an integer >= 0.")
+        object.__setattr__(self, "corrector_steps", integer("corrector_steps", self.corrector_steps, 0, example=1))
 
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]

@@ -32,6 +32,7 @@ class HeunSDE(Stepper):
         calculus=frozenset({"stratonovich"}),
         reference="Rumelin 1982",
     )
+    error_order: ClassVar[float] = 1.5
 
     def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: None) -> Step:
         h, dw = bcast(t1 - t0, x), noise.increment(t0, t1)

@@ -21,8 +21,8 @@ class MethodTable(tuple[MethodRow, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        head = ("method", "ODE order", "strong order", "weak order", "calls a step", "needs", "reference")
-        body = [(name, str(f.ode or ""), _orders(f.strong), _orders(f.weak), str(f.evals), ", ".join(sorted(f.needs)), f.reference) for name, f in self]
+        head = ("method", "ODE order", "dense", "strong order", "weak order", "calls a step", "needs", "reference")
+        body = [(name, str(f.ode or ""), str(f.dense or ""), _orders(f.strong), _orders(f.weak), str(f.evals), ", ".join(sorted(f.needs)), f.reference) for name, f in self]
         widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
         return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *body))
 

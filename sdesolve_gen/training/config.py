@@ -24,7 +24,8 @@ class TrainConfig:
         log_sigma_mean, log_sigma_std: of ln(sigma/alpha), normally distributed over the batch (stratified), clipped to the
             process; it decides where along the noise levels the effort goes.  [Karras et al. 2022, eq. 5 and table 1]
         steps, batch: number and size of the updates.
-        learning_rate, warmup: Adam's step after ``warmup`` updates of linear growth; falls to 0 along a half cosine.
+        learning_rate, warmup, decay: Adam's step after ``warmup`` updates of linear growth; falls to 0 along a half cosine over
+            ``decay`` updates, 0 for ``steps``.  A run with decay > steps ends while the steps are large, for another to go on from.
         clip: largest gradient norm.
         ema: decay of the average of the weights that is kept as the model.
         seed: order of the data and every noise are functions of (seed, step).
@@ -50,6 +51,7 @@ class TrainConfig:
     batch: int = 128
     learning_rate: float = 1e-3
     warmup: int = 500
+    decay: int = 0
     clip: float = 1.0
     ema: float = 0.999
     seed: int = 0
@@ -62,6 +64,7 @@ class TrainConfig:
         check_name(self.name)
         for name in ("steps", "batch", "warmup", "save_every"):
             _require(self, name, getattr(self, name) >= 1, "an integer >= 1")
+        _require(self, "decay", self.decay == 0 or self.decay >= self.steps, "0, or an integer >= steps")
         _require(self, "seed", self.seed >= 0, "an integer >= 0")
         for name in ("learning_rate", "clip", "log_sigma_std"):
             _require(self, name, getattr(self, name) > 0, "a finite number > 0")

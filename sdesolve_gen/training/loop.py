@@ -215,6 +215,6 @@ def denoising_loss(score: Score, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear growth over ``warmup`` steps, then half a cosine down to 0."""
+    """Linear growth over ``warmup`` steps, then half a cosine down to 0 at ``decay``."""
     warm = min(1.0, (step + 1) / config.warmup)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / (config.decay or config.steps)))

@@ -1,0 +1,61 @@
+"""The benchmarks run, and what they compare is the same computation."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import itertools
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="a source archive has no benchmarks")
+
+
+def loaded(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as for a script that is run
+    spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_loop_of_step_time_solves_its_equation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a null model the flow multiplies by 1/alpha(1), and the reverse SDE has a known variance at the end."""
+    bench = loaded("step_time.py", monkeypatch)
+    x = torch.ones(4000, 2, dtype=torch.float64)
+    growth = float(bench.PROCESS.alpha(1e-3) / bench.PROCESS.alpha(1.0))
+    for name, loop in bench.EQUATIONS["probability flow, rk4"].items():
+        assert torch.allclose(loop(x, 100), growth * x, rtol=1e-5), name
+    variance = growth**2 - 1  # dV/ds = beta (V + 1)
+    for name, loop in bench.EQUATIONS["reverse SDE, Euler-Maruyama"].items():
+        y = loop(x, 400)
+        assert float(y.mean()) == pytest.approx(growth, rel=0.05), name
+        assert float(y.var()) == pytest.approx(variance, rel=0.1), name
+
+
+def test_step_time_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = loaded("step_time.py", monkeypatch)
+    for equation, contenders in bench.EQUATIONS.items():
+        result = bench.measure(equation, (3, 2), steps=3, repeats=3)
+        assert set(result["microseconds a step"]) == set(contenders) and result["ratio to the loop by hand"]["by hand"] == 1.0
+
+
+def test_the_asv_suite_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = loaded("asv_suite/solve.py", monkeypatch)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    classes = [c for _, c in inspect.getmembers(suite, inspect.isclass) if c.__module__ == suite.__name__]
+    assert len(classes) == 2
+    for benchmark in classes:
+        names = [name for name, _ in inspect.getmembers(benchmark, inspect.isfunction) if name.startswith(("time_", "track_"))]
+        shapes, *methods = getattr(benchmark, "params", ((),))
+        for arguments in itertools.product(shapes[:1], *methods) if methods else [()]:
+            made = benchmark()
+            made.setup(*arguments)
+            results = [getattr(made, name)(*arguments) for name in names]
+            assert names and all(result is None or isinstance(result, float) for result in results)

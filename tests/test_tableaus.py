@@ -1,0 +1,98 @@
+"""A tableau is checked when it is built: every coefficient is held by some order condition, and the declared orders are exact."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sdesolve.methods import METHODS
+from sdesolve.methods.rosenbrock import Rosenbrock
+from sdesolve.methods.runge_kutta import Dense, RungeKutta
+from sdesolve.methods.trees import density, trees
+
+TABLEAUS = {name: make() for name, make in METHODS.items() if isinstance(make(), RungeKutta | Rosenbrock)}
+
+
+def symmetry(tree: Any) -> int:
+    """The number of ways to map a tree onto itself."""
+    return math.prod(map(symmetry, tree)) * math.prod(math.factorial(n) for n in Counter(tree).values())
+
+
+@pytest.mark.parametrize(("size", "number"), enumerate([1, 1, 2, 4, 9, 20, 48, 115], start=1))
+def test_trees(size: int, number: int) -> None:
+    """Their number, and that of their monotone labellings, size!/(density symmetry), which is (size - 1)! in all.  [HNW 1993, II.2]"""
+    assert len(set(trees(size))) == len(trees(size)) == number
+    assert sum(math.factorial(size) // (density(tree) * symmetry(tree)) for tree in trees(size)) == math.factorial(size - 1)
+
+
+def cells(value: Any) -> Iterator[tuple[Callable[[float], Any], float]]:
+    """Every number inside nested tuples, with the function that puts another in its place."""
+    for i, item in enumerate(value):
+        if isinstance(item, float):
+            yield lambda new, i=i: _put(value, i, new), item
+        elif isinstance(item, tuple):
+            for put, number in cells(item):
+                yield lambda new, i=i, put=put: _put(value, i, put(new)), number
+
+
+def _put(value: Any, i: int, new: Any) -> Any:
+    items = [*value[:i], new, *value[i + 1 :]]
+    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+
+
+FIELDS = [(name, field) for name, method in TABLEAUS.items() for field in ("a", "b", "c", "m", "dense", "estimates", "estimate") if getattr(method, field, ())]
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS)
+def test_a_broken_coefficient_is_refused(name: str, field: str) -> None:
+    """Each number in turn, off by a millionth; but any multiple of an estimate is one too."""
+    method = TABLEAUS[name]
+    for put, number in cells(getattr(method, field)):
+        if field == "estimate" and number == sum(method.estimate.weights):
+            continue
+        with pytest.raises(ValueError, match="tableau"):
+            replace(method, **{field: put(number + 1e-6 * max(1.0, abs(number)))})
+    assert replace(method) == method
+
+
+def test_a_broken_diagonal_is_refused() -> None:
+    with pytest.raises(ValueError, match="tableau"):
+        replace(TABLEAUS["rodas5p"], gamma=0.2119376)
+
+
+def overstated(method: RungeKutta | Rosenbrock) -> Iterator[dict[str, Any]]:
+    """Each declared order in turn, one too high."""
+    yield {"order": method.order + 1}
+    yield {"dense": method.dense._replace(order=method.dense.order + 1)}
+    if isinstance(method, Rosenbrock):
+        yield {"estimate": method.estimate._replace(order=method.estimate.order + 1)}
+    else:
+        for i, estimate in enumerate(method.estimates):
+            yield {"estimates": _put(method.estimates, i, estimate._replace(order=estimate.order + 1))}
+
+
+@pytest.mark.parametrize("name", TABLEAUS)
+def test_the_declared_orders_are_the_highest_that_hold(name: str) -> None:
+    for change in overstated(TABLEAUS[name]):
+        with pytest.raises(ValueError, match="tableau"):
+            replace(TABLEAUS[name], **change)
+
+
+@pytest.mark.parametrize("name", [name for name, method in TABLEAUS.items() if method.error_order])
+def test_dense_output_that_ends_elsewhere_is_refused(name: str) -> None:
+    """The straight line to the embedded method's end is of order 1, and not at x1."""
+    method = TABLEAUS[name]
+    weights, estimate = (method.m, method.estimate) if isinstance(method, Rosenbrock) else (method.b, method.estimates[0])
+    line = Dense(1, tuple((w - e,) for w, e in zip(weights, estimate.weights, strict=True)))
+    with pytest.raises(ValueError, match="does not end at x1"):
+        replace(method, dense=line)
+
+
+def test_a_method_is_built_once() -> None:
+    """The check costs milliseconds, so a tableau is built when it is first asked for, and kept."""
+    assert all(METHODS[name]() is METHODS[name]() for name in TABLEAUS)
