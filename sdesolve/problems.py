@@ -215,7 +215,7 @@ class UnderdampedLangevin:
 
     Its stationary law is  exp(-U(q)/T - m |v|^2/(2 T))  where force = -grad U: with T = 1 and the score of a density as the force,
     positions sample that density.  The state is (B, 2, *event), x[:, 0] = q and x[:, 1] = v.  The splittings ``baoab`` and ``ubu``
-    are made for it; methods for additive noise take it too.  [Leimkuhler & Matthews 2015, 6.2.4]
+    are made for it; methods for additive noise take it too.  [Leimkuhler & Matthews 2015, chapter 6]
 
     Arguments:
         force: function of q, (B, *event), and t, a tensor () or (B,) in q's dtype; returns a tensor shaped like q.

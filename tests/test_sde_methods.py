@@ -155,6 +155,15 @@ def test_steps_chosen_by_the_estimate(method: str, kind: str) -> None:
     assert errors[1] < 0.4 * errors[0], errors
 
 
+@pytest.mark.parametrize(("method", "stable", "unstable"), [("sriw1", 1.9, 2.1), ("sosri", 9.0, 10.0)])
+def test_the_domain_of_stability(method: str, stable: float, unstable: float) -> None:
+    """A step of length 1 with hardly any noise contracts at one rate and not at the other."""
+    for rate, contracts in ((stable, True), (unstable, False)):
+        problem = sd.SDE(lambda x, t, rate=rate: -rate * x, lambda x, t: 1e-3 * x)
+        x = sd.solve(problem, torch.ones(100, 1), method, steps=400, seed=0, interval=(0.0, 400.0)).x
+        assert bool((x.abs() < 1).all()) == contracts
+
+
 # -- the reversible Heun method ------------------------------------------------------------------------------------------
 
 
@@ -209,6 +218,22 @@ def test_without_a_force_ubu_is_exact(friction: float, h: float) -> None:
     pushed = torch.stack([-torch.expm1(-friction * h * (1 + nodes) / 2) / friction, left])
     covariance = 2 * friction * 0.7 / 0.8 * torch.einsum("in,jn,n->ij", pushed, pushed, weights) * abs(h) / 2
     assert torch.allclose(torch.einsum("kbin,kbjn->ij", kicks, kicks), covariance, rtol=1e-9)
+
+
+@pytest.mark.parametrize("h", [0.1, 1.0, 1.9])
+def test_baoab_has_the_positions_of_a_gaussian(h: float) -> None:
+    """At every stable step, where the velocities are off: the fixed point of the covariance under one step."""
+    problem = sd.UnderdampedLangevin(lambda q, t: -q, friction=1.3, temperature=0.7)
+    stepper, eye = make_method("baoab"), torch.eye(2, dtype=torch.float64)
+
+    def stepped(x: Tensor, slot: int) -> Tensor:
+        x = x[:, :, None]
+        return stepper.step(problem, x, 0.0, h, Unit(slot, h), stepper.init(problem, x, 0.0)).x[..., 0]
+
+    gain, kick = stepped(eye, -1).T, stepped(0 * eye[:1], 0)[0]
+    flat = torch.linalg.solve(torch.eye(4, dtype=torch.float64) - torch.kron(gain, gain), torch.outer(kick, kick).flatten())
+    assert float(flat[0]) == pytest.approx(0.7, rel=1e-12)
+    assert abs(float(flat[3]) - 0.7) > 1e-4
 
 
 @pytest.mark.parametrize(("method", "h"), [("baoab", 0.25), ("ubu", 0.25)])

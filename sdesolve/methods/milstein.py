@@ -19,7 +19,7 @@ from .base import Facts, Step, StepNoise, Stepper
 
 @dataclass(frozen=True)
 class Milstein(Stepper):
-    """Milstein's method.  [Kloeden & Platen 1992, 10.3.4, and for commutative noise 10.3.16]
+    """Milstein's method.  [Milstein 1974; Kloeden & Platen 1992, section 10.3]
 
     Strong and weak order 1, one call a step and one derivative of the diffusion (1 + m for m commuting columns in Ito's calculus).
     For additive noise, which includes every reverse SDE, it is the Euler-Maruyama method.
@@ -54,7 +54,7 @@ def _double(problem: SDE, x: Tensor, t0: Number, t1: Number, dw: Tensor) -> Tens
 
 @dataclass(frozen=True)
 class MilsteinFree(Stepper):
-    """Milstein's method with a difference for the derivative.  [Kloeden & Platen 1992, 11.1.3]
+    """Milstein's method with a difference for the derivative.  [Kloeden & Platen 1992, equation 11.1.3]
 
         x1 = x + f h + g W + (g(x + f h + g sqrt|h|, t0) - g) (W^2 - |h|) / (2 sqrt|h|)
 

@@ -25,10 +25,9 @@ NODES, WEIGHTS = (0.5 + 0.5 * _GAUSS[0]).tolist(), (0.5 * _GAUSS[1]).tolist()  #
 
 @dataclass(frozen=True)
 class BAOAB(Stepper):
-    """BAOAB.  [Leimkuhler & Matthews 2013, section 2]
+    """BAOAB.  [Leimkuhler & Matthews 2013]
 
-    Strong order 1, weak order 2, one call a step.  Take it to sample positions: their stationary law is right to O(h^4) at high friction,
-    and exactly on a Gaussian.
+    Strong order 1, weak order 2, one call a step.  Take it to sample positions: on a Gaussian their stationary law is exact at every h.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -53,7 +52,7 @@ class BAOAB(Stepper):
 
 @dataclass(frozen=True)
 class UBU(Stepper):
-    """UBU: half a step of U, the kick B, half a step of U.  [Sanz-Serna & Zygalakis 2021, section 7; Zapatero 2017]
+    """UBU: half a step of U, the kick B, half a step of U.  [Sanz-Serna & Zygalakis 2021]
 
     Strong order 2, weak order 2, one call a step, at its middle.  Take it to follow paths, or at low friction.
     """
