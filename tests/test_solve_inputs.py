@@ -421,7 +421,7 @@ def test_default_steps() -> None:
     """500 steps of the grid for what is not made for a tolerance, second-order pairs too unless one is given; what is made for one keeps to it."""
     for row in sd.methods():
         problem = VP.reverse(lambda x, t: -x)
-        made_for_it = row.name in ("bosh3", "rk45", "adaptive", "ggf")
+        made_for_it = row.name in ("bosh3", "rk45", "tsit5", "dop853", "rodas5p", "adaptive", "ggf")
         solution = sd.solve(problem, X, row.name, seed=0)
         assert isinstance(solution.nfe, Tensor) if made_for_it else solution.stats["steps"] == 500, row.name
     for method in ("heun", "midpoint"):
@@ -439,7 +439,7 @@ def test_the_default_tolerance_suits_the_dtype(dtype: torch.dtype) -> None:
     exact = sd.solve(FLOW_OF_A_GAUSSIAN, x.double(), "rk45", rtol=1e-12, atol=1e-12).x
     solution = sd.solve(FLOW_OF_A_GAUSSIAN, x, "rk45")
     assert solution.ok().all() and (solution.nfe < 100).all()
-    assert float((solution.x.double() - exact).abs().max()) < 10 * max(1e-5, torch.finfo(dtype).eps)
+    assert float((solution.x.double() - exact).abs().max()) < 20 * max(1e-5, torch.finfo(dtype).eps)
 
 
 @QUIET
