@@ -9,7 +9,7 @@ from .control import Control
 from .grids import Grid
 from .methods import Stepper, methods
 from .model_check import ModelCheck, ModelCheckError, check_model
-from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
+from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
 from .scores import Score, as_score
 from .solution import Solution, Status
@@ -39,6 +39,7 @@ __all__ = [
     "Status",
     "Stepper",
     "SubVPSDE",
+    "UnderdampedLangevin",
     "as_score",
     "backends",
     "check_model",

@@ -18,6 +18,11 @@ def xp(value: Number) -> ModuleType:
     return torch if isinstance(value, Tensor) else math
 
 
+def absolute(value: Number) -> Number:
+    """|value|."""
+    return value.abs() if isinstance(value, Tensor) else abs(value)
+
+
 def softplus(value: Number) -> Number:
     """log(1 + e^value), without overflow."""
     if isinstance(value, Tensor):

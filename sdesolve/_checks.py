@@ -16,11 +16,12 @@ from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, make_grid, times_of
-from .methods import Stepper, make_method, methods
+from .methods import Facts, Stepper, make_method, methods
 from .noise import check_seed
-from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE
+from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 
-AnyProblem = SDE | ODE | ReverseSDE | ProbabilityFlow
+AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
+Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 
 DEFAULT_STEPS = 500
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -43,36 +44,114 @@ def stepper_of(method: str | Stepper, options: dict[str, Any], problem: AnyProbl
 def suited(stepper: Stepper, problem: AnyProblem, name: str) -> AnyProblem:
     """The problem as the method takes it: an ODE method integrates a reverse SDE's probability flow."""
     if not isinstance(problem, AnyProblem):
-        raise TypeError(f"problem is a {type(problem).__name__}; expected sdesolve.SDE, ODE, process.reverse(score) or process.probability_flow(score).")
+        raise TypeError(
+            f"problem is a {type(problem).__name__}; expected sdesolve.SDE, ODE, UnderdampedLangevin, process.reverse(score) or process.probability_flow(score)."
+        )
     facts = stepper.facts
-    if facts.needs and not isinstance(problem, ReverseSDE | ProbabilityFlow):
+    if "score" in facts.needs and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError(f"method={name!r} needs a score; expected process.reverse(score) or process.probability_flow(score). For a plain problem: {_able(problem)}.")
+    if "langevin" in facts.needs and not isinstance(problem, UnderdampedLangevin):
+        raise ValueError(f"method={name!r} splits a force from a heat bath; expected sdesolve.UnderdampedLangevin(force). For this problem: {_able(problem)}.")
     if facts.kinds:
-        if not isinstance(problem, SDE | ReverseSDE):
+        if not isinstance(problem, Stochastic):
             raise ValueError(f"method={name!r} solves SDEs, and this problem has no noise. {_for_flow(problem)}Methods for it: {_able(problem)}.")
-        if problem.noise not in facts.kinds:
-            raise ValueError(f"method={name!r} does {', '.join(sorted(facts.kinds))} noise; the problem has noise={problem.noise!r}. Methods for it: {_able(problem)}.")
-        if problem.calculus not in facts.calculus and problem.noise != "additive":  # for additive noise the two readings agree
-            raise ValueError(f"method={name!r} integrates calculus={', '.join(facts.calculus)}; the problem has {problem.calculus!r}. Methods for it: {_able(problem)}.")
+        if not _covers(facts, problem):
+            hint = " Where its columns commute, say so: SDE(..., commutative=True)." if problem.noise == "general" and "commutative" in facts.kinds else ""
+            raise ValueError(
+                f"method={name!r} does {', '.join(sorted(facts.kinds))} noise; the problem has noise={problem.noise!r}. Methods for it: {_able(problem)}.{hint}"
+            )
     elif isinstance(problem, ReverseSDE):
         return problem.probability_flow()
-    elif isinstance(problem, SDE):
+    elif isinstance(problem, Stochastic):
         raise ValueError(f"method={name!r} solves ODEs, and this problem has noise. Methods for it: {_able(problem)}.")
     return problem
 
 
+def _covers(facts: Facts, problem: Stochastic) -> bool:
+    """Whether a method does the problem's kind of noise; what does general noise does it where it commutes."""
+    return not facts.kinds.isdisjoint({problem.noise, problem.kind} if isinstance(problem, SDE) else {problem.noise})
+
+
 def _able(problem: AnyProblem) -> str:
     """Names of the methods that can do a problem."""
-    scored = isinstance(problem, ReverseSDE | ProbabilityFlow)
-    names = []
-    for name, facts in methods():
-        if isinstance(problem, SDE | ReverseSDE):
-            right = problem.noise in facts.kinds and (problem.noise == "additive" or problem.calculus in facts.calculus)
-        else:
-            right = facts.ode is not None
-        if right and (scored or not facts.needs):
-            names.append(name)
-    return ", ".join(names) or "none yet"
+    has = {"derivative"}
+    has |= {"score"} if isinstance(problem, ReverseSDE | ProbabilityFlow) else set()
+    has |= {"langevin"} if isinstance(problem, UnderdampedLangevin) else set()
+    right = [
+        name
+        for name, facts in methods()
+        if facts.needs <= has and (_covers(facts, problem) if isinstance(problem, Stochastic) else facts.ode is not None)
+    ]
+    return ", ".join(right) or "none yet"
+
+
+def prepared(stepper: Stepper, problem: AnyProblem, x: Tensor, interval: Interval) -> AnyProblem:
+    """The problem in the calculus that the method integrates, after a look at the initial state for what its noise is said to be."""
+    if not isinstance(problem, SDE):
+        return problem
+    facts, t = stepper.facts, interval[0]
+    if problem.noise == "additive":
+        _check_additive(problem, x, t)
+        return problem
+    if problem.calculus not in facts.calculus or "derivative" in facts.needs:
+        _check_derivative(problem, x, t)
+    if problem.commutative and "commutative" in facts.kinds:
+        _check_commutative(problem, x, t)
+    return problem if problem.calculus in facts.calculus else problem.read_as("ito" if "ito" in facts.calculus else "stratonovich", interval)
+
+
+def _check_additive(problem: SDE, x: Tensor, t: float) -> None:
+    here, there = problem.diffusion(x, t), problem.diffusion(x + 1, t)
+    if bool(((here - there).abs() > _rounding(x) * here.abs()).any()):
+        raise ValueError("noise='additive' says that the diffusion does not depend on x, and it does; expected noise='diagonal'.")
+
+
+def _check_derivative(problem: SDE, x: Tensor, t: float) -> None:
+    """That the diffusion has a derivative, and under diagonal noise a diagonal one."""
+    problem.diffusion(x, t)  # what is wrong with the diffusion itself is said in its own words
+    signs = _normals(x.shape, x).sign()
+    try:
+        along = problem.derivative(x, t, signs)
+    except (RuntimeError, NotImplementedError) as error:
+        rows = [name for name, facts in methods() if problem.calculus in facts.calculus and not facts.needs and _covers(facts, problem)]
+        raise ValueError(
+            f"the diffusion has no forward-mode derivative ({str(error).splitlines()[0]}); expected it to be given, as in "
+            f"SDE(..., diffusion_derivative=lambda x, t, v: torch.cos(x) * v), or a method that needs none: {', '.join(rows) or 'none yet'}."
+        ) from error
+    if problem.noise != "diagonal" or x[0].numel() == 1:
+        return
+    each = problem.derivative(x, t, torch.ones_like(x)) * signs
+    if bool(((along - each).abs() > _rounding(x) * (along.abs() + each.abs())).any()):
+        raise ValueError(
+            "noise='diagonal' says that each coordinate of the diffusion depends on its own coordinate of x alone, and it depends on others; "
+            "expected noise='general' and a matrix: torch.diag_embed(g) for events of shape (d,)."
+        )
+
+
+def _check_commutative(problem: SDE, x: Tensor, t: float) -> None:
+    """That the Lie bracket of two random directions, Dg[g a] b - Dg[g b] a, vanishes in each row."""
+    g = problem.diffusion(x, t)
+    a, b = _normals((2, len(x), g.shape[-1]), x)
+    one, other = (problem.apply(problem.derivative(x, t, problem.apply(g, first)), second) for first, second in ((a, b), (b, a)))
+    apart = _flat(one - other).amax(1) > _rounding(x) * (_flat(one) + _flat(other)).amax(1)
+    if bool(apart.any()):
+        raise ValueError(
+            f"commutative=True, but the columns of the diffusion do not commute at the initial state of sample {int(apart.nonzero()[0])}; "
+            "leave it out, and take a method for general noise."
+        )
+
+
+def _rounding(x: Tensor) -> float:
+    """What two ways of computing one number may differ by."""
+    return float(torch.finfo(x.dtype).eps) ** (2 / 3)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.abs().reshape(len(x), -1)
+
+
+def _normals(shape: Sequence[int], x: Tensor) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(x)
 
 
 def _for_flow(problem: AnyProblem) -> str:
@@ -101,6 +180,8 @@ def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
             f"x has {x[0].numel()} numbers a sample, and this method takes at most {stepper.facts.largest}: it factorises a Jacobian of that size "
             "for each sample and step. Expected an explicit method, as in method='tsit5'."
         )
+    if isinstance(problem, UnderdampedLangevin) and (x.dim() < 2 or x.shape[1] != 2):
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, 2, *event), positions and velocities: torch.stack([q, v], 1).")
     model = problem.score.model if isinstance(problem, ReverseSDE | ProbabilityFlow) else None
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), None)
@@ -140,7 +221,7 @@ def path_of(noise: str | BrownianPath, problem: AnyProblem, x: Tensor, interval:
             return None
     elif not isinstance(noise, BrownianPath):
         raise TypeError(f'noise is a {type(noise).__name__}; expected "seeded", "brownian" or a sdesolve.BrownianPath.')
-    if not isinstance(problem, SDE | ReverseSDE):
+    if not isinstance(problem, Stochastic):
         raise ValueError("noise was given, and there is none in this problem for the method; leave it out.")
     shape = (len(x), *problem.brownian_event(x))
     if isinstance(noise, str):
@@ -172,7 +253,7 @@ def grid_of(
     if nfe is not None:
         steps = _steps_for(stepper, integer("nfe", nfe, 1), denoise)
     if grid is None or isinstance(grid, str):
-        if steps is None and grid is None and _chooses_steps(stepper, tolerance):
+        if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
         name = grid or (process.default_grid if process else "uniform")
@@ -183,11 +264,6 @@ def grid_of(
     if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= _SAME * abs(interval[1] - interval[0]):
         return Grid((interval[0], *made.ts[1:-1], interval[1]))
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
-
-
-def _chooses_steps(stepper: Stepper, tolerance: bool) -> bool:
-    """Whether a method keeps to a tolerance where no steps are given: unasked if it is made for that, which an ODE method of order 2 is not."""
-    return stepper.error_order is not None and (tolerance or stepper.facts.ode is None or stepper.facts.ode > 2)
 
 
 def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:

@@ -1,4 +1,4 @@
-"""Counting network calls as they happen.
+"""Counting network calls, and derivatives of a diffusion, as they happen.
 
 A *call* is a leaf: a function that was called and called no other counted function meanwhile.  So a guided score that asks
 a network twice counts twice, however it was composed.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 class _Tally(threading.local):
     calls = 0
+    derivatives = 0
 
 
 _tally = _Tally()
@@ -31,3 +32,13 @@ def call(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> 
     if _tally.calls == before:
         _tally.calls += 1
     return value
+
+
+def derivatives() -> int:
+    """Directional derivatives taken in this thread so far."""
+    return _tally.derivatives
+
+
+def derivative() -> None:
+    """Count one."""
+    _tally.derivatives += 1

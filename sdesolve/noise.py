@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import Number, bcast, xp
+from ._arrays import Number, absolute, bcast, xp
 from ._errors import as_int
 from ._philox import philox
 
@@ -143,12 +143,12 @@ class SeededStep:
     def increment(self, t0: Number, t1: Number) -> Tensor:
         """The Brownian increment over the step, N(0, |t1 - t0|); slot 0."""
         normal = self.normal()
-        return bcast(xp(t0).sqrt(abs(t1 - t0)), normal) * normal
+        return bcast(xp(t0).sqrt(absolute(t1 - t0)), normal) * normal
 
     def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
         """The increment W and the space-time Levy area H ~ N(0, |t1 - t0|/12), independent:  int (W_u - W_t0) |du| = |dt| (W/2 + H)."""
         normal = self.normal(LEVY)
-        return self.increment(t0, t1), bcast(xp(t0).sqrt(abs(t1 - t0)), normal) * (normal / math.sqrt(12))
+        return self.increment(t0, t1), bcast(xp(t0).sqrt(absolute(t1 - t0) / 12), normal) * normal
 
     def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
         """W(t) - theta W(t1), theta = (t - t0)/(t1 - t0), at ``times`` in order: the Brownian bridge, which vanishes at both ends."""

@@ -91,15 +91,24 @@ class ODE:
 class SDE:
     """dx = drift(x, t) dt + diffusion(x, t) dw.
 
+    Every method takes both calculi: where it integrates the other one, ``solve`` hands it the same process with the drift
+    f -+ (1/2) sum_j Dg_j[g_j] d|t|/dt, at the cost of one derivative of the diffusion a call of the drift (m for m columns).
+
     Arguments:
         drift: function of x, (B, *event), and t, a tensor () or (B,) in x's dtype; returns a tensor shaped like x, a new one each time.
         diffusion: function of the same; what it returns depends on ``noise``:
-            "additive" (no dependence on x) and "diagonal": broadcastable to x's shape, multiplies one Brownian motion per coordinate;
+            "additive" (no dependence on x) and "diagonal" (each coordinate depends on its own alone): broadcastable to x's shape,
+            multiplies one Brownian motion per coordinate;
             "scalar": broadcastable to x's shape, multiplies a single Brownian motion per sample;
             "general": (B, *event, m), a matrix applied to m Brownian motions.
         noise: the kind above, which decides what methods apply and their order.
         calculus: "ito" or "stratonovich".
         interval: (first, last), finite and different; last < first runs backwards, with Var(dw) = |dt|.
+        commutative: True for general noise whose columns commute, Dg_j[g_k] = Dg_k[g_j], so that methods of order 1 need no Levy
+            areas; measured at the initial state before it is relied on.
+        diffusion_derivative: function of x, t and a direction v, (B, *event), that returns the derivative of the diffusion along v,
+            in the diffusion's shape; for a g that acts on each coordinate by itself it is  lambda x, t, v: g'(x) * v.  Default:
+            ``torch.func.jvp``, forward-mode automatic differentiation.
     """
 
     def __init__(
@@ -109,13 +118,24 @@ class SDE:
         noise: NoiseKind = "diagonal",
         calculus: Calculus = "ito",
         interval: Interval = (0.0, 1.0),
+        *,
+        commutative: bool = False,
+        diffusion_derivative: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        self._drift, self._diffusion = drift, diffusion
+        self._drift, self._diffusion, self._derivative = drift, diffusion, diffusion_derivative
         self.noise: NoiseKind = cast(NoiseKind, choice("noise", noise, get_args(NoiseKind)))
         self.calculus: Calculus = cast(Calculus, choice("calculus", calculus, get_args(Calculus)))
         self.interval = check_interval(interval)
+        self.commutative = commutative
+        if commutative and noise != "general":
+            raise ValueError(f"commutative=True is for noise='general'; noise={noise!r} commutes as it is: leave it out.")
 
     check_interval = staticmethod(check_interval)
+
+    @property
+    def kind(self) -> str:
+        """The noise as methods see it: "commutative", or ``noise``."""
+        return "commutative" if self.commutative else self.noise
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         return _field(self._drift, x, t)
@@ -123,24 +143,18 @@ class SDE:
     def diffusion(self, x: Tensor, t: Number) -> Tensor:
         """g(x, t), in the shape of its kind."""
         before = version(x)
-        g = self._diffusion(x, time_tensor(t, x))
+        g = self._fitting("diffusion", self._diffusion(x, time_tensor(t, x)), x)
         if version(x) != before:
             raise ValueError(f"diffusion {CHANGED}")
-        if not isinstance(g, Tensor):
-            raise ValueError(f"diffusion returned a {type(g).__name__}; expected a tensor, as in lambda x, t: 0.5 * torch.ones_like(x).")
-        fits = g.shape[:-1] == x.shape if self.noise == "general" else _broadcasts(g.shape, x.shape)
-        if not fits or g.dtype != x.dtype or g.device != x.device:
-            expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
-            raise ValueError(
-                f"diffusion returned {tuple(g.shape)} {g.dtype} on {g.device} for a state of {tuple(x.shape)} {x.dtype} on {x.device} and "
-                f"noise={self.noise!r}; expected the state's dtype and device, and the shape {expected}."
-            )
         return g
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
-        g = self.diffusion(x, t)
+        return self.apply(self.diffusion(x, t), dw)
+
+    def apply(self, g: Tensor, dw: Tensor) -> Tensor:
+        """g dw, shaped like the state."""
         if self.noise == "general":
-            return (g * dw.reshape(len(x), *(1,) * (x.dim() - 1), -1)).sum(-1)
+            return (g * dw.reshape(len(dw), *(1,) * (g.dim() - 2), -1)).sum(-1)
         return g * dw
 
     def brownian_event(self, x: Tensor) -> tuple[int, ...]:
@@ -150,6 +164,96 @@ class SDE:
         if self.noise == "general":  # how many Brownian motions there are, the diffusion alone knows
             return (self.diffusion(x, self.interval[0]).shape[-1],)
         return event
+
+    def derivative(self, x: Tensor, t: Number, v: Tensor) -> Tensor:
+        """Dg[v], the derivative of the diffusion at x along v, (B, *event); shaped like the diffusion."""
+        _tally.derivative()
+        time = time_tensor(t, x)
+        if self._derivative:
+            return self._fitting("diffusion_derivative", self._derivative(x, time, v), x)
+        along: Tensor = torch.func.jvp(lambda y: self._diffusion(y, time), (x,), (v,))[1]
+        return along
+
+    def correction(self, x: Tensor, t: Number) -> Tensor:
+        """sum_j Dg_j[g_j], twice what lies between the two calculi; shaped like the state."""
+        g = self.diffusion(x, t)
+        if self.noise == "general":
+            return torch.stack([self.derivative(x, t, g[..., j])[..., j] for j in range(g.shape[-1])]).sum(0)
+        return self.derivative(x, t, g.expand_as(x))
+
+    def read_as(self, calculus: Calculus, interval: Interval) -> SDE:
+        """The same process on ``interval`` in the given calculus: with Var(dw) = |dt|, the sign of dt decides that of the change."""
+        if calculus == self.calculus or self.noise == "additive":
+            return self
+        half = math.copysign(0.5, interval[1] - interval[0]) * (1 if calculus == "ito" else -1)
+        return SDE(
+            lambda x, t: self.drift(x, t) + half * self.correction(x, t),
+            self._diffusion,
+            self.noise,
+            calculus,
+            interval,
+            commutative=self.commutative,
+            diffusion_derivative=self._derivative,
+        )
+
+    def _fitting(self, name: str, g: object, x: Tensor) -> Tensor:
+        """``g`` if it has the shape and dtype that the noise asks for."""
+        if not isinstance(g, Tensor):
+            raise ValueError(f"{name} returned a {type(g).__name__}; expected a tensor, as in lambda x, t: 0.5 * torch.ones_like(x).")
+        fits = g.shape[:-1] == x.shape if self.noise == "general" else _broadcasts(g.shape, x.shape)
+        if not fits or g.dtype != x.dtype or g.device != x.device:
+            expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
+            raise ValueError(
+                f"{name} returned {tuple(g.shape)} {g.dtype} on {g.device} for a state of {tuple(x.shape)} {x.dtype} on {x.device} and "
+                f"noise={self.noise!r}; expected the state's dtype and device, and the shape {expected}."
+            )
+        return g
+
+
+class UnderdampedLangevin:
+    """Positions and velocities in a heat bath:  dq = v dt,  dv = [force(q, t)/m - friction v] dt + sqrt(2 friction T/m) dw.
+
+    Its stationary law is  exp(-U(q)/T - m |v|^2/(2 T))  where force = -grad U: with T = 1 and the score of a density as the force,
+    positions sample that density.  The state is (B, 2, *event), x[:, 0] = q and x[:, 1] = v.  The splittings ``baoab`` and ``ubu``
+    are made for it; methods for additive noise take it too.  [Leimkuhler & Matthews 2015, 6.2.4]
+
+    Arguments:
+        force: function of q, (B, *event), and t, a tensor () or (B,) in q's dtype; returns a tensor shaped like q.
+        friction: rate > 0 at which velocities are forgotten, in units of 1/t.
+        mass: m > 0.
+        temperature: T > 0.
+        interval: (first, last), finite and different.  Backwards the friction feeds velocities instead of damping them.
+
+    Raises:
+        ValueError: a parameter out of range; at the first call, a force of the wrong shape or dtype.
+    """
+
+    noise: ClassVar[NoiseKind] = "additive"
+    calculus: ClassVar[Calculus] = "ito"
+
+    def __init__(self, force: Field, friction: float = 1.0, mass: float = 1.0, temperature: float = 1.0, interval: Interval = (0.0, 1.0)) -> None:
+        self._force = force
+        self.friction, self.mass, self.temperature = friction, mass, temperature
+        for name, value in (("friction", friction), ("mass", mass), ("temperature", temperature)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value!r}; expected a finite number > 0, as in {name}=1.0.")
+        self.interval = check_interval(interval)
+
+    check_interval = staticmethod(check_interval)
+
+    def force(self, q: Tensor, t: Number) -> Tensor:
+        """The force at positions q, (B, *event)."""
+        return _field(self._force, q, t, "force")
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        q, v = x.unbind(1)
+        return torch.stack([v, self.force(q, t) / self.mass - self.friction * v], 1)
+
+    def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(dw), math.sqrt(2 * self.friction * self.temperature / self.mass) * dw], 1)
+
+    def brownian_event(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[2:])
 
 
 class _ScoreProblem:
@@ -222,7 +326,7 @@ class ProbabilityFlow(_ScoreProblem):
         return plus(bcast(p.drift_rate_(t), x) * x, -0.5 * p.diffusion_(t) ** 2, self.score(x, t))
 
 
-def _field(function: Field, x: Tensor, t: Number) -> Tensor:
+def _field(function: Field, x: Tensor, t: Number, name: str = "drift") -> Tensor:
     time, before = time_tensor(t, x), version(x)
     try:
         value = _tally.call(function, x, time)
@@ -231,10 +335,10 @@ def _field(function: Field, x: Tensor, t: Number) -> Tensor:
             error.add_note(f"Here every sample has its own time: t has shape {tuple(time.shape)}. {PER_ROW_TIME}")
         raise
     if version(x) != before:
-        raise ValueError(f"drift {CHANGED}")
+        raise ValueError(f"{name} {CHANGED}")
     if not isinstance(value, Tensor) or value.shape != x.shape or value.dtype != x.dtype or value.device != x.device:
         got = f"{tuple(value.shape)} {value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"drift returned {got}; expected {tuple(x.shape)} {x.dtype} on {x.device}, like the state.")
+        raise ValueError(f"{name} returned {got}; expected {tuple(x.shape)} {x.dtype} on {x.device}, like the state.")
     return value
 
 

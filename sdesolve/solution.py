@@ -41,7 +41,7 @@ class Solution:
         failed_at: (B,) float64, the time at which a sample was given up; NaN for those that were not.
         ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them; NaN at times that a sample did not reach.
         event_time: (B,) float64, the time of each sample's event and NaN where it had none, where ``event`` asked for it.
-        stats: method, seed, steps, accepted, rejected (adaptive: per sample), wall_time in seconds.
+        stats: method, seed, steps, accepted, rejected (adaptive: per sample), jvps (derivatives taken of the diffusion), wall_time in seconds.
     """
 
     x: Tensor

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import _checks, _progress, _tally
 from ._backends import Backend
-from ._checks import AnyProblem
+from ._checks import AnyProblem, Stochastic
 from ._errors import integer
 from ._loops import adaptive, fixed
 from ._loops.adaptive import Task
@@ -24,7 +24,7 @@ from .brownian import BrownianPath, PathStep
 from .grids import Grid
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import SDE, Field, ProbabilityFlow, ReverseSDE
+from .problems import Field, ProbabilityFlow, ReverseSDE
 from .scores import Score
 from .solution import Solution, Status
 
@@ -76,7 +76,7 @@ def solve(
     ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.  No gradient is recorded.
 
     Arguments:
-        problem: :class:`SDE`, :class:`ODE`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
+        problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
         method: a name from :func:`methods` or :func:`backends`, or a :class:`Stepper` of your own.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
@@ -113,7 +113,7 @@ def solve(
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
-    start = time.perf_counter()
+    start, derivatives = time.perf_counter(), _tally.derivatives()
     name = method if isinstance(method, str) else type(method).__name__
     stepper = _checks.stepper_of(method, options, problem, at_tolerance=rtol is not None or atol is not None)
     problem = _checks.suited(stepper, problem, name)
@@ -135,6 +135,7 @@ def solve(
 
     max_steps = integer("max_steps", max_steps, 1)
     ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
+    problem = _checks.prepared(stepper, problem, x, span)
 
     with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
         observe = _observer(callback, drawn)
@@ -154,7 +155,7 @@ def solve(
         failed_at=out.failed_at,
         ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
         xs=torch.stack(list(out.xs)) if ts else None,
-        stats={**stats, "wall_time": time.perf_counter() - start},
+        stats={**stats, "jvps": _tally.derivatives() - derivatives, "wall_time": time.perf_counter() - start},
         event_time=out.event_time,
     )
     _report(solution, throw)
@@ -203,7 +204,7 @@ def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
 
 def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid, path: BrownianPath | None) -> Callable[[int], StepNoise | None]:
     """The noise of each step of a grid; None for a problem without noise."""
-    if not isinstance(problem, SDE | ReverseSDE):
+    if not isinstance(problem, Stochastic):
         return lambda node: None
     source = SeededNormals(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, nodes=len(grid))
     if path is not None:
@@ -213,7 +214,7 @@ def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid, p
 
 def _promises(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, path: BrownianPath | None) -> Promises | None:
     """The noise of steps that are chosen per sample; None for a problem without noise."""
-    if not isinstance(problem, SDE | ReverseSDE):
+    if not isinstance(problem, Stochastic):
         return None
     return Promises(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, path=path)
 

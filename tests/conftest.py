@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))  # the tensors are small: more threads only wait for each other
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+torch.set_num_threads(min(2, CORES))  # the tensors are small: more threads only wait for each other
 
 hypothesis.settings.register_profile("sdesolve", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("sdesolve")

@@ -49,6 +49,11 @@ class Backend(Stepper):
         return self.table[self.name]
 
     @property
+    def chooses_steps(self) -> bool:
+        """Whether it keeps to a tolerance unasked, which an ODE method of order 2 does not."""
+        return self.error_order is not None and (self.facts.ode is None or self.facts.ode > 2)
+
+    @property
     def known_options(self) -> tuple[str, ...]:
         """Names of the options that the method has."""
         return ()

@@ -15,9 +15,15 @@ from .dop853 import dop853
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
+from .milstein import Milstein, MilsteinFree
+from .platen import Platen
 from .predictor_corrector import PredictorCorrector
+from .reversible_heun import ReversibleHeun
 from .rosenbrock import rodas5p
 from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
+from .splittings import BAOAB, UBU
+from .stochastic_runge_kutta import sosri, sra1, sra3, sriw1
+from .stratonovich import EulerHeun, HeunSDE
 from .table import MethodRow, MethodTable
 
 
@@ -46,6 +52,18 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "euler_maruyama": EulerMaruyama,
     "adaptive": Adaptive,
     "ggf": GGF,
+    "milstein": Milstein,
+    "milstein_free": MilsteinFree,
+    "heun_sde": HeunSDE,
+    "euler_heun": EulerHeun,
+    "reversible_heun": ReversibleHeun,
+    "sra1": sra1,
+    "sra3": sra3,
+    "sriw1": sriw1,
+    "sosri": sosri,
+    "platen": Platen,
+    "baoab": BAOAB,
+    "ubu": UBU,
     "reverse_diffusion": ReverseDiffusion,
     "ancestral": Ancestral,
     "pc": pc,

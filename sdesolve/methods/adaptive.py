@@ -1,39 +1,43 @@
-"""Stochastic Heun with Euler-Maruyama embedded: the pair that chooses its own steps."""
+"""The SDE method that chooses its own steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from .._arrays import Number, bcast
+from .._arrays import Number
 from ..problems import StochasticProblem
-from .base import Facts, Step, StepNoise, Stepper
+from .base import Facts, Step, StepNoise
+from .stochastic_runge_kutta import sra1
+from .stratonovich import HeunSDE
+
+_SRA1 = sra1()
 
 
 @dataclass(frozen=True)
-class Adaptive(Stepper):
-    """Heun's method for Stratonovich SDEs, with the difference to Euler's as its error:
+class Adaptive(HeunSDE):
+    """Steps of SRA1 where the noise is additive and of the stochastic Heun method where it is not, of lengths chosen per sample.
 
-        K(x, t) = f(x, t) dt + g(x, t) dW,     x' = x + K(x, t0),     x1 = x + (K(x, t0) + K(x', t1))/2,     error = x1 - x'.
-
-    Strong order 1 for additive, scalar and diagonal noise, 1/2 for general noise; two calls a step.  The steps are chosen per
-    sample, and a rejected one keeps its Brownian path, so the law of the samples tends to the right one with the tolerance.
-    [Kloeden & Platen 1992, 15.5; Foster & Jelincic 2023]
+    The error is the difference to Euler's rule.  A rejected step keeps its Brownian path, and every time at which the path has
+    been seen is landed on, so the law of the samples tends to the right one with the tolerance.  Two calls a step; strong order 3/2 for
+    additive noise, 1 where the noise commutes, 1/2 where it does not.  For any SDE at a tolerance, plain or reverse.
+    [Foster & Jelincic 2023, arXiv 2311.14201, on the convergence of adaptive steps]
     """
 
-    facts: ClassVar[Facts] = Facts(
-        evals=2,
-        strong={"additive": 1.0, "scalar": 1.0, "diagonal": 1.0, "general": 0.5},
-        calculus=frozenset({"stratonovich"}),
+    facts: ClassVar[Facts] = HeunSDE.facts._replace(
+        strong={**HeunSDE.facts.strong, **_SRA1.facts.strong},
+        weak={**HeunSDE.facts.weak, **_SRA1.facts.weak},
         reference="Foster & Jelincic 2023",
     )
-    error_order: ClassVar[float] = 1.5
-    default_tolerance: ClassVar[float] = 1e-2
 
-    def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        dt, dw = bcast(t1 - t0, x), noise.increment(t0, t1)
-        first = dt * problem.drift(x, t0) + problem.diffuse(x, t0, dw)
-        second = dt * problem.drift(x + first, t1) + problem.diffuse(x + first, t1, dw)
-        return Step(x + 0.5 * (first + second), error=0.5 * (second - first))
+    @property
+    def chooses_steps(self) -> bool:
+        """Yes, that is what it is for."""
+        return True
+
+    def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: None) -> Step:
+        if problem.noise == "additive":
+            return _SRA1.step(problem, x, t0, t1, noise, carry)
+        return super().step(problem, x, t0, t1, noise, carry)

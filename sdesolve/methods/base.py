@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .._arrays import Number
 from ..control import Control
-from ..problems import Problem
 
 NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -29,13 +28,15 @@ class Facts(NamedTuple):
     ode: int | None = None
     """Order on ODEs; None for a method that needs noise."""
     strong: Mapping[str, float] = NONE
-    """Strong order by noise kind; the kinds named here or in ``weak`` are those the method can do."""
+    """Strong order by noise kind; the kinds named here or in ``weak`` are those the method can do.  Besides the four of a problem
+    there is "commutative": general noise whose iterated integrals need no Levy areas."""
     weak: Mapping[str, float] = NONE
     """Weak order by noise kind."""
     calculus: frozenset[str] = frozenset({"ito"})
-    """Readings of a noise that depends on the state that the method integrates."""
+    """Readings of a noise that depends on the state that the method integrates; a problem in the other is converted."""
     needs: frozenset[str] = frozenset()
-    """What the problem must have besides a drift: "score" (a forward process and its score)."""
+    """What the problem must have besides a drift: "score" (a forward process and its score), "derivative" (of its diffusion, by
+    automatic differentiation or as given), "langevin" (positions, velocities and a force)."""
     dense: int | None = None
     """Order of the continuous extension, for values between the nodes; None where there is none."""
     largest: int | None = None
@@ -90,14 +91,22 @@ class Stepper:
     facts: ClassVar[Facts]
     error_order: ClassVar[float | None] = None
     """p where the local error estimate falls as h^p; None where there is no estimate."""
-    default_tolerance: ClassVar[float] = 1e-5
-    """rtol and atol where none are given."""
     control: ClassVar[type[Control]] = Control
     """What makes the next step's length out of the estimates."""
+    @property
+    def default_tolerance(self) -> float:
+        """rtol and atol where none are given: the noise of an SDE makes a digit dearer than it is for an ODE."""
+        return 1e-2 if self.facts.kinds else 1e-5
+
+    @property
+    def chooses_steps(self) -> bool:
+        """Whether it keeps to a tolerance unasked; where there is an estimate, any method does when rtol or atol is given."""
+        return self.error_order is not None and self.facts.ode is not None and self.facts.ode > 2
+
     redraws: ClassVar[bool] = False
     """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
-    def init(self, problem: Problem, x: Tensor, t: Number) -> Any:
+    def init(self, problem: Any, x: Tensor, t: Number) -> Any:
         """The first step's carry."""
         return None
 

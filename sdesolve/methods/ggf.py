@@ -11,8 +11,8 @@ from torch import Tensor
 from .._arrays import Number
 from ..control import Control
 from ..problems import Problem, StochasticProblem
-from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise
+from .stratonovich import HeunSDE
 
 
 class GGFControl(Control):
@@ -26,8 +26,8 @@ class GGFControl(Control):
 
 
 @dataclass(frozen=True)
-class GGF(Adaptive):
-    """The published rule: ``adaptive``'s step, another controller, and noise drawn anew after a rejection.
+class GGF(HeunSDE):
+    """The published rule: steps of ``heun_sde``, their own controller, and noise drawn anew after a rejection.
 
     The scale of the tolerance is max(|x'_prev|, |x'|) with x' the Euler-Maruyama states of this and the last accepted step.
     Redrawn noise biases the law: the increments that led to rejections are thrown away.  On a Gaussian of standard deviation
@@ -35,9 +35,14 @@ class GGF(Adaptive):
     and the bias is hidden.  Two calls a step.  Use ``adaptive``.  [Jolicoeur-Martineau et al. 2021, algorithm 1, arXiv 2105.14080]
     """
 
-    facts: ClassVar[Facts] = Adaptive.facts._replace(reference="Jolicoeur-Martineau et al. 2021")
+    facts: ClassVar[Facts] = HeunSDE.facts._replace(reference="Jolicoeur-Martineau et al. 2021")
     control: ClassVar[type[Control]] = GGFControl
     redraws: ClassVar[bool] = True
+
+    @property
+    def chooses_steps(self) -> bool:
+        """Yes, that is what it is for."""
+        return True
 
     def init(self, problem: Problem, x: Tensor, t: Number) -> Tensor:
         return x
