@@ -29,7 +29,8 @@ FACTS = {
     if (row.facts.ode is not None or "additive" in row.facts.kinds) and "langevin" not in row.facts.needs
 }
 STEPS: dict[str, dict[str, object]] = {  # on the Gaussian, a multiple of 4; of methods whose bias is of first order
-    "euler_maruyama": {"steps": 1000},
+    "euler_maruyama": {"steps": 2000},
+    "euler_heun": {"steps": 4000},
     "reverse_diffusion": {"steps": 4000},
     "ancestral": {"steps": 4000, "grid": "log_snr"},
     "pc": {"steps": 2000, "grid": "log_snr", "snr": 0.1},
@@ -48,7 +49,9 @@ def options(method: str, process: str, target: str) -> dict[str, object]:
         return {"rtol": 3e-3, "atol": 3e-3}
     if facts.ode is not None and facts.ode > 2:
         return {"steps": 200} if make_method(method).error_order is None else {}
-    how = EULER_ON_VE if (method, process) == ("euler", "VE") else STEPS.get(method, {"steps": 1000})
+    if method not in STEPS:
+        return {"steps": 500 if facts.ode is not None else 1000}
+    how = EULER_ON_VE if (method, process) == ("euler", "VE") else STEPS[method]
     if target != "gaussian":
         how = {**how, "steps": int(how["steps"]) // 4}  # type: ignore[call-overload]
     if (method, process) == ("annealed_langevin", "subVP"):  # sigma_t falls below the data's width far faster than Langevin steps of that size move
