@@ -243,38 +243,46 @@ FIXED = [(name, {"steps": 5}) for name in METHODS]
 CHOSEN = [(name, {"rtol": 1e-3, "atol": 1e-3, "max_steps": 50}) for name, make in METHODS.items() if make().error_order is not None]
 QUIET = pytest.mark.filterwarnings("ignore::sdesolve.SolveWarning")
 every_form = pytest.mark.parametrize(("method", "how"), FIXED + CHOSEN)
-on_any_interval = pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in FIXED + CHOSEN if not FACTS[name].needs])
+on_any_interval = pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in FIXED + CHOSEN if "score" not in FACTS[name].needs])
 
 
 def suiting(method: str, drift: Any = None, diffusion: Any = None, noise: str = "diagonal", interval: tuple[float, float] = (0.0, 1.0)) -> Any:
     """A problem that the method can do, with this drift or score; dx = -x dt + dw / 10 where nothing else is said."""
     drift, diffusion, facts = drift or (lambda x, t: -x), diffusion or (lambda x, t: 0.1 + 0 * x), FACTS[method]
-    if facts.needs:
+    if "score" in facts.needs:
         return VP.reverse(drift)
+    if "langevin" in facts.needs:
+        return sd.UnderdampedLangevin(drift, temperature=0.01, interval=interval)
     if not facts.kinds:
         return sd.ODE(drift, interval)
-    kind = noise if noise in facts.kinds else "additive"
+    kind = next(kind for kind in (noise, "additive", "diagonal") if kind in facts.kinds)
     return sd.SDE(drift, diffusion, noise=kind, calculus=min(facts.calculus), interval=interval)
+
+
+def state(*values: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(B, 2, 3): a row for each value, of an event that positions and velocities have too."""
+    return torch.tensor(values, dtype=dtype)[:, None, None] + torch.zeros(2, 3, dtype=dtype)
 
 
 @QUIET
 @on_any_interval
 @pytest.mark.parametrize("interval", [(0.0, 1e-300), (0.0, 1e-320), (1e-300, 0.0), (0.0, 1e300), (5e299, -5e299), (1e16, 1e16 + 64)])
 def test_the_shortest_and_the_longest_intervals(method: str, how: dict[str, Any], interval: tuple[float, float]) -> None:
-    x = torch.ones(2, 3, dtype=torch.float64)
+    x = state(1.0, 2.0, dtype=torch.float64)
     solution = sd.solve(suiting(method, interval=interval), x, method, seed=0, **how)
     assert torch.isfinite(solution.x[solution.ok()]).all()
     if abs(interval[1] - interval[0]) < 1:
         assert solution.ok().all() and torch.allclose(solution.x, x, atol=1e-6)
-    elif "steps" in how and interval[1] > interval[0] + 100:  # explicit, and far beyond its stability
-        assert not solution.ok().any() or method == "rodas5p"
+    elif "steps" in how and abs(interval[1] - interval[0]) > 100 and method not in ("rodas5p", "baoab", "ubu"):  # explicit, and far beyond its stability
+        assert not solution.ok().any()
 
 
 @every_form
 def test_states_of_any_layout(method: str, how: dict[str, Any]) -> None:
     """Strides and a wish for gradients change nothing, and the state that was given stays as it was."""
-    base = torch.linspace(0.5, 1.5, 12)
-    for x in (base.reshape(4, 3).T, base[::3].reshape(2, 2), base[:1].expand(2, 3), base.reshape(4, 3).clone().requires_grad_()):
+    base = torch.linspace(0.5, 1.5, 36)
+    dense = base.reshape(6, 2, 3)
+    for x in (base.reshape(3, 2, 6).permute(2, 1, 0), dense[::2], base[:1, None, None].expand(2, 2, 3), dense[:, :1].expand(6, 2, 3), dense.clone().requires_grad_()):
         plain = x.detach().clone(memory_format=torch.contiguous_format)
         solution = sd.solve(suiting(method), x, method, seed=0, **how)
         assert torch.equal(solution.x, sd.solve(suiting(method), plain, method, seed=0, **how).x)
@@ -283,36 +291,36 @@ def test_states_of_any_layout(method: str, how: dict[str, Any]) -> None:
 
 @every_form
 def test_functions_that_return_views_of_the_state(method: str, how: dict[str, Any]) -> None:
-    x = torch.linspace(0.5, 1.5, 6).reshape(2, 3)
+    x = torch.linspace(0.5, 1.5, 12).reshape(2, 2, 3)
     for view in (lambda x, t: x, lambda x, t: x.flip(1).flip(1), lambda x, t: x[:, :1].expand_as(x), lambda x, t: x.view_as(x)):
         seen, copied = (sd.solve(suiting(method, drift), x, method, seed=0, **how).x for drift in (view, lambda x, t: view(x, t).clone()))  # noqa: B023
         assert torch.equal(seen, copied)
-    assert torch.equal(x, torch.linspace(0.5, 1.5, 6).reshape(2, 3))
+    assert torch.equal(x, torch.linspace(0.5, 1.5, 12).reshape(2, 2, 3))
 
 
 @every_form
 def test_functions_that_write_into_the_time(method: str, how: dict[str, Any]) -> None:
     """It is theirs: networks scale the time in place."""
-    x = torch.linspace(0.5, 1.5, 6, dtype=torch.float64).reshape(2, 3)
+    x = state(0.5, 1.5, dtype=torch.float64)
     clean, rude = (sd.solve(suiting(method, drift), x, method, seed=0, **how).x for drift in (lambda x, t: -x, lambda x, t: -x + 0 * t.mul_(999).sum()))
     assert torch.equal(clean, rude)
 
 
 @QUIET
-@pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in FIXED if FACTS[name].kinds and not FACTS[name].needs])
+@pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in FIXED if FACTS[name].kinds and FACTS[name].needs <= {"derivative"}])
 def test_diffusions_that_are_negative_or_not_finite(method: str, how: dict[str, Any]) -> None:
-    x = torch.ones(3, 2)
+    x = state(1.0, 1.0, 1.0)
     assert sd.solve(suiting(method, diffusion=lambda x, t: -0.1 + 0 * x), x, method, seed=0, **how).ok().all()
     for bad in (NAN, INF, -INF):
-        row = torch.tensor([[1.0], [bad], [1.0]])
+        rows = state(1.0, bad, 1.0)
         for noise in ("additive", "diagonal"):
-            solution = sd.solve(suiting(method, diffusion=lambda x, t: 0.1 * row[: len(x)] + 0 * x, noise=noise), x, method, seed=0, **how)  # noqa: B023
+            solution = sd.solve(suiting(method, diffusion=lambda x, t: 0.1 * rows + 0 * x, noise=noise), x, method, seed=0, **how)  # noqa: B023
             assert solution.failures() == [(1, "non_finite", 0.2)]
 
 
 @every_form
 def test_seeds_and_names_at_their_limits(method: str, how: dict[str, Any]) -> None:
-    x, most = torch.ones(3, 2), 2**63 - 1
+    x, most = state(1.0, 1.0, 1.0), 2**63 - 1
     problem = suiting(method)
     for seed in (0, 2**64 - 1):
         names = sd.solve(problem, x, method, seed=seed, sample_ids=[most, 0, most], **how).x
@@ -324,26 +332,27 @@ def test_seeds_and_names_at_their_limits(method: str, how: dict[str, Any]) -> No
         assert not torch.isclose(names, sd.solve(problem, x, method, seed=0, sample_ids=[most, 0, most], **how).x).any()
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt("mine"), ZeroDivisionError("mine")])
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt("mine")])
 @every_form
 def test_an_error_leaves_nothing_behind(method: str, how: dict[str, Any], error: BaseException) -> None:
     """Raised in a drift or in a callback it goes through as it is, and what comes after is as if it had not been."""
-    x, before = torch.ones(2, 3), (torch.get_rng_state(), np.random.get_state()[1].tolist(), np.geterr())
+    x, before = state(1.0, 2.0), (torch.get_rng_state(), np.random.get_state()[1].tolist(), np.geterr())
     clean = sd.solve(suiting(method), x, method, seed=0, **how)
+    calls = []
 
-    def raising(*arguments: Any) -> Any:
+    def at_once(x: Tensor, t: Tensor) -> Tensor:
         raise error
 
-    late = [0]
-
     def later(x: Tensor, t: Tensor) -> Tensor:
-        late[0] += 1
-        if late[0] == 4:
+        calls.append(t)
+        if len(calls) == 4:
             raise error
         return -x
 
-    for keywords in ({"drift": raising}, {"drift": later}, {"callback": raising}):
-        drift, callback = keywords.get("drift"), keywords.get("callback")
+    def observer(moment: sd.Moment) -> None:
+        raise error
+
+    for drift, callback in ((at_once, None), (later, None), (None, observer)):
         with pytest.raises(type(error), match="mine"):
             sd.solve(suiting(method, drift), x, method, seed=0, callback=callback, progress=True, **how)
         assert torch.is_grad_enabled()
@@ -355,11 +364,10 @@ def test_an_error_leaves_nothing_behind(method: str, how: dict[str, Any], error:
 
 @every_form
 def test_saved_times_in_any_order_and_number(method: str, how: dict[str, Any]) -> None:
-    problem = suiting(method)
+    problem, x = suiting(method), state(1.0, 2.0)
     t0, t1 = problem.interval
-    times = [t1, t0, t1, t0]
-    solution = sd.solve(problem, torch.ones(2, 3), method, seed=0, save=times, **how)
-    assert solution.ts.tolist() == [t0, t1] and torch.equal(solution.xs[1], solution.x) and torch.equal(solution.xs[0], torch.ones(2, 3))
+    solution = sd.solve(problem, x, method, seed=0, save=[t1, t0, t1, t0], **how)
+    assert solution.ts.tolist() == [t0, t1] and torch.equal(solution.xs[1], solution.x) and torch.equal(solution.xs[0], x)
 
 
 @pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in CHOSEN if FACTS[name].ode is not None])
@@ -461,21 +469,24 @@ def test_any_sde_gives_an_error_or_an_honest_status(
     def drift(x: Tensor, t: Tensor) -> Tensor:
         return scale * torch.sin(x) + x
 
+    kinds = FACTS[method].kinds
+    noise = noise if noise in kinds else "additive" if "additive" in kinds else "diagonal"
+
     def diffusion(x: Tensor, t: Tensor) -> Tensor:
-        g = spread * torch.cos(x)
-        return torch.stack([g, 0.1 + 0 * x], -1) if noise == "general" and noise in FACTS[method].kinds else g
+        g = torch.full_like(x, spread) if noise == "additive" else spread * torch.cos(x)
+        return torch.stack([g, torch.full_like(x, 0.1)], -1) if noise == "general" else g
 
     try:
-        problem = suiting(method, drift, diffusion if noise != "additive" else lambda x, t: spread + 0 * x, noise, ends)
+        problem = suiting(method, drift, diffusion, noise, ends)
     except ValueError:
         return
-    x = torch.tensor([[1.0], [0.0], [-3.0]], dtype=dtype)
+    x = state(1.0, 0.0, -3.0, dtype=dtype)
     with processor_seconds(6), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             solution = sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=ids)
-        except ValueError as refused:
-            assert "sample_ids" in str(refused)
+        except ValueError as refused:  # the diffusion's derivative is looked at, and infinities have none
+            assert "sample_ids" in str(refused) or not math.isfinite(spread)
             return
     assert solution.x.dtype == dtype
     assert torch.isfinite(solution.x[solution.ok()]).all()
