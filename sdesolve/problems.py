@@ -171,7 +171,7 @@ class SDE:
         time = time_tensor(t, x)
         if self._derivative:
             return self._fitting("diffusion_derivative", self._derivative(x, time, v), x)
-        along: Tensor = torch.func.jvp(lambda y: self._diffusion(y, time), (x,), (v,))[1]
+        along: Tensor = torch.func.jvp(lambda y: self._diffusion(y, time), (x.contiguous(),), (v.contiguous(),))[1]
         return along
 
     def correction(self, x: Tensor, t: Number) -> Tensor:
@@ -215,7 +215,7 @@ class UnderdampedLangevin:
 
     Its stationary law is  exp(-U(q)/T - m |v|^2/(2 T))  where force = -grad U: with T = 1 and the score of a density as the force,
     positions sample that density.  The state is (B, 2, *event), x[:, 0] = q and x[:, 1] = v.  The splittings ``baoab`` and ``ubu``
-    are made for it; methods for additive noise take it too.  [Leimkuhler & Matthews 2015, 6.2.4]
+    are made for it; methods for additive noise take it too.  [Leimkuhler & Matthews 2015, chapter 6]
 
     Arguments:
         force: function of q, (B, *event), and t, a tensor () or (B,) in q's dtype; returns a tensor shaped like q.

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-torch.set_num_threads(min(2, CORES))  # the tensors are small: more threads only wait for each other
+torch.set_num_threads(min(2, torch.get_num_threads()))  # the tensors are small: more threads only wait for each other
 
 hypothesis.settings.register_profile("sdesolve", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("sdesolve")

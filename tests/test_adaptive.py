@@ -84,12 +84,13 @@ def test_no_method_looks_beyond_the_interval(method: str, interval: tuple[float,
 def test_the_controller_s_factor() -> None:
     """After acceptance with memory, after rejection without it and without growth; an infinite error shrinks the most."""
     control = Control(rtol=1e-3, atol=1e-3, q=5)
-    err = torch.tensor([0.5, 0.5, 0.5, 1e-30, 3.0, 3.0, math.inf, 0.01], dtype=torch.float64)
-    previous = torch.tensor([1.0, 0.1, 5.0, 1.0, 0.1, 5.0, 1.0, math.inf], dtype=torch.float64)
+    err = torch.tensor([0.5, 0.5, 0.5, 0.99, 1e-30, 3.0, 3.0, math.inf, 0.01], dtype=torch.float64)
+    previous = torch.tensor([1.0, 0.1, 5.0, 5.0, 1.0, 0.1, 5.0, 1.0, math.inf], dtype=torch.float64)
     expected = [
         0.9 * 0.5 ** (0.03 - 0.2),
         0.9 * 0.5 ** (0.03 - 0.2) * 0.1**0.04,
         1.0,  # a rejected try before it: no growth
+        0.9 * 0.99 ** (0.03 - 0.2),
         10.0,
         0.9 * 3**-0.2,
         0.9 * 3**-0.2,

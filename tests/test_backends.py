@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROCESSES, GaussianTarget, asymptotic_slope, nonlinear_ode, slope
+from convergence import asymptotic_slope, slope
+from problems import PROCESSES, GaussianTarget, nonlinear_ode
 from torch import Tensor
 
 import sdesolve as sd

@@ -116,6 +116,16 @@ def test_a_row_is_the_same_alone_and_among_others() -> None:
     assert torch.equal(together.xs.isnan().any(2)[:, finite], passed[:, finite])  # saved up to the event, and not beyond
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["forwards", "backwards"])
+def test_values_are_saved_up_to_the_event(sign: float) -> None:
+    """cos t falls through 0 at |t| = pi/2, wherever that lies in its step."""
+    times = [sign * t for t in (0.5, 1.5, 1.56, 1.58, 2.0, 20.0)]
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    solution = sd.solve(rotation((0.0, sign * 20.0)), x, "tsit5", rtol=1e-9, atol=1e-9, event=height, save=times)
+    assert solution.xs.isfinite().all(2)[:, 0].tolist() == [True, True, True, False, False, False]
+    assert torch.allclose(solution.xs[:3, 0, 0], solution.ts[:3].cos(), atol=1e-7)
+
+
 def test_an_event_costs_nothing_and_stops_the_calls() -> None:
     """The root is found on the dense output: a row pays for the steps up to its event and no more."""
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)

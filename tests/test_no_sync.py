@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROCESSES, GaussianTarget
+from problems import PROCESSES, GaussianTarget, solvable
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sdesolve as sd
+from sdesolve._checks import prepared
 from sdesolve._loops import fixed
 from sdesolve.grids import uniform
 from sdesolve.methods import METHODS, make_method
@@ -30,14 +31,14 @@ class NoReads(TorchDispatchMode):
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 @pytest.mark.parametrize("method", METHODS)
 def test_fixed_loop_has_no_host_read(method: str, process: sd.Process) -> None:
-    stepper = make_method(method)
-    problem = process.reverse(sd.as_score(lambda x, t: -x, process, predicts="epsilon", time="log_sigma/4"))
-    target = problem if stepper.facts.kinds else problem.probability_flow()
-    x = process.prior((4, 3), seed=0)
+    stepper, x = make_method(method), process.prior((4, 2, 3), seed=0)
+    problem = solvable(method, sd.as_score(lambda x, t: -x, process, predicts="epsilon", time="log_sigma/4"), process)
+    problem = prepared(stepper, problem, x, problem.interval)
     grid = uniform(None, *problem.interval, 5)
-    source = SeededNormals(0, range(4), (3,), dtype=x.dtype, device=x.device, nodes=5)
+    shape = problem.brownian_event(x) if stepper.facts.kinds else ()
+    source = SeededNormals(0, range(4), shape, dtype=x.dtype, device=x.device, nodes=5)
     with NoReads():
-        out = fixed.run(stepper, target, x, grid, lambda node: SeededStep(source, node), {2: (grid.ts[2],)}, None)
+        out = fixed.run(stepper, problem, x, grid, lambda node: SeededStep(source, node), {2: (grid.ts[2],)}, None)
     assert out.x.shape == x.shape
 
 
@@ -67,6 +68,6 @@ def test_adaptive_loop_reads_once_a_step(extra: dict[str, Any], monkeypatch: pyt
     steps = []
     monkeypatch.setattr(torch.Tensor, "tolist", tolist)
     with CountReads():
-        sd.solve(flow, process.prior((32, 3), seed=0), "rk45", rtol=1e-8, atol=1e-8, callback=lambda moment: steps.append(moment.step), **extra)
+        sd.solve(flow, process.prior((32, 3), seed=0, dtype=torch.float64), "rk45", rtol=1e-8, atol=1e-8, callback=lambda moment: steps.append(moment.step), **extra)
     assert len(steps) > 10
     assert len(steps) <= len(reads) <= len(steps) + 30

@@ -93,6 +93,12 @@ def test_dense_output_that_ends_elsewhere_is_refused(name: str) -> None:
         replace(method, dense=line)
 
 
+@pytest.mark.parametrize(("name", "evals"), [("bosh3", 3), ("rk45", 6), ("tsit5", 6), ("dop853", 12), ("rodas5p", 8), ("rk4", 4)])
+def test_calls_a_step(name: str, evals: int) -> None:
+    """The published counts: where the last stage is the next step's first, it is not paid for twice."""
+    assert TABLEAUS[name].facts.evals == evals
+
+
 def test_a_method_is_built_once() -> None:
     """The check costs milliseconds, so a tableau is built when it is first asked for, and kept."""
     assert all(METHODS[name]() is METHODS[name]() for name in TABLEAUS)

@@ -19,7 +19,7 @@ from .base import Facts, Step, StepNoise, Stepper
 
 @dataclass(frozen=True)
 class Milstein(Stepper):
-    """Milstein's method.  [Kloeden & Platen 1992, 10.3.4, and for commutative noise 10.3.16]
+    """Milstein's method.  [Milstein 1974; Kloeden & Platen 1992, section 10.3]
 
     Strong and weak order 1, one call a step and one derivative of the diffusion (1 + m for m commuting columns in Ito's calculus).
     For additive noise, which includes every reverse SDE, it is the Euler-Maruyama method.
@@ -54,26 +54,22 @@ def _double(problem: SDE, x: Tensor, t0: Number, t1: Number, dw: Tensor) -> Tens
 
 @dataclass(frozen=True)
 class MilsteinFree(Stepper):
-    """Milstein's method with a difference for the derivative.  [Kloeden & Platen 1992, 11.1.3]
+    """Milstein's method with a difference for the derivative.  [Kloeden & Platen 1992, equation 11.1.3]
 
-        x1 = x + f h + g W + (g(x + f h + g sqrt|h|) - g) (W^2 - |h|) / (2 sqrt|h|),
+        x1 = x + f h + g W + (g(x + f h + g sqrt|h|, t0) - g) (W^2 - |h|) / (2 sqrt|h|)
 
-    all g at t0, without the last |h| in Stratonovich's calculus.  Strong and weak order 1, one call a step; for a diffusion that cannot be differentiated.
+    Strong and weak order 1, one call a step and two of the diffusion, which need not be differentiable by machine.  In Stratonovich's
+    calculus ``euler_heun`` is that method.
     """
 
     facts: ClassVar[Facts] = Facts(
-        evals=1,
-        strong={"scalar": 1.0, "diagonal": 1.0},
-        weak={"scalar": 1.0, "diagonal": 1.0},
-        calculus=frozenset({"ito", "stratonovich"}),
-        reference="Kloeden & Platen 1992",
+        evals=1, strong={"scalar": 1.0, "diagonal": 1.0}, weak={"scalar": 1.0, "diagonal": 1.0}, reference="Kloeden & Platen 1992"
     )
 
     def step(self, problem: SDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: None) -> Step:
-        dw, variance = noise.increment(t0, t1), absolute(t1 - t0)
-        root = bcast(xp(variance).sqrt(variance), x)
+        dw, size = noise.increment(t0, t1), bcast(absolute(t1 - t0), x)
+        root = xp(size).sqrt(size)
         mean = x + bcast(t1 - t0, x) * problem.drift(x, t0)
         g = problem.diffusion(x, t0)
-        square = dw.square() - bcast(variance, dw) if problem.calculus == "ito" else dw.square()
-        kick = g * dw + (problem.diffusion(mean + root * g, t0) - g) * square / (2 * root)
+        kick = g * dw + (problem.diffusion(mean + root * g, t0) - g) * (dw.square() - size) / (2 * root)
         return Step(mean + kick, mean=mean)

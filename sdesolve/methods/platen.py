@@ -15,7 +15,7 @@ from .base import Facts, Step, StepNoise, Stepper
 
 @dataclass(frozen=True)
 class Platen(Stepper):
-    """Platen's method of weak order 2, for any noise in Ito's calculus.  [Kloeden & Platen 1992, 15.1.3]
+    """Platen's method of weak order 2, for any noise in Ito's calculus.  [Kloeden & Platen 1992, equation 15.1.3]
 
     With y = x + f h + g W, r_j = x + f h +- g_j sqrt|h| at t1 and u_k = x +- g_k sqrt|h| at t0, and with s and d for half the sum and
     half the difference of what a column is at the two signs,

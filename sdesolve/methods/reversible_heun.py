@@ -19,15 +19,16 @@ class ReversibleHeun(Stepper):
 
         y1 = 2 x - y + f(y, t0) h + g(y, t0) W,     x1 = x + (f(y, t0) + f(y1, t1)) h/2 + (g(y, t0) + g(y1, t1)) W/2,
 
-    from y = x.  The carry is y and f(y).  Strong order 1/2, and 1 for additive noise; weak order 1; one call a step.  Take it where memory
-    for gradients is scarce: :func:`step_back` recovers each state from the next.  Not for stiff problems: y oscillates about x.
+    from y = x.  The carry is y and f(y).  Strong order 1 where the noise commutes and 1/2 where it does not; weak order 1, and 2 for
+    additive noise; one call a step.  Take it where memory for gradients is scarce: :func:`step_back` recovers each state from the
+    next.  Not for stiff problems: y oscillates about x.
     """
 
     facts: ClassVar[Facts] = Facts(
         evals=1,
         start=1,
-        strong={"additive": 1.0, "scalar": 0.5, "diagonal": 0.5, "general": 0.5},
-        weak={"additive": 1.0, "scalar": 1.0, "diagonal": 1.0, "general": 1.0},
+        strong={"additive": 1.0, "scalar": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 0.5},
+        weak={"additive": 2.0, "scalar": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 1.0},
         calculus=frozenset({"stratonovich"}),
         reference="Kidger et al. 2021",
     )

@@ -22,7 +22,7 @@ class HeunSDE(Stepper):
         y = x + f(x, t0) h + g(x, t0) W,     x1 = x + (f(x, t0) + f(y, t1)) h/2 + (g(x, t0) + g(y, t1)) W/2.
 
     Strong order 1 where the noise commutes and 1/2 where it does not, weak order 1, two calls a step; for additive noise weak
-    order 2, so the first choice for a reverse SDE at a middling number of calls.  [Rumelin 1982; Kloeden & Platen 1992, 14.1.11 for the weak order]
+    order 2, so a good choice for a reverse SDE at a middling number of calls.  [Rumelin 1982]
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -49,7 +49,7 @@ class EulerHeun(Stepper):
 
         y = x + g(x, t0) W,     x1 = x + f(x, t0) h + (g(x, t0) + g(y, t1)) W/2.
 
-    Strong order 1 where the noise commutes and 1/2 where it does not, weak order 1, one call a step.  [Kloeden & Platen 1992, 4.9 and 11.1]
+    Strong order 1 where the noise commutes and 1/2 where it does not, weak order 1, one call a step.  [Kloeden & Platen 1992, section 11.1]
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -1,0 +1,525 @@
+"""How fast a method converges: measured here, asserted in test_orders.py, printed by benchmarks/orders.py.
+
+Strong errors are taken along given Brownian paths.  Weak errors have no Monte-Carlo part: the expectation after N steps is
+carried back through the method's own transition, by cubature over its noise and interpolation in the state.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from problems import PROCESSES, GaussianTarget, nonlinear_ode
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve._checks import prepared
+from sdesolve.grids import make_grid
+from sdesolve.methods import make_method
+from sdesolve.methods.reversible_heun import ReversibleHeun
+from sdesolve.noise import LEVY
+
+Interval = tuple[float, float]
+
+
+class Measured(NamedTuple):
+    """Errors by number of steps, and the order that they show."""
+
+    steps: list[int]
+    errors: list[float]
+    order: float
+
+
+def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """Least-squares slope of -log error against log steps: the observed order."""
+    x, y = torch.tensor(steps, dtype=torch.float64).log(), -torch.tensor(errors, dtype=torch.float64).log()
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
+
+
+def asymptotic_slope(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """p of the least-squares fit  error = c N^-p exp(d / N):  the order in the limit, where the next term still shows."""
+    n = torch.tensor(steps, dtype=torch.float64)
+    terms = torch.stack([torch.ones_like(n), -n.log(), 1 / n], 1)
+    return float(torch.linalg.lstsq(terms, torch.tensor(errors, dtype=torch.float64).log()[:, None]).solution[1])
+
+
+def uniform(t0: float, t1: float, steps: int) -> list[float]:
+    return [t0 + (t1 - t0) * i / steps for i in range(steps + 1)]
+
+
+def observed(error: Callable[[int], float], rounding: float = 3e-13) -> Measured:
+    """The order that ``error``, a function of the number of steps, shows on the four finest grids whose error stands out of rounding.
+
+    So a method of high order is measured on coarse grids, and one of low order on fine ones.
+    """
+    measured = [(n, error(n)) for n in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)]
+    steps, errors = (list(column) for column in zip(*[(n, e) for n, e in measured if e > rounding][-4:], strict=True))
+    return Measured(steps, errors, asymptotic_slope(steps, errors))
+
+
+def shows_order(observed: float, declared: float) -> bool:
+    """Whether an observed order is the declared one to 0.15, or, beyond order 4, to 4 % below and less than one above.
+
+    Methods of high order have a small constant by design: they show p + 1 until h is so small that the error is rounding.
+    """
+    if declared <= 4:
+        return abs(observed - declared) < 0.15
+    return 0.96 * declared - 0.1 < observed < declared + 0.9
+
+
+def ode(method: str, interval: Interval) -> Measured:
+    """Largest distance to the exact end, by number of steps."""
+    problem, start, end = nonlinear_ode(interval)
+    return observed(lambda n: float((sd.solve(problem, start, method, steps=n).x - end).abs().max()))
+
+
+def mixture_score(p: sd.Process, x: Tensor, t: Tensor) -> Tensor:
+    """Two Gaussians of std 0.3 at -0.8 and 0.8 in each coordinate: a nonlinear exact score."""
+    alpha, sigma = (c.reshape(-1, 1).to(x) for c in (p.alpha(t), p.sigma(t)))
+    variance = (0.3 * alpha).square() + sigma.square()
+    return (0.8 * alpha * torch.tanh(0.8 * alpha * x / variance) - x) / variance
+
+
+def flow(method: str, process: str) -> Measured:
+    """Largest distance to dop853 at 1e-13 on the probability flow of a nonlinear score, by number of steps."""
+    p = PROCESSES[process]
+    problem = p.probability_flow(lambda x, t: mixture_score(p, x, t))
+    span = (float(p.log_snr_inverse(-2.0)), float(p.log_snr_inverse(2.0)))
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None] * float(p.sigma(span[0]))
+    exact = sd.solve(problem, x, "dop853", rtol=1e-13, atol=1e-13, interval=span).x
+    scale = float(x.abs().max())
+    return observed(lambda n: float((sd.solve(problem, x, method, steps=n, grid="uniform", interval=span).x - exact).abs().max()) / scale)
+
+
+# -- along given paths ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Path:
+    """A Brownian path on equal steps of ``interval``: increments and space-time Levy areas, (N, *shape)."""
+
+    interval: Interval
+    w: Tensor
+    area: Tensor
+
+    @classmethod
+    def draw(cls, interval: Interval, steps: int, shape: Sequence[int], seed: int) -> Path:
+        generator = torch.Generator().manual_seed(seed)
+        w, area = torch.randn(2, steps, *shape, generator=generator, dtype=torch.float64) * math.sqrt(abs(interval[1] - interval[0]) / steps)
+        return cls(interval, w, area / math.sqrt(12))
+
+    def coarse(self, steps: int) -> Path:
+        """The same path on fewer steps.  Chen's relation: over steps of one length the means of W_u - W_t0 average, each from its own start."""
+        k = len(self.w) // steps
+        w, area = (v.reshape(steps, k, *v.shape[1:]) for v in (self.w, self.area))
+        total = w.sum(1)
+        mean = (w.cumsum(1) - 0.5 * w + area).mean(1)
+        return Path(self.interval, total, mean - 0.5 * total)
+
+
+class StepOf(NamedTuple):
+    """The noise of one step of a path; what no Brownian motion drives is drawn from a seed."""
+
+    w: Tensor
+    area: Tensor
+    length: float
+    seed: int
+
+    def increment(self, t0: float, t1: float) -> Tensor:
+        return self.w
+
+    def levy(self, t0: float, t1: float) -> tuple[Tensor, Tensor]:
+        return self.w, self.area
+
+    def normal(self, slot: int = 0) -> Tensor:
+        if slot == 0:
+            return self.w / math.sqrt(self.length)
+        return torch.randn(self.w.shape, generator=torch.Generator().manual_seed(1000 * self.seed + slot % 1000), dtype=self.w.dtype)
+
+
+def walk(stepper: sd.Stepper, problem: Any, x: Tensor, path: Path) -> Tensor:
+    """The last state along the steps of ``path``."""
+    steps = len(path.w)
+    ts = uniform(*path.interval, steps)
+    carry = stepper.init(problem, x, ts[0])
+    for i in range(steps):
+        out = stepper.step(problem, x, ts[i], ts[i + 1], StepOf(path.w[i], path.area[i], abs(ts[i + 1] - ts[i]), i), carry)
+        x, carry = out.x, out.carry
+    return x
+
+
+def bent(kind: str, interval: Interval, calculus: str = "ito") -> tuple[sd.SDE, Callable[[Tensor, Path], Tensor]]:
+    """x = arsinh(y) for a y in the plane that a fine path solves: nonlinear, non-autonomous, coupled.  Returns the SDE and its exact end.
+
+        scalar, diagonal, commutative:   dy = [K y a(t) + b(t)] dt + A dW,    a(t) = 1 + cos(3 t)/2        (the drift does not commute with A)
+        general:                         dy_1 = b_1 dt + A_11 dW_1,    dy_2 = b_2 dt + A_21 dW_1 + A_22 y_1 dW_2     (nor do the columns)
+
+    Both read the same in either calculus; for x, Ito's formula adds  -(1/2) |A_i|^2 sinh x_i / cosh^3 x_i d|t|/dt  to the drift.
+    """
+    forwards = 1.0 if interval[1] > interval[0] else -1.0
+    matrix = torch.tensor({"scalar": [[1.0], [0.8]], "diagonal": [[1.0, 0.0], [0.0, 0.8]]}.get(kind, [[1.0, 0.0], [0.5, 0.8]]), dtype=torch.float64)
+    pull = torch.tensor([[-0.5, 0.4], [-0.3, -0.4]], dtype=torch.float64) * (kind != "general")
+
+    def columns(y: Tensor) -> Tensor:
+        if kind != "general":
+            return matrix
+        return torch.stack([matrix[0].expand_as(y), torch.stack([matrix[1, 0].expand(len(y)), matrix[1, 1] * y[:, 0]], 1)], 1)
+
+    def force(t: Tensor) -> Tensor:
+        return 0.5 * torch.stack([torch.cos(2 * t), torch.sin(3 * t)], -1)
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        y, slope = x.sinh(), 1 / x.cosh()
+        bend = 0.5 * forwards * columns(y).square().sum(-1) * y * slope**3 if calculus == "ito" else 0.0
+        return slope * (y @ pull.T * (1 + 0.5 * torch.cos(3 * sd.expand_time(t, x))) + force(t)) - bend
+
+    def diffusion(x: Tensor, t: Tensor) -> Tensor:
+        whole = columns(x.sinh()) / x.cosh()[..., None]
+        return {"scalar": whole[..., 0], "diagonal": whole.diagonal(dim1=-2, dim2=-1)}.get(kind, whole)
+
+    def exact(x: Tensor, path: Path) -> Tensor:
+        t = torch.tensor(uniform(*interval, len(path.w)), dtype=torch.float64)
+        return torch.asinh(_heisenberg(x.sinh(), t, path, matrix) if kind == "general" else _linear(x.sinh(), t, path, pull, matrix, force))
+
+    return sd.SDE(drift, diffusion, "general" if kind == "commutative" else kind, calculus, interval, commutative=kind == "commutative"), exact
+
+
+def _linear(y: Tensor, t: Tensor, path: Path, pull: Tensor, matrix: Tensor, force: Callable[[Tensor], Tensor]) -> Tensor:
+    """The end of dy = [K y a + b] dt + A dW:  F(t0) y + int F b dt + int F A dW  with F the flow from t to the end."""
+    clock = t + torch.sin(3 * t) / 6
+    flow = torch.linalg.matrix_exp((clock[-1] - clock)[:, None, None] * pull)
+    on_w = flow @ matrix
+    noise = torch.einsum("nim,nbm->bi", 0.5 * (on_w[1:] + on_w[:-1]), path.w) - torch.einsum("nim,nbm->bi", on_w.diff(dim=0), path.area)
+    return y @ flow[0].T + torch.trapezoid(torch.einsum("nij,nj->ni", flow, force(t)), t, dim=0) + noise
+
+
+def _heisenberg(y: Tensor, t: Tensor, path: Path, matrix: Tensor) -> Tensor:
+    """The end of dy_1 = b_1 dt + A_11 dW_1,  dy_2 = b_2 dt + A_21 dW_1 + A_22 y_1 dW_2, given what a fine path knows of its Levy area."""
+    first, second = torch.sin(2 * t) / 4, -torch.cos(3 * t) / 6
+    (w1, w2), (a1, a2) = path.w.unbind(-1), path.area.unbind(-1)
+    y1 = y[:, 0] + (first[:-1] - first[0])[:, None] + matrix[0, 0] * (w1.cumsum(0) - w1)
+    along = 0.5 * torch.cos(2 * t[:-1])[:, None] * (t[1] - t[0]) * (0.5 * w2 - a2) + matrix[0, 0] * (0.5 * w1 * w2 + a1 * w2 - w1 * a2)
+    y2 = y[:, 1] + second[-1] - second[0] + matrix[1, 0] * w1.sum(0) + matrix[1, 1] * (y1 * w2 + along).sum(0)
+    return torch.stack([y[:, 0] + first[-1] - first[0] + matrix[0, 0] * w1.sum(0), y2], 1)
+
+
+def additive(interval: Interval, calculus: str = "ito") -> tuple[sd.SDE, Callable[[Tensor, Path], Tensor]]:
+    """dx = -sin(2 x) (1 + cos(3 t)/2) dt + (1.2 + t/2) dW, and its end by the Taylor method of order 3/2.  [Kloeden & Platen 1992, 10.4.1]"""
+    forwards = 1.0 if interval[1] > interval[0] else -1.0
+    problem = sd.SDE(
+        lambda x, t: -torch.sin(2 * x) * (1 + 0.5 * torch.cos(3 * sd.expand_time(t, x))), lambda x, t: 1.2 + 0.5 * sd.expand_time(t, x), "additive", calculus, interval
+    )
+
+    def exact(x: Tensor, path: Path) -> Tensor:
+        t = uniform(*interval, len(path.w))
+        for i, (w, area) in enumerate(zip(path.w, path.area, strict=True)):
+            h, a, da, g = t[i + 1] - t[i], 1 + 0.5 * math.cos(3 * t[i]), -1.5 * math.sin(3 * t[i]), 1.2 + 0.5 * t[i]
+            sin, cos = torch.sin(2 * x), torch.cos(2 * x)
+            f, f_x, f_xx, f_t = -a * sin, -2 * a * cos, 4 * a * sin, -da * sin
+            integral = h * (0.5 * w + area)
+            x = x + f * h + g * w + g * f_x * integral + 0.5 * h * h * (f_t + f * f_x + 0.5 * forwards * g * g * f_xx) + 0.5 * (h * w - integral)
+        return x
+
+    return problem, exact
+
+
+def bath(interval: Interval, calculus: str = "ito") -> tuple[sd.UnderdampedLangevin, Callable[[Tensor, Path], Tensor]]:
+    """A particle in a double well that beats, and its end by SRA3, which knows nothing of splittings."""
+    problem = sd.UnderdampedLangevin(lambda q, t: (q - q**3) * (1 + 0.5 * torch.cos(3 * t)), friction=1.5, mass=0.8, temperature=0.7, interval=interval)
+    return problem, lambda x, path: walk(make_method("sra3"), problem, x, path)
+
+
+PROBLEMS: dict[str, tuple[Callable[[Interval, str], Any], list[Any], int]] = {
+    "additive": (additive, [0.6], 1024),
+    "bath": (bath, [[0.5], [0.3]], 1024),
+    "general": (functools.partial(bent, "general"), [0.8, -0.6], 512),
+    **{kind: (functools.partial(bent, kind), [0.8, -0.6], 256) for kind in ("scalar", "diagonal", "commutative")},
+}
+"""By kind of noise: the problem, one start, and how many steps the path of the reference has."""
+
+
+STEPS = [8, 16, 32, 64, 128]
+PATHS = 4000
+
+
+@functools.cache
+def _paths(kind: str, interval: Interval, calculus: str) -> tuple[Any, Tensor, Path, Tensor]:
+    """The problem, its start, 4,000 paths on the finest steps to be measured, and where they end."""
+    make, start, fine = PROBLEMS[kind]
+    problem, exact = make(interval, calculus)
+    x = torch.tensor(start, dtype=torch.float64).expand(PATHS, *torch.tensor(start).shape)
+    path = Path.draw(interval, fine, (PATHS, *problem.brownian_event(x[:1])), seed=1)
+    return problem, x, path.coarse(STEPS[-1]), exact(x, path)
+
+
+def strong(method: str, kind: str, interval: Interval, calculus: str = "ito") -> Measured:
+    """Root mean square distance to the exact end of the same path, by number of steps."""
+    stepper = make_method(method)
+    problem, x, path, end = _paths("bath" if "langevin" in stepper.facts.needs else kind, interval, calculus)
+    problem = prepared(stepper, problem, x, interval)
+    errors = [float((walk(stepper, problem, x, path.coarse(n)) - end).square().mean().sqrt()) for n in STEPS]
+    return Measured(STEPS, errors, slope(STEPS, errors))
+
+
+@functools.cache
+def _reverse_paths() -> tuple[sd.ReverseSDE, Tensor, Path, Tensor]:
+    """A reverse SDE, its start, 4,000 paths, and where a method of order 3/2 ends on 8 times finer ones."""
+    process = sd.VPSDE()
+    problem = process.reverse(lambda x, t: mixture_score(process, x, t))
+    x = torch.randn(PATHS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    path = Path.draw((0.9, 0.3), 8 * STEPS[-1], (PATHS, 1), seed=2)
+    return problem, x, path.coarse(STEPS[-1]), walk(make_method("sra3"), problem, x, path)
+
+
+def strong_on_the_reverse_sde(method: str) -> Measured:
+    """Root mean square distance to the end of the same path, by number of steps."""
+    problem, x, path, end = _reverse_paths()
+    errors = [float((walk(make_method(method), problem, x, path.coarse(n)) - end).square().mean().sqrt()) for n in STEPS]
+    return Measured(STEPS, errors, slope(STEPS, errors))
+
+
+# -- expectations --------------------------------------------------------------------------------------------------------
+
+
+class Fourier:
+    """Functions of period 2 pi of one coordinate, by their values at n equal nodes."""
+
+    def __init__(self, n: int) -> None:
+        self.nodes = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+        self._k = torch.arange(1, (n - 1) // 2 + 1, dtype=torch.float64)
+
+    def values(self, x: Tensor) -> Tensor:
+        """(M,) -> (M, n) basis functions."""
+        return torch.cat([torch.ones_like(x)[:, None], torch.cos(x[:, None] * self._k), torch.sin(x[:, None] * self._k)], 1)
+
+    def slopes(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x)[:, None], -self._k * torch.sin(x[:, None] * self._k), self._k * torch.cos(x[:, None] * self._k)], 1)
+
+
+class Hermite:
+    """Polynomials of degree below n of one coordinate, of the size of ``scale``, by their values at the Gauss nodes."""
+
+    def __init__(self, n: int, scale: float) -> None:
+        self._n, self._scale = n, scale
+        self.nodes = scale * torch.from_numpy(np.polynomial.hermite_e.hermegauss(n)[0])
+
+    def values(self, x: Tensor) -> Tensor:
+        columns = [torch.ones_like(x), x / self._scale]
+        for k in range(1, self._n - 1):  # orthonormal: sqrt(k+1) h_(k+1) = x h_k - sqrt(k) h_(k-1)
+            columns.append((x / self._scale * columns[-1] - math.sqrt(k) * columns[-2]) / math.sqrt(k + 1))
+        return torch.stack(columns, 1)
+
+    def slopes(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x)[:, None], self.values(x)[:, :-1] * torch.arange(1, self._n, dtype=torch.float64).sqrt() / self._scale], 1)
+
+
+class Space:
+    """Functions of several coordinates, by their values at the product of the coordinates' nodes."""
+
+    def __init__(self, *axes: Fourier | Hermite) -> None:
+        self.axes = axes
+        self._shape = [len(axis.nodes) for axis in axes]
+        self.nodes = torch.cartesian_prod(*(axis.nodes for axis in axes)).reshape(-1, len(axes))
+        self._inverse = [torch.linalg.inv(axis.values(axis.nodes)) for axis in axes]
+
+    def at(self, u: Tensor, x: Tensor) -> Tensor:
+        """The function with values u at the nodes, at points (M, d)."""
+        c = u.reshape(self._shape)
+        for i, inverse in enumerate(self._inverse):
+            c = torch.tensordot(inverse, c, ([1], [i])).movedim(0, i)
+        out = self.axes[0].values(x[:, 0]) @ c.reshape(self._shape[0], -1)
+        for i, axis in enumerate(self.axes[1:], 1):
+            out = torch.einsum("mk,mkr->mr", axis.values(x[:, i]), out.reshape(len(x), self._shape[i], -1))
+        return out[:, 0]
+
+    def derivative(self, i: int) -> Tensor:
+        """The matrix from values at the nodes to values of the derivative by coordinate i."""
+        factors = [torch.eye(n, dtype=torch.float64) for n in self._shape]
+        factors[i] = self.axes[i].slopes(self.axes[i].nodes) @ self._inverse[i]
+        out = factors[0]
+        for factor in factors[1:]:
+            out = torch.kron(out, factor)
+        return out
+
+
+class Cubature(NamedTuple):
+    """Noise of one step by nodes and weights in place of draws, each node for equal ``rows``.
+
+    W has Gauss's nodes; H and the slots after it, as many as are asked for, have two, which agree with the normal law up to third moments.
+    """
+
+    w: Tensor
+    signs: Tensor
+    weights: Tensor
+    rows: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], slots: int, rows: int) -> Cubature:
+        m = math.prod(shape)
+        gauss, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(4 if m > 1 else 6))
+        two, half = torch.tensor([-1.0, 1.0], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64)
+        points = torch.cartesian_prod(*[gauss] * m, *[two] * (m * slots)).reshape(-1, m * (1 + slots))
+        weights = torch.cartesian_prod(*[weight / weight.sum()] * m, *[half] * (m * slots)).reshape(len(points), -1).prod(1)
+        return cls(points[:, :m].reshape(-1, *shape), points[:, m:].reshape(len(points), slots, *shape), weights, rows)
+
+    def increment(self, t0: float, t1: float) -> Tensor:
+        return self.normal() * math.sqrt(abs(t1 - t0))
+
+    def levy(self, t0: float, t1: float) -> tuple[Tensor, Tensor]:
+        return self.increment(t0, t1), self.normal(LEVY) * math.sqrt(abs(t1 - t0) / 12)
+
+    def normal(self, slot: int = 0) -> Tensor:
+        return (self.signs[:, slot - LEVY] if slot else self.w).repeat_interleave(self.rows, 0)
+
+
+def torus(kind: str, interval: Interval, d: int) -> sd.SDE:
+    """A smooth Ito SDE of period 2 pi in d = 1 or 2 coordinates, each with a coefficient that beats."""
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        return 0.5 * torch.sin(x.flip(-1) + 1) * (1 + 0.5 * torch.cos(3 * t)) - 0.4 * torch.sin(x + t)
+
+    def size(x: Tensor, t: Tensor) -> Tensor:
+        return 0.6 + 0.3 * torch.sin(x + 0.5 * t)
+
+    def matrix(x: Tensor, t: Tensor) -> Tensor:
+        mixing = torch.tensor([[1.0, -0.4], [0.5, 0.8]], dtype=torch.float64)[:d]
+        if kind == "commutative":
+            return size(x, t)[..., None] * mixing
+        return torch.stack([size(x, t) * mixing[:, 0], 0.4 * torch.cos(x.flip(-1) - t)], -1)
+
+    shapes: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "additive": lambda x, t: 0.6 + 0.3 * t + 0 * x,
+        "scalar": lambda x, t: size(x.flip(-1), t),
+        "diagonal": size,
+    }
+    noise = "general" if kind == "commutative" else kind
+    return sd.SDE(drift, shapes.get(kind, matrix), noise, interval=interval, commutative=kind == "commutative")
+
+
+def periodic_bath(interval: Interval) -> sd.UnderdampedLangevin:
+    """A particle in a potential of period 2 pi that beats."""
+    return sd.UnderdampedLangevin(lambda q, t: torch.sin(q) * (1 + 0.5 * torch.cos(3 * t)) + 0.5 * torch.cos(2 * q), 0.8, 0.8, 0.7, interval)
+
+
+def carried_back(stepper: sd.Stepper, problem: Any, space: Space, noise: Cubature, interval: Interval, steps: int, u: Tensor) -> Tensor:
+    """The expectation of u after ``steps`` steps, from each node: u <- E[u(step(node))], the last step first."""
+    ts = uniform(*interval, steps)
+    start = space.nodes.repeat(len(noise.weights), 1)
+    for i in reversed(range(steps)):
+        if isinstance(stepper, ReversibleHeun):  # its carry is a state of its own
+            x, y = start.chunk(2, 1)
+            step = stepper.step(problem, x, ts[i], ts[i + 1], noise, torch.stack([y, problem.drift(y, ts[i])], 1))
+            end = torch.cat([step.x, step.carry[:, 0]], 1)
+        else:
+            end = stepper.step(problem, start, ts[i], ts[i + 1], noise, stepper.init(problem, start, ts[i])).x
+        u = noise.weights @ space.at(u, end).reshape(len(noise.weights), -1)
+    return u
+
+
+def expected(problem: Any, space: Space, interval: Interval, u: Tensor) -> Tensor:
+    """The expectation of u at the end, from each node, by Kolmogorov's backward equation  du/dt = -f . grad u - (1/2) g g^T : hess u d|t|/dt."""
+    forwards, d = math.copysign(1.0, interval[1] - interval[0]), space.nodes.shape[1]
+    first = [space.derivative(i) for i in range(d)]
+    units = torch.eye(math.prod(problem.brownian_event(space.nodes)), dtype=torch.float64)
+
+    def slope(u: Tensor, t: Tensor) -> Tensor:
+        f = problem.drift(space.nodes, float(t))
+        g = [problem.diffuse(space.nodes, float(t), unit.expand(len(f), -1).reshape(len(f), *problem.brownian_event(space.nodes))) for unit in units]
+        by = [u @ one.T for one in first]
+        total = sum(f[:, i] * by[i] for i in range(d))
+        return -total - 0.5 * forwards * sum(column[:, i] * column[:, j] * (by[i] @ first[j].T) for column in g for i in range(d) for j in range(d))
+
+    return sd.solve(sd.ODE(slope, interval=interval[::-1]), u[None], "rk45", rtol=1e-10, atol=1e-10).x[0]
+
+
+@functools.cache
+def _expectation(name: str, interval: Interval) -> tuple[Any, Space, Tensor, Tensor]:
+    """The problem, the space of functions of its state, the function whose expectation is asked for, and that from each node."""
+    kind, _, d = name.partition(" ")
+    if kind == "bath":
+        problem, space = periodic_bath(interval), Space(Fourier(19), Hermite(18, 1.0))
+        u = torch.sin(space.nodes[:, 0]) * space.nodes[:, 1] + 0.5 * space.nodes[:, 1].square() + torch.cos(space.nodes[:, 0])
+    else:
+        problem, space = torus(kind, interval, int(d)), Space(*[Fourier(15)] * int(d))
+        u = torch.sin(space.nodes).sum(1) + torch.cos(space.nodes.sum(1))
+    return problem, space, u, expected(problem, space, interval, u)
+
+
+def weak(method: str, kind: str, interval: Interval) -> Measured:
+    """Distance of an expectation to the exact one, from a few starts, by number of steps; without Monte-Carlo error."""
+    stepper, steps = make_method(method), [8, 12, 16, 24]
+    joint = isinstance(stepper, ReversibleHeun)
+    problem, space, u, exact = _expectation("bath" if "langevin" in stepper.facts.needs else f"{kind} {1 if joint else 2}", interval)
+    problem = prepared(stepper, problem, space.nodes, interval)
+    shape = problem.brownian_event(space.nodes)
+    starts = torch.tensor([[0.3, 0.3], [1.1, -0.4], [-0.7, 0.9]], dtype=torch.float64)
+    if joint:
+        space, u, exact, starts = Space(*space.axes * 2), u.repeat_interleave(len(u)), exact.repeat_interleave(len(u)), starts[:, :1].expand(-1, 2)
+
+    def error(n: int, slots: int) -> float:
+        got = carried_back(stepper, problem, space, Cubature.of(shape, slots, len(space.nodes)), interval, n, u)
+        return float(space.at(got - exact, starts).square().mean().sqrt())
+
+    for slots in (0, 1, 5):
+        try:
+            errors = [error(n, slots) for n in steps]
+        except IndexError:  # the method asks for more than its increment
+            continue
+        return Measured(steps, errors, asymptotic_slope(steps, errors))
+    raise AssertionError(f"{method} asks for more kinds of noise than there are")
+
+
+# -- the law of a sampler on a Gaussian ------------------------------------------------------------------------------------
+
+
+def gaussian_outcome(method: str, process: sd.Process, steps: int, **options: object) -> tuple[float, float]:
+    """Mean and standard deviation of a sampler's law on a Gaussian target, with no Monte-Carlo error.
+
+    The score is linear, so each step is x -> gain x + offset + kicks z, and the law is carried along in closed form.  All
+    steps are probed at once: a step takes a time per row.
+    """
+    problem = process.reverse(GaussianTarget(process).score)
+    stepper = make_method(method, **options)
+    ts = torch.tensor(make_grid(process.default_grid, process, *problem.interval, steps).ts, dtype=torch.float64)
+
+    def stepped(x: float, slot: int | None) -> Tensor:
+        start = torch.full((steps, 1), x, dtype=torch.float64)
+        return stepper.step(problem, start, ts[:-1], ts[1:], _Impulse(slot, ts.diff().abs()), stepper.init(problem, start, ts[:-1])).x[:, 0]
+
+    offset = stepped(0.0, None)
+    gain = stepped(1.0, None) - offset
+    kick = sum((stepped(0.0, slot) - offset).square() for slot in (0, 1, 2, LEVY))
+    mean, variance = 0.0, process.prior_std**2
+    for a, b, c in zip(gain.tolist(), offset.tolist(), kick.tolist(), strict=True):
+        mean, variance = a * mean + b, a * a * variance + c
+    return mean, math.sqrt(variance)
+
+
+class _Impulse:
+    """Noise that is one in one slot and zero elsewhere."""
+
+    def __init__(self, slot: int | None, dt: Tensor) -> None:
+        self.slot, self.dt = slot, dt
+
+    def normal(self, slot: int = 0) -> Tensor:
+        return torch.full((len(self.dt), 1), float(slot == self.slot), dtype=torch.float64)
+
+    def increment(self, t0: Tensor, t1: Tensor) -> Tensor:
+        return self.dt.sqrt()[:, None] * self.normal()
+
+    def levy(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor]:
+        return self.increment(t0, t1), (self.dt / 12).sqrt()[:, None] * self.normal(LEVY)
+
+
+def weak_on_a_gaussian(method: str, process: str) -> Measured:
+    """Distance of the standard deviation to the target's own at eps, by number of steps."""
+    p, steps = PROCESSES[process], [8000, 16000, 32000]
+    std = math.sqrt((float(p.alpha(p.eps)) * GaussianTarget.std) ** 2 + float(p.sigma(p.eps)) ** 2)
+    errors = [abs(gaussian_outcome(method, p, n)[1] - std) for n in steps]
+    return Measured(steps, errors, slope(steps, errors))
