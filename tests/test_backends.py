@@ -638,8 +638,11 @@ def test_the_table_has_what_the_packages_have() -> None:
     assert known["scipy"] == {name for name in ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA") if hasattr(scipy.integrate, name)}
 
 
+@QUIET
 def test_options_reach_the_package() -> None:
     problem, start, _ = nonlinear_ode((0.0, 2.0))
+    assert not sd.solve(problem, start, "torchdiffeq:explicit_adams", steps=64).ok().all()  # of order 12, and unstable
+    assert sd.solve(problem, start, "torchdiffeq:explicit_adams", steps=64, max_order=4).ok().all()
     few = sd.solve(problem, start, "scipy:RK45", rtol=1e-2, atol=1e-2)
     assert (sd.solve(problem, start, "scipy:RK45", rtol=1e-2, atol=1e-2, max_step=0.05).nfe > few.nfe).all()
     few = sd.solve(problem, start, "torchdiffeq:dopri5", rtol=1e-2, atol=1e-2)

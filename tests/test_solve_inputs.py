@@ -89,7 +89,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "x complex": (solve(x=torch.zeros(2, 3, dtype=torch.complex64)), "expected a real floating dtype"),
     "x of float8": (solve(x=X.to(torch.float8_e4m3fn)), r"expected a real floating dtype: x.float\(\)"),
     "x sparse": (solve(x=torch.eye(3).to_sparse()), r"layout torch.sparse_coo; expected a dense tensor: x.to_dense\(\)"),
-    "x compressed": (solve(x=torch.eye(3).to_sparse_csr()), "layout torch.sparse_csr"),
+    "x compressed": (lambda: solve(x=torch.eye(3).to_sparse_csr())(), "layout torch.sparse_csr"),
     "x without numbers": (solve(problem=PLAIN_ODE, x=torch.zeros(2, 3, device="meta"), method="rk4"), "x is on meta, where a tensor holds no numbers"),
     "x a number": (solve(x=torch.tensor(1.0)), "at least one sample"),
     "x of no samples": (solve(x=torch.zeros(0, 3)), "at least one sample"),
@@ -205,6 +205,7 @@ def six_seconds() -> Iterator[None]:
         yield
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize("name", BEFORE_THE_FIRST_CALL)
 def test_refused_before_the_first_call(name: str) -> None:
     call, message = BEFORE_THE_FIRST_CALL[name]
@@ -346,11 +347,20 @@ def test_functions_that_return_views_of_the_state(method: str, how: dict[str, An
     assert torch.equal(x, torch.linspace(0.5, 1.5, 12).reshape(2, 2, 3))
 
 
+@QUIET
 @every_form
 def test_functions_that_write_into_the_time(method: str, how: dict[str, Any]) -> None:
     """It is theirs: networks scale the time in place."""
     x = state(0.5, 1.5, dtype=torch.float64)
     clean, rude = (sd.solve(suiting(method, drift), x, method, seed=0, **how).x for drift in (lambda x, t: -x, lambda x, t: -x + 0 * t.mul_(999).sum()))
+    assert torch.equal(clean, rude)
+
+
+@QUIET
+@pytest.mark.parametrize(("method", "how"), [(name, how) for name, how in CHOSEN if not FACTS[name].kinds or "additive" in FACTS[name].kinds])
+def test_networks_that_write_into_the_time(method: str, how: dict[str, Any]) -> None:
+    x = state(0.5, 1.5, dtype=torch.float64)
+    clean, rude = (sd.solve(VP.reverse(model), x, method, seed=0, **how).x for model in (lambda x, t: -x, lambda x, t: -x + 0 * t.mul_(999).sum()))
     assert torch.equal(clean, rude)
 
 
