@@ -97,9 +97,8 @@ def run(
             which = inside.nonzero().flatten()
             piece = _piece(stepper, problem, rows, move, which)
             out.save(rows, which, piece, reached)
-            ended = hit[which].nonzero().flatten()
-            if piece and len(ended):
-                out.crossings.append((rows.index[which[ended]], piece.rows(ended), before[which[ended]]))
+            if event and piece:
+                out.keep_crossings(rows, which, piece, before, hit)
         if any_leaving:
             out.retire(rows.keep(leaving), hit[leaving], stuck[leaving], len(stops), tries)
             rows = rows.keep(~leaving)
@@ -142,6 +141,8 @@ class _Results:
 
     def save(self, rows: _Rows, which: Tensor, piece: Piece | None, reached: Tensor) -> None:
         """Write the values at the times that rows ``which`` have passed on ``piece``: at its end the state itself."""
+        if not len(self.saves):
+            return
         order = torch.arange(len(self.saves), device=which.device)
         i, j = ((rows.saved[which, None] <= order) & (order < reached[which, None])).nonzero(as_tuple=True)
         times, row, rows.saved = self.saves[j], which[i], reached
@@ -150,6 +151,12 @@ class _Results:
             inner = piece.rows(i)
             values = torch.where(expand_time(times == inner.t1, values), values, inner.at((times - inner.t0) / (inner.t1 - inner.t0))[0])
         self.xs[j, rows.index[row]] = values
+
+    def keep_crossings(self, rows: _Rows, which: Tensor, piece: Piece, before: Tensor, hit: Tensor) -> None:
+        """Keep the ``piece`` of those of the rows ``which`` that have ``hit`` their event, to find it when all have ended."""
+        i = hit[which].nonzero().flatten()
+        if len(i):
+            self.crossings.append((rows.index[which[i]], piece.rows(i), before[which[i]]))
 
     def outcome(self, event: Event | None) -> Outcome:
         """What there is, with the rows that had an event taken back to it, all at once."""
