@@ -1,5 +1,7 @@
 """sdesolve: SDEs and ODEs in PyTorch, built around the reverse-time SDE of a score-based generative model."""
 
+from typing import TYPE_CHECKING
+
 from . import exam
 from ._arrays import expand_time
 from ._backends import backends
@@ -7,13 +9,18 @@ from ._loops.fixed import Moment
 from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid
-from .methods import Stepper, methods
+from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
+
+if TYPE_CHECKING:  # a checker knows no module that can be called
+    from .methods import methods
+else:
+    from . import methods
 
 __version__ = "0.1.0"
 

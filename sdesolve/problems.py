@@ -54,6 +54,10 @@ class StochasticProblem(Problem, Protocol):
     noise: NoiseKind
     calculus: Calculus
 
+    def euler(self, x: Tensor, t: Number, dt: Number) -> Tensor:
+        """x + drift(x, t) dt."""
+        ...
+
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         """diffusion(x, t) dw, shaped like x."""
         ...
@@ -150,6 +154,9 @@ class SDE:
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         return self.apply(self.diffusion(x, t), dw)
+
+    def euler(self, x: Tensor, t: Number, dt: Number) -> Tensor:
+        return plus(x, dt, self.drift(x, t))
 
     def apply(self, g: Tensor, dw: Tensor) -> Tensor:
         """g dw, shaped like the state."""
@@ -249,6 +256,9 @@ class UnderdampedLangevin:
         q, v = x.unbind(1)
         return torch.stack([v, self.force(q, t) / self.mass - self.friction * v], 1)
 
+    def euler(self, x: Tensor, t: Number, dt: Number) -> Tensor:
+        return plus(x, dt, self.drift(x, t))
+
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         return torch.stack([torch.zeros_like(dw), math.sqrt(2 * self.friction * self.temperature / self.mass) * dw], 1)
 
@@ -276,6 +286,18 @@ class _ScoreProblem:
             )
         return t0, t1
 
+    def linear(self, t: Number) -> tuple[Number, Number]:
+        """(on_x, on_score) of  drift = on_x x + on_score score(x, t)."""
+        raise NotImplementedError
+
+    def drift(self, x: Tensor, t: Number) -> Tensor:
+        on_x, on_score = self.linear(t)
+        return plus(bcast(on_x, x) * x, on_score, self.score(x, t))
+
+    def euler(self, x: Tensor, t: Number, dt: Number) -> Tensor:
+        on_x, on_score = self.linear(t)
+        return plus(bcast(1 + dt * on_x, x) * x, dt * on_score, self.score(x, t))
+
 
 class ReverseSDE(_ScoreProblem):
     """The reverse-time SDE of a forward process:  dx = [a(t) x - g(t)^2 score(x, t)] dt + g(t) dw on (T, eps).
@@ -296,9 +318,8 @@ class ReverseSDE(_ScoreProblem):
             raise ValueError(f"interval=({t0}, {t1}) runs forwards; a reverse SDE runs from the noise to the data: interval=({t1}, {t0}).")
         return t0, t1
 
-    def drift(self, x: Tensor, t: Number) -> Tensor:
-        p = self.process
-        return plus(bcast(p.drift_rate_(t), x) * x, -(p.diffusion_(t) ** 2), self.score(x, t))
+    def linear(self, t: Number) -> tuple[Number, Number]:
+        return self.process.drift_rate_(t), -(self.process.diffusion_(t) ** 2)
 
     def diffuse(self, x: Tensor, t: Number, dw: Tensor) -> Tensor:
         return bcast(self.process.diffusion_(t), x) * dw
@@ -321,9 +342,8 @@ class ProbabilityFlow(_ScoreProblem):
         interval: (T, eps).
     """
 
-    def drift(self, x: Tensor, t: Number) -> Tensor:
-        p = self.process
-        return plus(bcast(p.drift_rate_(t), x) * x, -0.5 * p.diffusion_(t) ** 2, self.score(x, t))
+    def linear(self, t: Number) -> tuple[Number, Number]:
+        return self.process.drift_rate_(t), -0.5 * self.process.diffusion_(t) ** 2
 
 
 def _field(function: Field, x: Tensor, t: Number, name: str = "drift") -> Tensor:

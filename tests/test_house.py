@@ -277,11 +277,12 @@ def test_readme_opens_with_two_commands() -> None:
         "import sdesolve as sd; import sdesolve.methods; assert len(sd.methods()) > 5",
         "import sdesolve.methods; assert len(sdesolve.methods()) > 5; from sdesolve.methods import Stepper",
         "from sdesolve.methods import Stepper; import sdesolve as sd; assert sd.Stepper is Stepper and len(sd.methods()) > 5",
+        "import sdesolve.methods.base as base, sdesolve.methods as methods; assert methods.Stepper is base.Stepper and len(methods()) > 5",
         "import importlib, sdesolve as sd; importlib.import_module('sdesolve.solve'); assert callable(sd.solve) and callable(sd.methods)",
     ],
 )
 def test_a_function_and_the_package_of_its_name(line: str) -> None:
-    """``sdesolve.methods`` is a function and ``from sdesolve.methods import ...`` a package, whichever is imported first."""
+    """``sdesolve.methods`` is called like a function and imported from like the package that it is, whichever comes first."""
     subprocess.run([sys.executable, "-c", line], check=True)
 
 

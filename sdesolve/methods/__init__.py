@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from .._errors import choice
@@ -103,5 +105,14 @@ def _make(role: str, name: str, known: dict[str, Callable[..., Any]], options: d
             choice(f"an option of {role}={name!r}", option, [p.name for p in parameters])
     return factory(**options)
 
+
+class _Callable(ModuleType):
+    """This package, which has the name of its function: ``sdesolve.methods()`` and ``import sdesolve.methods.base as base`` both work."""
+
+    def __call__(self) -> MethodTable:
+        return methods()
+
+
+sys.modules[__name__].__class__ = _Callable
 
 __all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .._arrays import Number, plus
+from .._arrays import Number
 from ..problems import StochasticProblem
 from .base import Facts, Step, StepNoise, Stepper
 
@@ -27,5 +27,5 @@ class EulerMaruyama(Stepper):
     )
 
     def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        mean = plus(x, t1 - t0, problem.drift(x, t0))
+        mean = problem.euler(x, t0, t1 - t0)
         return Step(mean + problem.diffuse(x, t0, noise.increment(t0, t1)), mean=mean)

@@ -36,8 +36,7 @@ class Milstein(Stepper):
 
     def step(self, problem: SDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: None) -> Step:
         dw = noise.increment(t0, t1)
-        mean = x + bcast(t1 - t0, x) * problem.drift(x, t0)
-        kick = problem.diffuse(x, t0, dw)
+        mean, kick = problem.euler(x, t0, t1 - t0), problem.diffuse(x, t0, dw)
         if problem.noise != "additive":
             kick = kick + 0.5 * _double(problem, x, t0, t1, dw)
         return Step(mean + kick, mean=mean)
