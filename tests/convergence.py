@@ -157,10 +157,10 @@ def walk(stepper: sd.Stepper, problem: Any, x: Tensor, path: Path) -> Tensor:
 def bent(kind: str, interval: Interval, calculus: str = "ito") -> tuple[sd.SDE, Callable[[Tensor, Path], Tensor]]:
     """x = arsinh(y) for a y in the plane that a fine path solves: nonlinear, non-autonomous, coupled.  Returns the SDE and its exact end.
 
-        scalar, diagonal, commutative:   dy = [K y a(t) + b(t)] dt + A dW,    a(t) = 1 + cos(3 t)/2        (the drift does not commute with A)
+        scalar, diagonal, commutative:   dy = [K y a(t) + b(t)] dt + c(t) A dW,    a(t) = 1 + cos(3 t)/2        (the drift does not commute with A)
         general:                         dy_1 = b_1 dt + A_11 dW_1,    dy_2 = b_2 dt + A_21 dW_1 + A_22 y_1 dW_2     (nor do the columns)
 
-    Both read the same in either calculus; for x, Ito's formula adds  -(1/2) |A_i|^2 sinh x_i / cosh^3 x_i d|t|/dt  to the drift.
+    Both read the same in either calculus; for x, Ito's formula adds  -(1/2) |c A_i|^2 sinh x_i / cosh^3 x_i d|t|/dt  to the drift.
     """
     forwards = 1.0 if interval[1] > interval[0] else -1.0
     matrix = torch.tensor({"scalar": [[1.0], [0.8]], "diagonal": [[1.0, 0.0], [0.0, 0.8]]}.get(kind, [[1.0, 0.0], [0.5, 0.8]]), dtype=torch.float64)
@@ -171,27 +171,30 @@ def bent(kind: str, interval: Interval, calculus: str = "ito") -> tuple[sd.SDE, 
             return matrix
         return torch.stack([matrix[0].expand_as(y), torch.stack([matrix[1, 0].expand(len(y)), matrix[1, 1] * y[:, 0]], 1)], 1)
 
+    def size(t: Tensor) -> Tensor:
+        return 1 + 0.4 * torch.sin(2 * t) if kind != "general" else torch.ones_like(t)
+
     def force(t: Tensor) -> Tensor:
         return 0.5 * torch.stack([torch.cos(2 * t), torch.sin(3 * t)], -1)
 
     def drift(x: Tensor, t: Tensor) -> Tensor:
         y, slope = x.sinh(), 1 / x.cosh()
-        bend = 0.5 * forwards * columns(y).square().sum(-1) * y * slope**3 if calculus == "ito" else 0.0
+        bend = 0.5 * forwards * size(sd.expand_time(t, x)) ** 2 * columns(y).square().sum(-1) * y * slope**3 if calculus == "ito" else 0.0
         return slope * (y @ pull.T * (1 + 0.5 * torch.cos(3 * sd.expand_time(t, x))) + force(t)) - bend
 
     def diffusion(x: Tensor, t: Tensor) -> Tensor:
-        whole = columns(x.sinh()) / x.cosh()[..., None]
+        whole = columns(x.sinh()) * (size(sd.expand_time(t, x)) / x.cosh())[..., None]
         return {"scalar": whole[..., 0], "diagonal": whole.diagonal(dim1=-2, dim2=-1)}.get(kind, whole)
 
     def exact(x: Tensor, path: Path) -> Tensor:
         t = torch.tensor(uniform(*interval, len(path.w)), dtype=torch.float64)
-        return torch.asinh(_heisenberg(x.sinh(), t, path, matrix) if kind == "general" else _linear(x.sinh(), t, path, pull, matrix, force))
+        return torch.asinh(_heisenberg(x.sinh(), t, path, matrix) if kind == "general" else _linear(x.sinh(), t, path, pull, size(t)[:, None, None] * matrix, force))
 
     return sd.SDE(drift, diffusion, "general" if kind == "commutative" else kind, calculus, interval, commutative=kind == "commutative"), exact
 
 
 def _linear(y: Tensor, t: Tensor, path: Path, pull: Tensor, matrix: Tensor, force: Callable[[Tensor], Tensor]) -> Tensor:
-    """The end of dy = [K y a + b] dt + A dW:  F(t0) y + int F b dt + int F A dW  with F the flow from t to the end."""
+    """The end of dy = [K y a + b] dt + A(t) dW:  F(t0) y + int F b dt + int F A dW  with F the flow from t to the end."""
     clock = t + torch.sin(3 * t) / 6
     flow = torch.linalg.matrix_exp((clock[-1] - clock)[:, None, None] * pull)
     on_w = flow @ matrix

@@ -116,6 +116,7 @@ def test_a_sample_pays_for_itself_alone() -> None:
     together = sd.solve(drift_of(rates), x, "rk45", rtol=1e-6, atol=1e-6)
     rows_evaluated = sum(seen)
     assert rows_evaluated == int(together.nfe.sum())
+    assert torch.equal(together.nfe, 2 + 6 * (together.stats["accepted"] + together.stats["rejected"]))  # first slope, first step
     assert rows_evaluated < 0.75 * len(seen) * len(x)
     for i in range(4):
         alone = sd.solve(drift_of(rates[i : i + 1]), x[i : i + 1], "rk45", rtol=1e-6, atol=1e-6)

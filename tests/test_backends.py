@@ -266,6 +266,43 @@ def test_strong_order_with_additive_noise(method: str, interval: tuple[float, fl
     assert slope(counts, errors) == pytest.approx(FACTS[method].strong["additive"], abs=0.3), errors
 
 
+OURS = {  # methods that are in both packages
+    "torchsde:euler": ("euler_maruyama", ("additive", "scalar", "diagonal", "general")),
+    "torchsde:milstein": ("milstein", ("additive", "scalar", "diagonal")),
+    "torchsde:euler_heun": ("euler_heun", ("additive", "scalar", "diagonal", "general")),
+    "torchsde:heun": ("heun_sde", ("additive", "scalar", "diagonal", "general")),
+    "torchsde:reversible_heun": ("reversible_heun", ("additive", "scalar", "diagonal", "general")),
+    "torchsde:srk": ("sra1", ("additive",)),
+}
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("calculus", ["ito", "stratonovich"])
+@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method, (_, kinds) in OURS.items() for kind in kinds])
+def test_what_both_packages_have_agrees(method: str, kind: str, calculus: str, interval: tuple[float, float]) -> None:
+    """The same path gives the same numbers, in either reading and direction, on states that are no vectors."""
+
+    def diffusion(x: Tensor, t: Tensor) -> Tensor:
+        if kind == "additive":
+            return 0.3 * (1 + t)
+        return torch.stack([0.3 * torch.cos(x), 0.1 * t * x], -1) if kind == "general" else 0.3 * (1 + t) * torch.cos(x)
+
+    problem = sd.SDE(lambda x, t: -x * torch.cos(3 * t), diffusion, noise=kind, calculus=calculus, interval=interval)
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(2, 3, 2, 2)
+    theirs, ours = (sd.solve(problem, x, name, steps=12, seed=3, save="all") for name in (method, OURS[method][0]))
+    assert torch.allclose(theirs.xs, ours.xs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", OURS)
+def test_underdamped_langevin(method: str) -> None:
+    """Noise on half of the coordinates: additive, and a matrix for torchsde."""
+    problem = sd.UnderdampedLangevin(lambda q, t: -q.sin(), friction=0.7, temperature=0.5, interval=(0.0, 2.0))
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 2, 3)
+    theirs, ours = (sd.solve(problem, x, name, steps=10, seed=3) for name in (method, OURS[method][0]))
+    assert torch.allclose(theirs.x, ours.x, rtol=0, atol=1e-13)
+    assert sd.solve(problem, x, method, rtol=1e-2, atol=1e-2, seed=3).ok().all()
+
+
 @pytest.mark.parametrize("how", [{"steps": 400}, {"rtol": 1e-2, "atol": 1e-2}], ids=["grid", "tolerance"])
 @pytest.mark.parametrize("method", SDES)
 def test_reverse_sde_draws_the_target(method: str, how: dict[str, Any]) -> None:
@@ -529,7 +566,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "SDE method on an ODE": (solve("torchsde:euler"), "solves SDEs, and this problem has no noise"),
     "ODE method on an SDE": (solve("scipy:RK45", PLAIN_SDE), "solves ODEs, and this problem has noise"),
     "noise the method cannot do": (solve("torchsde:srk", sd.SDE(untouched, untouched, noise="general")), "does additive, diagonal, scalar noise"),
-    "reading the method cannot do": (solve("torchsde:heun", PLAIN_SDE), "integrates calculus=stratonovich; the problem has 'ito'"),
     "steps for an adaptive method": (solve("torchdiffeq:dopri5", steps=10), "torchdiffeq:dopri5 chooses its steps at rtol and atol here"),
     "grid for scipy": (solve("scipy:RK45", grid=[0.0, 1.0]), "expected no steps, grid or nfe"),
     "nfe for scipy": (solve("scipy:RK45", nfe=10), "expected no steps, grid or nfe"),
@@ -602,8 +638,11 @@ def test_the_table_has_what_the_packages_have() -> None:
     assert known["scipy"] == {name for name in ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA") if hasattr(scipy.integrate, name)}
 
 
+@QUIET
 def test_options_reach_the_package() -> None:
     problem, start, _ = nonlinear_ode((0.0, 2.0))
+    assert not sd.solve(problem, start, "torchdiffeq:explicit_adams", steps=64).ok().all()  # of order 12, and unstable
+    assert sd.solve(problem, start, "torchdiffeq:explicit_adams", steps=64, max_order=4).ok().all()
     few = sd.solve(problem, start, "scipy:RK45", rtol=1e-2, atol=1e-2)
     assert (sd.solve(problem, start, "scipy:RK45", rtol=1e-2, atol=1e-2, max_step=0.05).nfe > few.nfe).all()
     few = sd.solve(problem, start, "torchdiffeq:dopri5", rtol=1e-2, atol=1e-2)

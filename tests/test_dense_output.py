@@ -97,6 +97,13 @@ def test_a_method_without_dense_output_lands_on_the_times(interval: tuple[float,
     assert all(bool((torch.stack(seen)[:, 0] == t).any()) for t in times[1:])
 
 
+def test_a_step_cut_short_by_a_time_does_not_shorten_the_next() -> None:
+    """Two times 1e-9 apart cost two steps, and not the ten that it takes to grow from 1e-9 again."""
+    problem, start, _ = nonlinear_ode((0.0, 2.0))
+    plain, close = (sd.solve(problem, start, Undense(), rtol=1e-9, atol=1e-9, save=save) for save in (None, [1.0, 1.0 + 1e-9]))
+    assert (close.stats["accepted"] <= plain.stats["accepted"] + 3).all()
+
+
 @pytest.mark.parametrize("interval", INTERVALS, ids=["forwards", "backwards"])
 @pytest.mark.parametrize("method", DENSE)
 def test_any_time_on_a_fixed_grid(method: str, interval: tuple[float, float]) -> None:

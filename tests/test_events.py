@@ -78,6 +78,15 @@ def test_direction() -> None:
         assert float(solution.event_time) == pytest.approx(expected, abs=1e-7), (interval, direction)
 
 
+def test_rows_that_cross_in_one_step_from_different_sides() -> None:
+    """x_1 = r cos(t + a) of three rows, two of which meet 0 together, one from below; a neighbour that is early or late changes nothing."""
+    x = torch.tensor([[1.0, 0.0], [0.8, -0.6], [-1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    solution = sd.solve(rotation(), x, "tsit5", rtol=1e-9, atol=1e-9, event=height)
+    expected = [math.pi / 2, math.pi / 2 + math.atan2(0.6, 0.8), math.pi / 2, math.pi / 2 - math.atan2(0.8, 0.6)]
+    assert solution.event_time.tolist() == pytest.approx(expected, abs=1e-7)
+    assert solution.x[:, 0].sign().tolist() == [1.0, 1.0, -1.0, 1.0]
+
+
 def test_a_start_on_the_event_is_not_one() -> None:
     """So a solve may be taken up where an event ended it: here three half turns, each after a reflection that keeps the height at 0."""
     x, t = torch.tensor([[0.0, 1.0]], dtype=torch.float64), 0.0

@@ -50,7 +50,7 @@ def test_the_guard_sees_a_read() -> None:
 
 @pytest.mark.parametrize("extra", [{}, {"save": [0.9, 0.5, 0.1]}, {"event": lambda x, t: x[:, 0]}], ids=["plain", "save", "event"])
 def test_adaptive_loop_reads_once_a_step(extra: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One read tells whether anything is to be done; what is done (rows retired, values saved, events found) may read a little more."""
+    """One read tells whether anything is to be done; steps that save values or end rows at events read two more."""
     reads, plain_tolist = [], torch.Tensor.tolist
 
     def tolist(x: torch.Tensor) -> Any:  # reads without an operation that a dispatch mode could see
@@ -70,4 +70,4 @@ def test_adaptive_loop_reads_once_a_step(extra: dict[str, Any], monkeypatch: pyt
     with CountReads():
         sd.solve(flow, process.prior((32, 3), seed=0, dtype=torch.float64), "rk45", rtol=1e-8, atol=1e-8, callback=lambda moment: steps.append(moment.step), **extra)
     assert len(steps) > 10
-    assert len(steps) <= len(reads) <= len(steps) + 30
+    assert len(steps) <= len(reads) <= (3 if extra else 1) * len(steps) + 10

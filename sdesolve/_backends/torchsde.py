@@ -101,9 +101,10 @@ class TorchSDE(Backend):
         from torchsde._core import base_sde, methods
 
         calculus = problem.calculus if problem.calculus in self.facts.calculus else min(self.facts.calculus)  # additive noise has no reading
-        sde = base_sde.ForwardSDE(_Equation(problem, tuple(x.shape[1:]), sign, calculus))
-        if problem.noise == "additive":
-            sde.prod = sde.prod_diagonal  # a number per coordinate, where torchsde would have a matrix
+        equation = _Equation(problem, x, sign, calculus)
+        sde = base_sde.ForwardSDE(equation)
+        if equation.elementwise:
+            sde.prod = sde.prod_diagonal  # for additive noise too, where torchsde would have a matrix
         options = dict(self.options)
         return methods.select(self.name, calculus)(
             sde=sde,
@@ -120,9 +121,10 @@ class TorchSDE(Backend):
 class _Equation:
     """A problem as torchsde reads it: f, g and their products in s, on states (B, d)."""
 
-    def __init__(self, problem: StochasticProblem, event: tuple[int, ...], sign: float, calculus: str) -> None:
-        self._problem, self._event, self._sign = problem, event, sign
+    def __init__(self, problem: StochasticProblem, x: Tensor, sign: float, calculus: str) -> None:
+        self._problem, self._event, self._sign = problem, tuple(x.shape[1:]), sign
         self.noise_type, self.sde_type = problem.noise, calculus
+        self.elementwise = problem.noise in ("additive", "diagonal") and problem.brownian_event(x) == self._event  # one motion a coordinate
 
     def f(self, s: Tensor, y: Tensor) -> Tensor:
         return self._sign * self._problem.drift(self._state(y), self._sign * float(s)).reshape(y.shape)
@@ -133,7 +135,7 @@ class _Equation:
         return self._problem.diffuse(x, self._sign * float(s), noise).expand_as(x).reshape(y.shape)
 
     def g(self, s: Tensor, y: Tensor) -> Tensor:
-        if self.noise_type in ("additive", "diagonal"):
+        if self.elementwise:
             return self.g_prod(s, y, torch.ones_like(y))
         columns = math.prod(self._problem.brownian_event(self._state(y)))
         unit = torch.eye(columns, dtype=y.dtype, device=y.device)

@@ -27,8 +27,7 @@ from .promises import Promises
 WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
 _FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
 _SHRINK = 0.9  # the longest that may be tried after a rejection, in units of what was rejected
-_SMALLEST = 1e-12  # of the interval, and 16 roundings of the time itself: a step below that is no step
-_UNDER_WAY = -1  # the code of a row that goes on
+_SMALLEST = 1e-12  # of the interval, and 16 roundings of its times: a step below that is no step
 
 
 @dataclass
@@ -92,36 +91,32 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
     control, event = task.control, task.event
     sign = 1.0 if t1 > t0 else -1.0
     stops = torch.tensor(task.stops if stepper.facts.dense is None else (t1,), dtype=torch.float64, device=x.device)
+    smallest = _SMALLEST * abs(t1 - t0) + 16 * torch.finfo(torch.float64).eps * max(abs(t0), abs(t1))
     out = _Results(x, task.saves, sign)
     rows = _start(stepper, problem, x, task)
     tries = 0
     while len(rows.index):
         tries += 1
         try:
-            move, code = _advance(stepper, problem, rows, tries, sign, stops, control, abs(t1 - t0))
+            move, stuck = _advance(stepper, problem, rows, tries, sign, stops, control, smallest)
         except RuntimeError as error:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
             raise
-        if tries >= task.max_steps:
-            code = torch.where(code == _UNDER_WAY, int(Status.max_steps), code)
-        reached = out.reached(rows)
-        inside = reached > rows.saved  # rows whose step holds something to be read off
-        if event:
-            before, rows.side = rows.side, event.side(rows.x, rows.t)
-            code = torch.where(event.crossed(before, rows.side), int(Status.event), code)
-            inside = inside | (code == Status.event)
-        leaving = code != _UNDER_WAY
-        any_leaving, any_inside = torch.stack((leaving.any(), inside.any())).tolist()
+        before, reached = rows.side, out.reached(rows)
+        rows.side = event.side(rows.x, rows.t) if event else before
+        hit = event.crossed(before, rows.side) if event else torch.zeros_like(stuck)
+        inside = hit | (reached > rows.saved)  # rows whose step holds something to be read off
+        leaving = hit | stuck | (rows.stop == len(stops)) if tries < task.max_steps else torch.ones_like(stuck)
+        any_inside, any_leaving = torch.stack((inside.any(), leaving.any())).tolist()
         if any_inside:
             which = inside.nonzero().flatten()
             piece = _piece(stepper, problem, rows, move, which)
             out.save(rows, which, piece, reached)
             if event and piece:
-                hit = code[which] == Status.event
-                out.crossings.append((rows.index[which][hit], piece.rows(hit), before[which][hit]))
+                out.keep_crossings(rows, which, piece, before, hit)
         if any_leaving:
-            out.retire(rows.keep(leaving), code[leaving], tries)
+            out.retire(rows.keep(leaving), hit[leaving], stuck[leaving], len(stops), tries)
             rows = rows.keep(~leaving)
         if task.observe:
             out.refresh(rows)
@@ -146,11 +141,14 @@ class _Results:
         """Write the present state of rows under way."""
         self.x[rows.index], self.t[rows.index] = rows.x, rows.t
 
-    def retire(self, rows: _Rows, codes: Tensor, tries: int) -> None:
-        """Write rows that have ended."""
+    def retire(self, rows: _Rows, hit: Tensor, stuck: Tensor, stops: int, tries: int) -> None:
+        """Write rows that have ended: at their event, at the last of their stops, in a step too small, or by the number of tries."""
         self.refresh(rows)
         self.nfe[rows.index], self.accepted[rows.index], self.rejected[rows.index] = rows.nfe, rows.accepted, tries - rows.accepted
-        self.codes[rows.index] = codes
+        codes = torch.where(rows.err.isfinite(), int(Status.min_step), int(Status.non_finite))
+        codes = torch.where(stuck, codes, int(Status.max_steps))
+        codes = torch.where(rows.stop == stops, int(Status.ok), codes)
+        self.codes[rows.index] = codes = torch.where(hit, int(Status.event), codes)
         self.failed_at[rows.index] = torch.where(arrived(codes), torch.nan, rows.t)
 
     def reached(self, rows: _Rows) -> Tensor:
@@ -159,6 +157,8 @@ class _Results:
 
     def save(self, rows: _Rows, which: Tensor, piece: Piece | None, reached: Tensor) -> None:
         """Write the values at the times that rows ``which`` have passed on ``piece``: at its end the state itself."""
+        if not len(self.saves):
+            return
         order = torch.arange(len(self.saves), device=which.device)
         i, j = ((rows.saved[which, None] <= order) & (order < reached[which, None])).nonzero(as_tuple=True)
         times, row, rows.saved = self.saves[j], which[i], reached
@@ -167,6 +167,12 @@ class _Results:
             inner = piece.rows(i)
             values = torch.where(expand_time(times == inner.t1, values), values, inner.at((times - inner.t0) / (inner.t1 - inner.t0))[0])
         self.xs[j, rows.index[row]] = values
+
+    def keep_crossings(self, rows: _Rows, which: Tensor, piece: Piece, before: Tensor, hit: Tensor) -> None:
+        """Keep the ``piece`` of those of the rows ``which`` that have ``hit`` their event, to find it when all have ended."""
+        i = hit[which].nonzero().flatten()
+        if len(i):
+            self.crossings.append((rows.index[which[i]], piece.rows(i), before[which[i]]))
 
     def outcome(self, event: Event | None) -> Outcome:
         """What there is, with the rows that had an event taken back to it, all at once."""
@@ -222,9 +228,9 @@ def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor | N
 
 
 def _advance(
-    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stops: Tensor, control: Control, span: float
+    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stops: Tensor, control: Control, smallest: float
 ) -> tuple[_Move, Tensor]:
-    """Try a step of every row, in place; returns the step, and the codes of the rows: most are under way."""
+    """Try a step of every row, in place; returns the step, and which rows cannot go on: rejected, and to be tried with a step that is none."""
     calls = _tally.calls()
     stop = stops[rows.stop] if len(stops) > 1 else stops
     nearest, h = _next_landing(rows, stop)
@@ -252,11 +258,7 @@ def _advance(
     rows.nfe = rows.nfe + (_tally.calls() - calls)
     rows.accepted = rows.accepted + accept
     rows.stop = rows.stop + landed
-
-    smallest = _SMALLEST * span + 16 * torch.finfo(torch.float64).eps * rows.t.abs()
-    stuck = torch.where(err.isfinite(), int(Status.min_step), int(Status.non_finite))
-    code = torch.where(~accept & (rows.h < smallest), stuck, _UNDER_WAY)
-    return move, torch.where(rows.stop == len(stops), int(Status.ok), code)
+    return move, ~accept & (rows.h < smallest)
 
 
 def _next_landing(rows: _Rows, stop: Tensor) -> tuple[Tensor, Tensor]:

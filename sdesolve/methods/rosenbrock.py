@@ -5,7 +5,7 @@ With J = df/dx and f_t = df/dt at (x, t0), for every sample by itself,
     (I - h gamma J) u_i = gamma (h f(x + sum_j a_ij u_j, t0 + alpha_i h) + sum_j c_ij u_j + gamma_i h^2 f_t),
     x1 = x + sum_i m_i u_i,     error = sum_i e_i u_i,     x(t0 + theta h) = x + sum_ij p_ij theta^j u_i.
 
-[Hairer & Wanner 1996, IV.7, eq. 7.25]
+[Hairer & Wanner 1996, IV.7]
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class RungeKutta(Stepper):
         order: p where the global error falls as h^p.
         dense: the continuous extension.
         estimates: none, for a method without an error estimate; one; or two, for the combination
-            E_1^2 / sqrt(E_1^2 + (E_2 / 10)^2), which falls as h^(2 q_1 - q_2).  [HNW 1993, II.10, eq. 10.17, taken elementwise]
+            E_1^2 / sqrt(E_1^2 + (E_2 / 10)^2) in each element, which falls as h^(2 q_1 - q_2).  [HNW 1993, II.10, there of the norms]
         reference: where it was published.
 
     Raises:

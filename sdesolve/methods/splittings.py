@@ -39,7 +39,7 @@ class BAOAB(Stepper):
 
     def step(self, problem: UnderdampedLangevin, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Tensor) -> Step:
         q, v = x.unbind(1)
-        h = t1 - t0
+        h = _bounded(problem, t1 - t0)
         half, decay = bcast(0.5 * h, q), -problem.friction * h
         variance = problem.temperature / problem.mass * absolute(xp(h).expm1(2 * decay)) / absolute(h)
         v = v + half / problem.mass * carry
@@ -62,12 +62,19 @@ class UBU(Stepper):
     )
 
     def step(self, problem: UnderdampedLangevin, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: None) -> Step:
-        half = 0.5 * (t1 - t0)
+        half = 0.5 * _bounded(problem, t1 - t0)
         (q, v), (first, second) = x.unbind(1), _halves(noise, t0, t1)
         q, v = _free(problem, q, v, half, *first)
         v = v + bcast(2 * half / problem.mass, v) * problem.force(q, t0 + half)
         q, v = _free(problem, q, v, half, *second)
         return Step(torch.stack([q, v], 1))
+
+
+def _bounded(problem: UnderdampedLangevin, h: Number) -> Number:
+    """``h``, unless a step backwards of that length multiplies velocities by more than a float can hold."""
+    if not isinstance(h, Tensor) and problem.friction * h < -300:
+        raise ValueError(f"a step of {h:g} at friction={problem.friction:g} multiplies velocities by e^{-problem.friction * h:.3g}; expected shorter steps, as in steps=1000.")
+    return h
 
 
 def _halves(noise: StepNoise, t0: Number, t1: Number) -> list[tuple[Tensor, Tensor, Tensor]]:

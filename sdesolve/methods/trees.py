@@ -9,7 +9,7 @@ A method is of order p if  sum_i b_i Phi_i(tau) = 1 / gamma(tau)  for every tree
 a vertex with a single branch takes a_ij + gamma_ij in place of a_ij.  A continuous extension x(t0 + theta h), whose weights are
 b_i(theta) = sum_j p_ij theta^j, is of order p if the sum is theta^|tau| / gamma(tau), identically in theta.
 
-[Hairer, Norsett & Wanner 1993, theorems II.2.13 and II.6.1; Hairer & Wanner 1996, theorem IV.7.4]
+[Hairer, Norsett & Wanner 1993, II.2 and II.6; Hairer & Wanner 1996, IV.7]
 """
 
 from __future__ import annotations
