@@ -73,6 +73,26 @@ def test_rejections_leave_the_path_alone(dimension: int, interval: tuple[float, 
         assert float((other * w).mean()) == pytest.approx(0, abs=3 / math.sqrt(rows))
 
 
+class HostileArea(Hostile):
+    """The same with the time integral of the path in the second coordinate, which the areas of the steps make up."""
+
+    def step(self, problem: Any, x: Tensor, t0: Tensor, t1: Tensor, noise: Any, carry: Any) -> Step:
+        w, h = (part[:, 0] for part in noise.levy(t0, t1))
+        start, integral = x.unbind(1)
+        after = torch.stack([start + w, integral + (t1 - t0).abs().to(x) * (start + 0.5 * w + h)], 1)
+        return Step(after, error=w.clamp(min=0)[:, None].expand_as(x))
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)], ids=["forwards", "backwards"])
+def test_rejections_leave_the_area_alone(interval: tuple[float, float]) -> None:
+    """Var int W = 1/3 and Cov(W, int W) = 1/2 over the unit interval, under more than 30 % of forced rejections."""
+    sol = brownian(N, 2, interval, HostileArea())
+    assert sol.ok().all() and rejected_share(sol) > 0.3
+    w, integral = sol.x.double().unbind(1)
+    assert float(integral.square().mean()) == pytest.approx(1 / 3, abs=3 * (1 / 3) * math.sqrt(2 / N))
+    assert float((w * integral).mean()) == pytest.approx(0.5, abs=3 * math.sqrt((0.25 + 1 / 3) / N))
+
+
 def test_the_test_sees_redrawn_noise() -> None:
     """What the published rule does with the same controller is far from Brownian motion."""
     w = brownian(N, 1, (0.0, 1.0), Forgetful()).x.double()
