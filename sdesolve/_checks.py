@@ -195,6 +195,37 @@ def check_times(x: Tensor, interval: Interval) -> None:
         raise ValueError(f"interval={interval} has times that {x.dtype} cannot hold; expected a state that can: x.double().")
 
 
+def check_callback(callback: object) -> None:
+    """A callback that can be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
+
+
+def check_denoise(denoise: bool, problem: AnyProblem) -> None:
+    """Tweedie's formula needs a score."""
+    if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
+
+
+def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, event: object) -> str | None:
+    """How derivatives are to be had, of a solve that has them."""
+    if gradient is None:
+        return None
+    choice("gradient", gradient, ("backprop", "checkpoint", "adjoint"))
+    if isinstance(stepper, Backend):
+        raise ValueError(f"gradient={gradient!r} goes through sdesolve's own methods, and {stepper.method} is another package's; expected one of sdesolve.methods().")
+    if event is not None:
+        raise ValueError(f"gradient={gradient!r} does not know how a sample's end moves with its event; expected one of event and gradient.")
+    facts = stepper.facts
+    runs_back = facts.dense is not None and facts.largest is None  # what a method for stiff problems damps, explodes backwards
+    if gradient == "adjoint" and not stepper.reversible and not (runs_back and not isinstance(problem, Stochastic)):
+        raise ValueError(
+            "gradient='adjoint' is for ODEs by an explicit method with a continuous extension ('rk45', 'tsit5', 'rk4', ...), and for "
+            "method='reversible_heun'; expected one of those, or gradient='checkpoint'."
+        )
+    return gradient
+
+
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     """A given seed, or one drawn from ``generator`` or torch's global generator."""
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -242,8 +273,25 @@ def grid_of(
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
+    name: str,
 ) -> Grid | None:
-    """The grid to walk, or None where the method shall choose its steps; ``tolerance``: whether one was given."""
+    """The grid to walk, or None where the method, called ``name``, shall choose its steps; ``tolerance``: whether one was given."""
+    chosen = _chosen_grid(problem, stepper, interval, steps, grid, nfe, denoise, tolerance)
+    if chosen is not None and tolerance:
+        raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
+    return chosen
+
+
+def _chosen_grid(
+    problem: AnyProblem,
+    stepper: Stepper,
+    interval: Interval,
+    steps: int | None,
+    grid: Grid | str | Sequence[float] | Tensor | None,
+    nfe: int | None,
+    denoise: bool,
+    tolerance: bool,
+) -> Grid | None:
     if isinstance(stepper, Backend) and stepper.error_order is not None:
         if not (steps is None and grid is None and nfe is None):
             raise ValueError(f"{stepper.method} chooses its steps at rtol and atol here; expected no steps, grid or nfe.")

@@ -1,4 +1,4 @@
-"""Counting network calls, and derivatives of a diffusion, as they happen.
+"""The ledger: network calls, the rows they were given, and derivatives, counted as they happen.
 
 A *call* is a leaf: a function that was called and called no other counted function meanwhile.  So a guided score that asks
 a network twice counts twice, however it was composed.
@@ -6,15 +6,26 @@ a network twice counts twice, however it was composed.
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 class _Tally(threading.local):
     calls = 0
-    derivatives = 0
+    rows = 0
+    jvps = 0
+    vjps = 0
 
 
 _tally = _Tally()
@@ -31,14 +42,35 @@ def call(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor) -> 
     value = function(x, t)
     if _tally.calls == before:
         _tally.calls += 1
+        _tally.rows += len(x)
     return value
 
 
-def derivatives() -> int:
-    """Directional derivatives taken in this thread so far."""
-    return _tally.derivatives
+def pushforward() -> None:
+    """Count one directional derivative of a function, Df[v]."""
+    _tally.jvps += 1
 
 
-def derivative() -> None:
-    """Count one."""
-    _tally.derivatives += 1
+def pullback() -> None:
+    """Count one derivative of a functional, a Df."""
+    _tally.vjps += 1
+
+
+@contextmanager
+def added_to(stats: dict[str, Any]) -> Iterator[None]:
+    """Add what is counted meanwhile to the entries "calls", "rows", "jvps" and "vjps"."""
+    before = {name: getattr(_tally, name) for name in ("calls", "rows", "jvps", "vjps")}
+    try:
+        yield
+    finally:
+        for name, count in before.items():
+            stats[name] = stats.get(name, 0) + getattr(_tally, name) - count
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that the process has held so far: allocated on a GPU, resident on a CPU; None where the system doesn't say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

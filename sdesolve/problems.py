@@ -174,7 +174,7 @@ class SDE:
 
     def derivative(self, x: Tensor, t: Number, v: Tensor) -> Tensor:
         """Dg[v], the derivative of the diffusion at x along v, (B, *event); shaped like the diffusion."""
-        _tally.derivative()
+        _tally.pushforward()
         time = time_tensor(t, x)
         if self._derivative:
             return self._fitting("diffusion_derivative", self._derivative(x, time, v), x)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -16,15 +16,16 @@ from . import _checks, _progress, _tally
 from ._backends import Backend
 from ._checks import AnyProblem, Stochastic
 from ._errors import integer
-from ._loops import adaptive, fixed
+from ._loops import adaptive, adjoint, fixed
 from ._loops.adaptive import Task
 from ._loops.fixed import Moment, Observer, Outcome
 from ._loops.promises import Promises
+from ._loops.replay import Script, replay
 from .brownian import BrownianPath, PathStep
 from .grids import Grid
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
-from .problems import Field, ProbabilityFlow, ReverseSDE
+from .problems import Field
 from .scores import Score
 from .solution import Solution, Status
 
@@ -67,13 +68,14 @@ def solve(
     denoise: bool = False,
     max_steps: int = 10_000,
     throw: bool = False,
+    gradient: str | None = None,
     **options: Any,
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
 
     A method made to keep to a tolerance (``rk45``, ``tsit5``, ``rodas5p``, ``adaptive``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
-    ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.  No gradient is recorded.
+    ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.
 
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
@@ -102,6 +104,11 @@ def solve(
         denoise: apply Tweedie's formula at the last time (one more call; needs a score).
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
+        gradient: what derivatives of ``sol.x`` and ``sol.xs`` by x and by whatever the problem was made from cost; None for none at all.
+            "backprop": the memory of every step.  "checkpoint": of 2 sqrt(N) steps, and every step a second time.
+            "adjoint": of one step: for ODEs the adjoint equation at the same grid or tolerances, which is the gradient of the
+            solution and not of its approximation; for ``reversible_heun`` each step taken back, the walk's own gradient to rounding.
+            Where steps are chosen, their lengths are constants, and the first two walk the accepted steps a second time.
         options: the method's own, as in ``method="pc", corrector="langevin", snr=0.16``.
 
     Returns:
@@ -113,53 +120,51 @@ def solve(
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
-    start, derivatives = time.perf_counter(), _tally.derivatives()
-    name = method if isinstance(method, str) else type(method).__name__
-    stepper = _checks.stepper_of(method, options, problem, at_tolerance=rtol is not None or atol is not None)
-    problem = _checks.suited(stepper, problem, name)
-    span = _checks.interval_of(problem, interval)
-    _checks.check_state(x, problem, stepper)
-    _checks.check_times(x, span)
-    x = x.contiguous() if 0 in x.stride() else x  # rows of an expanded state share their memory, and no derivative is taken there
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
-    if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
-        raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
-    chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerance=rtol is not None or atol is not None)
-    if chosen is not None and (rtol is not None or atol is not None):
-        raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
-    seed = _checks.seed_of(seed, generator)
-    _checks.check_own_noise(stepper, sample_ids, noise)
-    ids = sample_ids_of(sample_ids, len(x))
-    path = _checks.path_of(noise, problem, x, span, seed, ids)
+    start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
+    tolerant = rtol is not None or atol is not None
+    stats: dict[str, Any] = {"method": name}
+    with _tally.added_to(stats):
+        stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
+        problem = _checks.suited(stepper, problem, name)
+        span = _checks.interval_of(problem, interval)
+        _checks.check_state(x, problem, stepper)
+        _checks.check_times(x, span)
+        _checks.check_callback(callback)
+        _checks.check_denoise(denoise, problem)
+        how = _checks.gradient_of(gradient, stepper, problem, event)
+        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
+        seed = _checks.seed_of(seed, generator)
+        _checks.check_own_noise(stepper, sample_ids, noise)
+        ids = sample_ids_of(sample_ids, len(x))
+        path = _checks.path_of(noise, problem, x, span, seed, ids)
+        max_steps = integer("max_steps", max_steps, 1)
+        ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
+        problem = _checks.prepared(stepper, problem, x, span)
+        x = _apart(x, how)
 
-    max_steps = integer("max_steps", max_steps, 1)
-    ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
-    problem = _checks.prepared(stepper, problem, x, span)
-
-    with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
-        observe = _observer(callback, drawn)
-        if chosen is not None:
-            ts, out = _walk(stepper, problem, x, chosen, _noise(problem, x, seed, ids, chosen, path), save, observe)
-        else:
-            control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
-            ts, out = _adapt(stepper, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save)
-    if denoise:
-        out = _denoised(problem.score, out, span[1])  # type: ignore[union-attr]
-
-    stats = {"method": name, "seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
-    solution = Solution(
-        x=out.x,
-        nfe=out.nfe,
-        codes=out.codes,
-        failed_at=out.failed_at,
-        ts=torch.tensor(ts, dtype=torch.float64) if ts else None,
-        xs=torch.stack(list(out.xs)) if ts else None,
-        stats={**stats, "jvps": _tally.derivatives() - derivatives, "wall_time": time.perf_counter() - start},
-        event_time=out.event_time,
-    )
+        with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
+            observe = _observer(callback, drawn)
+            if chosen is not None:
+                noise_at = _noise(problem, x, seed, ids, chosen, path)
+                ts, out = _walk(stepper, problem, x, chosen, noise_at, save, observe, how, stats)
+            else:
+                control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
+                ts, out = _adapt(stepper, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
+        with torch.set_grad_enabled(how is not None):
+            out = _denoised(problem.score, out, span[1]) if denoise else out  # type: ignore[union-attr]
+            xs = torch.stack(list(out.xs)) if ts else None
+    stats |= {"seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
+    stats |= {"peak_memory": _tally.peak_memory(x.device), "wall_time": time.perf_counter() - start}
+    times = torch.tensor(ts, dtype=torch.float64) if ts else None
+    solution = Solution(out.x, out.nfe, out.codes, out.failed_at, times, xs, stats, out.event_time)
     _report(solution, throw)
     return solution
+
+
+def _apart(x: Tensor, gradient: str | None) -> Tensor:
+    """``x`` with memory of its own for every row: the rows of an expanded state share theirs, and no derivative is taken there."""
+    with torch.set_grad_enabled(gradient is not None):
+        return x.contiguous() if 0 in x.stride() else x
 
 
 def _walk(
@@ -170,14 +175,23 @@ def _walk(
     noise_at: Callable[[int], StepNoise | None],
     save: Save,
     observe: Observer | None,
+    gradient: str | None,
+    stats: dict[str, Any],
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
     saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong) or stepper.facts.dense is not None)
-    run = stepper.walk if isinstance(stepper, Backend) else partial(fixed.run, stepper)
-    return tuple(itertools.chain(*saves.values())), run(problem, x, grid, noise_at, saves, observe)
+    ts = tuple(itertools.chain(*saves.values()))
+    if isinstance(stepper, Backend):
+        return ts, stepper.walk(problem, x, grid, noise_at, saves, observe)
+    if gradient == "adjoint":
+        return ts, adjoint.on_grid(stepper, problem, x, grid, noise_at, saves, observe, stats)
+    with torch.set_grad_enabled(gradient is not None):
+        return ts, fixed.run(stepper, problem, x, grid, noise_at, saves, observe, _stretch(gradient, len(grid)))
 
 
-def _adapt(stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, save: Save) -> tuple[tuple[float, ...], Outcome]:
+def _adapt(
+    stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, save: Save, gradient: str | None, stats: dict[str, Any]
+) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a solve whose steps are chosen."""
     first = task.interval[0]
     ts = _checks.saved_times(save, task.interval)
@@ -188,9 +202,27 @@ def _adapt(stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, save: S
         calls = _tally.calls()
         _checks.check_rows_apart(problem, x, task.interval)
         checked = _tally.calls() - calls
-        out = adaptive.run(stepper, problem, x, task)
+        out = _stepped(stepper, problem, x, task, gradient, stats)
         out = out._replace(nfe=out.nfe + checked)
     return ts, out._replace(xs=[x] * (len(ts) - len(task.saves)) + [*out.xs])
+
+
+def _stepped(stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, gradient: str | None, stats: dict[str, Any]) -> Outcome:
+    """The outcome of the adaptive loop, with the gradient that was asked for."""
+    if gradient is None:
+        return adaptive.run(stepper, problem, x, task)
+    if gradient == "adjoint":
+        return adjoint.chosen(stepper, problem, x, task, stats)
+    script = Script(task)
+    out = adaptive.run(stepper, problem, x, task._replace(record=script.note))
+    with torch.enable_grad():
+        end, xs = replay(stepper, problem, x, task, script, _stretch(gradient, len(script.tries)))
+    return out._replace(x=end, xs=xs)
+
+
+def _stretch(gradient: str | None, steps: int) -> int | None:
+    """How many steps to keep at once for a gradient: as many as there are stretches; None for all."""
+    return math.isqrt(steps - 1) + 1 if gradient == "checkpoint" else None
 
 
 def _denoised(score: Score, out: Outcome, t: float) -> Outcome:

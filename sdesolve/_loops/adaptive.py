@@ -7,7 +7,7 @@ there rows to retire, or values wanted between the nodes?  (With noise one more:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..control import Control
 from ..methods import Stepper
 from ..problems import Interval
 from ..solution import Status, arrived
-from .dense import Event, Piece, joined
+from .dense import Event, Piece, joined, read_off
 from .fixed import Moment, Observer, Outcome
 from .promises import Promises
 
@@ -53,12 +53,15 @@ class _Rows:
         return _Rows(*kept)
 
 
-class _Move(NamedTuple):
-    """A step that was tried, accepted or not."""
+class Try(NamedTuple):
+    """A step that was tried by the rows under way."""
 
+    rows: Tensor
+    """Where each stands in the whole batch."""
     x: Tensor
     t0: Tensor
     t1: Tensor
+    accept: Tensor
     stages: Sequence[Tensor]
 
 
@@ -75,6 +78,8 @@ class Task(NamedTuple):
     observe: Observer | None = None
     event: Event | None = None
     noise: Promises | None = None
+    record: Callable[[Try], None] | None = None
+    """Told of every step that is tried."""
 
     @property
     def stops(self) -> tuple[float, ...]:
@@ -103,6 +108,8 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
             raise
+        if task.record:
+            task.record(move)
         before, reached = rows.side, out.reached(rows)
         rows.side = event.side(rows.x, rows.t) if event else before
         hit = event.crossed(before, rows.side) if event else torch.zeros_like(stuck)
@@ -162,11 +169,7 @@ class _Results:
         order = torch.arange(len(self.saves), device=which.device)
         i, j = ((rows.saved[which, None] <= order) & (order < reached[which, None])).nonzero(as_tuple=True)
         times, row, rows.saved = self.saves[j], which[i], reached
-        values = rows.x[row]
-        if piece:
-            inner = piece.rows(i)
-            values = torch.where(expand_time(times == inner.t1, values), values, inner.at((times - inner.t0) / (inner.t1 - inner.t0))[0])
-        self.xs[j, rows.index[row]] = values
+        self.xs[j, rows.index[row]] = read_off(piece.rows(i) if piece else None, times, rows.x[row])
 
     def keep_crossings(self, rows: _Rows, which: Tensor, piece: Piece, before: Tensor, hit: Tensor) -> None:
         """Keep the ``piece`` of those of the rows ``which`` that have ``hit`` their event, to find it when all have ended."""
@@ -229,7 +232,7 @@ def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor | N
 
 def _advance(
     stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stops: Tensor, control: Control, smallest: float
-) -> tuple[_Move, Tensor]:
+) -> tuple[Try, Tensor]:
     """Try a step of every row, in place; returns the step, and which rows cannot go on: rejected, and to be tried with a step that is none."""
     calls = _tally.calls()
     stop = stops[rows.stop] if len(stops) > 1 else stops
@@ -242,7 +245,7 @@ def _advance(
     ends = (rows.x, step.x) if step.scale is None else (step.scale,)
     err = torch.nan_to_num(control.size(step.error, *ends), nan=torch.inf, posinf=torch.inf)  # type: ignore[arg-type]
     accept = err <= 1
-    move = _Move(rows.x, rows.t, target, step.stages)
+    move = Try(rows.index, rows.x, rows.t, target, accept, step.stages)
     if rows.noise:
         rows.noise.settle(accept | stepper.redraws)
 
@@ -272,7 +275,7 @@ def _next_landing(rows: _Rows, stop: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(owed, revealed, stop), torch.where(owed, equal, rows.h)
 
 
-def _piece(stepper: Stepper, problem: Any, rows: _Rows, move: _Move, which: Tensor) -> Piece | None:
+def _piece(stepper: Stepper, problem: Any, rows: _Rows, move: Try, which: Tensor) -> Piece | None:
     """The continuous extension on the step of rows ``which``; the calls that some methods make for it are counted for those rows."""
     if stepper.facts.dense is None:
         return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._arrays import Number, bcast, time_tensor
+from .._arrays import Number, bcast, expand_time, time_tensor
 from ..problems import Field
 
 _BISECTIONS = 52  # of a step: to the last bit of theta
@@ -38,6 +38,14 @@ def value(x: Tensor, coefficients: Sequence[Tensor], theta: Number) -> Tensor:
     for c in reversed(lower):
         total = c + scale * total
     return x + scale * total
+
+
+def read_off(piece: Piece | None, times: Tensor, ends: Tensor) -> Tensor:
+    """(N, *event) the states at ``times`` (N,) on the step of each row: at its end the state there, ``ends``, and nothing else without a piece."""
+    if piece is None:
+        return ends
+    inside, _ = piece.at((times - piece.t0) / (piece.t1 - piece.t0))
+    return torch.where(expand_time(times == piece.t1, ends), ends, inside)
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:

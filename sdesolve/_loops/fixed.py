@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .. import _tally
 from ..grids import Grid
@@ -43,6 +45,8 @@ class Outcome(NamedTuple):
     rejected: int | Tensor | None
     xs: Sequence[Tensor]
     event_time: Tensor | None = None
+    carry: Any = None
+    """What a step after the last would want."""
 
 
 def run(
@@ -53,23 +57,65 @@ def run(
     noise_at: Callable[[int], StepNoise | None],
     saves: Mapping[int, tuple[float, ...]],
     observe: Observer | None,
+    stretch: int | None = None,
 ) -> Outcome:
-    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]]."""
+    """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]].
+
+    With ``stretch``, a gradient needs the memory of so many steps, and of one state a stretch: each is walked again for it.
+    """
     calls = _tally.calls()
-    xs = [x] if 0 in saves else []
-    health = _Health(x, grid)
-    carry = stepper.init(problem, x, grid.ts[0])
-    for i in range(len(grid)):
+    watch = _Watch(x, grid, observe)
+    along = partial(walk, stepper, problem, grid, noise_at, saves, watch.arrived)
+    xs, carry = [x] if 0 in saves else [], stepper.init(problem, x, grid.ts[0])
+    for nodes in batched(len(grid), stretch):
+        x, carry, saved = checkpoint(along, nodes, x, carry, use_reentrant=False) if stretch else along(nodes, x, carry)
+        xs += saved
+    codes, failed_at = watch.health.verdict(x)
+    return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs, carry=carry)
+
+
+def batched(count: int, size: int | None) -> list[range]:
+    """0..count-1 in ranges of ``size``; None for a single one."""
+    size = size or count
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def walk(
+    stepper: Stepper,
+    problem: Any,
+    grid: Grid,
+    noise_at: Callable[[int], StepNoise | None],
+    saves: Mapping[int, tuple[float, ...]],
+    arrived: Callable[[int, Tensor], None],
+    nodes: range,
+    x: Tensor,
+    carry: Any,
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """The steps from ``nodes``: the state after them, what the next step wants back, and the states to save."""
+    xs: list[Tensor] = []
+    for i in nodes:
         t0, t1, noise = grid.ts[i], grid.ts[i + 1], noise_at(i)
         step = stepper.step(problem, x, t0, t1, noise, carry)
         if i + 1 in saves:
             xs += _inside(stepper, problem, x, step, t0, t1, saves[i + 1], noise)
         x, carry = step.x, step.carry
-        health.look(x, i + 1)
-        if observe:
-            observe(Moment(i + 1, grid.ts[i + 1], x))
-    codes, failed_at = health.verdict(x)
-    return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs)
+        arrived(i + 1, x)
+    return x, carry, xs
+
+
+class _Watch:
+    """Who is told of a node that has been reached: once, also where a stretch is walked again for its gradient."""
+
+    def __init__(self, x: Tensor, grid: Grid, observe: Observer | None) -> None:
+        self.health, self._grid, self._observe, self._last = _Health(x, grid), grid, observe, 0
+
+    def arrived(self, node: int, x: Tensor) -> None:
+        if node <= self._last:
+            return
+        self._last = node
+        self.health.look(x, node)
+        if self._observe:
+            self._observe(Moment(node, self._grid.ts[node], x))
 
 
 def _inside(

@@ -9,6 +9,7 @@ bridge, and no step goes beyond the nearest revealed time, so the path is the sa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -51,6 +52,12 @@ class Promises:
         kept._normals = self._normals.keep(which)
         kept._ends, kept._promised, kept._depth = self._ends[which], self._promised[which], self._depth[which]
         return kept
+
+    def copy(self) -> Promises:
+        """The same promises, to be kept apart from here on."""
+        copied = copy.copy(self)
+        copied._ends, copied._promised = self._ends.clone(), self._promised.clone()
+        return copied
 
     def nearest(self) -> Tensor:
         """(B,) the nearest revealed time; NaN where none is."""

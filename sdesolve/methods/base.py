@@ -106,6 +106,9 @@ class Stepper:
     redraws: ClassVar[bool] = False
     """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
+    reversible: ClassVar[bool] = False
+    """Whether :meth:`step_back` undoes a step."""
+
     def init(self, problem: Any, x: Tensor, t: Number) -> Any:
         """The first step's carry."""
         return None
@@ -117,3 +120,7 @@ class Stepper:
     def interpolant(self, problem: Any, x: Tensor, t0: Number, t1: Number, stages: Sequence[Tensor]) -> Sequence[Tensor]:
         """c_1, c_2, ... of  x(t0 + theta (t1 - t0)) = x + c_1 theta + c_2 theta^2 + ...  from the ``stages`` of a step from x."""
         raise NotImplementedError(f"{type(self).__name__} has no continuous extension")
+
+    def step_back(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: Any, carry: Any) -> Step:
+        """Undo the step from t0 to t1 that ended in (x, carry): its start, and the carry there."""
+        raise NotImplementedError(f"{type(self).__name__} cannot take a step back")

@@ -20,8 +20,7 @@ class ReversibleHeun(Stepper):
         y1 = 2 x - y + f(y, t0) h + g(y, t0) W,     x1 = x + (f(y, t0) + f(y1, t1)) h/2 + (g(y, t0) + g(y1, t1)) W/2,
 
     from y = x.  The carry is y and f(y).  Strong order 1 where the noise commutes and 1/2 where it does not; weak order 1, and 2 for
-    additive noise; one call a step.  Take it where memory for gradients is scarce: :func:`step_back` recovers each state from the
-    next.  Not for stiff problems: y oscillates about x.
+    additive noise; one call a step.  Take it where memory for gradients is scarce: each state is recovered from the next.  Not for stiff problems: y oscillates about x.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -32,6 +31,7 @@ class ReversibleHeun(Stepper):
         calculus=frozenset({"stratonovich"}),
         reference="Kidger et al. 2021",
     )
+    reversible: ClassVar[bool] = True
 
     def init(self, problem: StochasticProblem, x: Tensor, t: Number) -> Tensor:
         return torch.stack([x, problem.drift(x, t)], 1)
@@ -39,13 +39,9 @@ class ReversibleHeun(Stepper):
     def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Tensor) -> Step:
         return _step(problem, x, t0, t1, noise.increment(t0, t1), carry)
 
-
-def step_back(problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, dw: Tensor, carry: Tensor) -> Step:
-    """Undo the step from t0 to t1 that ended in (x, carry) and had the increment ``dw``: its start, and the carry there.
-
-    The rule is symmetric: undoing a step is taking it from t1 to t0 with the path's own increment in that direction, -dw.
-    """
-    return _step(problem, x, t1, t0, -dw, carry)
+    def step_back(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Tensor) -> Step:
+        """The rule is symmetric: undoing a step is taking it from t1 to t0 with the path's own increment in that direction, -W."""
+        return _step(problem, x, t1, t0, -noise.increment(t0, t1), carry)
 
 
 def _step(problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, dw: Tensor, carry: Tensor) -> Step:

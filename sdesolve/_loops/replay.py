@@ -1,0 +1,106 @@
+"""An adaptive solve walked a second time, for its gradient: along the steps that were accepted, with lengths that are constants.
+
+A rejected step has no part in the result, so it has none in the gradient: it is not taken again, or a number that was not finite
+there would spoil the gradient too (0 times inf).  Only its noise is drawn again, which the accepted steps have their share of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..brownian import Drawn
+from ..methods import Step, Stepper
+from .adaptive import Task, Try
+from .dense import Piece, read_off
+from .fixed import batched
+from .promises import Promises
+
+
+class Script:
+    """The steps that a solve tries, one after the other, and the noise as it was before the first."""
+
+    def __init__(self, task: Task) -> None:
+        self.noise = task.noise.copy() if task.noise else None
+        self.tries: list[Try] = []
+
+    def note(self, tried: Try) -> None:
+        """Keep times and rows, and let the states go."""
+        self.tries.append(tried._replace(x=tried.t0, stages=()))
+
+    def left(self, number: int) -> Tensor:
+        """Which of the rows of the try before are still under way."""
+        return torch.isin(self.tries[number - 1].rows, self.tries[number].rows)
+
+
+Saved: TypeAlias = list[tuple[Tensor, Tensor, Tensor]]
+"""Of the states saved: which time, which row, and the states themselves."""
+
+
+def replay(stepper: Stepper, problem: Any, x: Tensor, task: Task, script: Script, stretch: int | None) -> tuple[Tensor, Sequence[Tensor]]:
+    """The last states and the saved ones, as they came out of the solve; ``stretch`` as in the fixed loop."""
+    sign = 1.0 if task.interval[1] > task.interval[0] else -1.0
+    saves = torch.tensor(task.saves, dtype=torch.float64, device=x.device)
+    walk = partial(_walk, stepper, problem, script, sign, saves)
+    carry = stepper.init(problem, x, torch.full((len(x),), task.interval[0], dtype=torch.float64, device=x.device))
+    noise = script.noise
+    every: Saved = []
+    for numbers in batched(len(script.tries), stretch):
+        stretched = (numbers, noise, x, carry)
+        x, carry, noise, saved = checkpoint(walk, *stretched, use_reentrant=False) if stretch else walk(*stretched)
+        every += saved
+    xs = x.new_full((len(saves), *x.shape), torch.nan)
+    if every:
+        time, row, values = (torch.cat(parts) for parts in zip(*every, strict=True))
+        xs = xs.index_put((time, row), values)
+    return x, xs.unbind()
+
+
+def _walk(
+    stepper: Stepper,
+    problem: Any,
+    script: Script,
+    sign: float,
+    saves: Tensor,
+    numbers: range,
+    noise: Promises | None,
+    x: Tensor,
+    carry: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Promises | None, Saved]:
+    """The tries ``numbers``: states, carry and noise after them, and what was to be saved on the way."""
+    noise = noise.copy() if noise else None
+    saved: Saved = []
+    for number in numbers:
+        tried = script.tries[number]
+        drawn = None
+        if noise:
+            noise = noise[script.left(number)] if number and len(tried.rows) < len(script.tries[number - 1].rows) else noise
+            drawn = noise.draw(tried.t0, tried.t1, number + 1)
+            noise.settle(tried.accept | stepper.redraws)
+        taken = tried.accept.nonzero().flatten()
+        rows, t0, t1 = tried.rows[taken], tried.t0[taken], tried.t1[taken]
+        x0, carried = x[rows], None if carry is None else carry[rows]
+        step = stepper.step(problem, x0, t0, t1, Drawn(drawn.w[taken], drawn.h[taken]) if drawn else None, carried)
+        if len(saves):
+            saved += _inside(stepper, problem, Try(rows, x0, t0, t1, taken, step.stages), step, sign, saves)
+        x = x.index_copy(0, rows, step.x)
+        carry = None if carry is None else carry.index_copy(0, rows, step.carry)
+    return x, carry, noise, saved
+
+
+def _inside(stepper: Stepper, problem: Any, tried: Try, step: Step, sign: float, saves: Tensor) -> Saved:
+    """What is to be saved on the steps that some rows took."""
+    passed = (sign * tried.t0[:, None] < sign * saves) & (sign * saves <= sign * tried.t1[:, None])
+    i, j = passed.nonzero(as_tuple=True)
+    if not len(i):
+        return []
+    piece = None
+    if stepper.facts.dense is not None:
+        x, t0, t1, stages = tried.x[i], tried.t0[i], tried.t1[i], [stage[i] for stage in tried.stages]
+        piece = Piece(x, t0, t1, stepper.interpolant(problem, x, t0, t1, stages))
+    return [(j, tried.rows[i], read_off(piece, saves[j], step.x[i]))]
