@@ -70,8 +70,8 @@ def per_row(t: Number, x: Tensor) -> Tensor:
 
 
 def version(x: Tensor) -> int:
-    """A number that changes when ``x`` is written into; always 0 for an inference tensor, which keeps no account."""
-    return 0 if x.is_inference() else x._version
+    """A number that changes when ``x`` is written into; always 0 where no account is kept, for inference tensors and in a compiled step."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def row_mean(x: Tensor) -> Tensor:

@@ -226,6 +226,12 @@ def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, eve
     return gradient
 
 
+def check_compile(compile: bool, stepper: Stepper) -> None:
+    """There is a step of ours to compile."""
+    if compile and isinstance(stepper, Backend):
+        raise ValueError(f"compile=True compiles sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
+
+
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     """A given seed, or one drawn from ``generator`` or torch's global generator."""
     if generator is not None and not isinstance(generator, torch.Generator):

@@ -41,7 +41,10 @@ class Solution:
         failed_at: (B,) float64, the time at which a sample was given up; NaN for those that were not.
         ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them; NaN at times that a sample did not reach.
         event_time: (B,) float64, the time of each sample's event and NaN where it had none, where ``event`` asked for it.
-        stats: method, seed, steps, accepted, rejected (adaptive: per sample), jvps (derivatives taken of the diffusion), wall_time in seconds.
+        stats: the ledger.  method, seed, steps; accepted and rejected steps (per sample where steps are chosen); calls of the network or
+            drift, however many rows each had; rows that they were given in all, less than calls times B where samples finished early;
+            jvps and vjps, derivatives taken of the diffusion and by the adjoint (calls, rows and vjps grow when an adjoint is asked for
+            its gradient); peak_memory, the most bytes that the process has held so far; wall_time in seconds.
     """
 
     x: Tensor

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ._checks import AnyProblem, Stochastic
 from ._errors import integer
 from ._loops import adaptive, adjoint, fixed
 from ._loops.adaptive import Task
+from ._loops.compiled import Compiled
 from ._loops.fixed import Moment, Observer, Outcome
 from ._loops.promises import Promises
 from ._loops.replay import Script, replay
@@ -69,6 +70,7 @@ def solve(
     max_steps: int = 10_000,
     throw: bool = False,
     gradient: str | None = None,
+    compile: bool = False,
     **options: Any,
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
@@ -109,6 +111,8 @@ def solve(
             "adjoint": of one step: for ODEs the adjoint equation at the same grid or tolerances, which is the gradient of the
             solution and not of its approximation; for ``reversible_heun`` each step taken back, the walk's own gradient to rounding.
             Where steps are chosen, their lengths are constants, and the first two walk the accepted steps a second time.
+        compile: compile the method's step together with the drift or network by ``torch.compile``, once for each problem, method and shape
+            (seconds to minutes; needs a C++ compiler on a CPU).  The last bits of the result may differ.
         options: the method's own, as in ``method="pc", corrector="langevin", snr=0.16``.
 
     Returns:
@@ -132,6 +136,7 @@ def solve(
         _checks.check_callback(callback)
         _checks.check_denoise(denoise, problem)
         how = _checks.gradient_of(gradient, stepper, problem, event)
+        _checks.check_compile(compile, stepper)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
         seed = _checks.seed_of(seed, generator)
         _checks.check_own_noise(stepper, sample_ids, noise)
@@ -141,15 +146,16 @@ def solve(
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
         x = _apart(x, how)
+        runs = cast(Stepper, Compiled(stepper)) if compile else stepper
 
         with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
             observe = _observer(callback, drawn)
             if chosen is not None:
                 noise_at = _noise(problem, x, seed, ids, chosen, path)
-                ts, out = _walk(stepper, problem, x, chosen, noise_at, save, observe, how, stats)
+                ts, out = _walk(runs, problem, x, chosen, noise_at, save, observe, how, stats)
             else:
                 control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
-                ts, out = _adapt(stepper, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
+                ts, out = _adapt(runs, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
         with torch.set_grad_enabled(how is not None):
             out = _denoised(problem.score, out, span[1]) if denoise else out  # type: ignore[union-attr]
             xs = torch.stack(list(out.xs)) if ts else None
