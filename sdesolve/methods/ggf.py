@@ -37,12 +37,8 @@ class GGF(HeunSDE):
 
     facts: ClassVar[Facts] = HeunSDE.facts._replace(reference="Jolicoeur-Martineau et al. 2021")
     control: ClassVar[type[Control]] = GGFControl
+    chooses_steps: ClassVar[bool] = True
     redraws: ClassVar[bool] = True
-
-    @property
-    def chooses_steps(self) -> bool:
-        """Yes, that is what it is for."""
-        return True
 
     def init(self, problem: Problem, x: Tensor, t: Number) -> Tensor:
         return x
