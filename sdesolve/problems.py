@@ -6,6 +6,7 @@ The sign of dt is never hidden: a reverse SDE runs from T down to eps, so dt < 0
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal, Protocol, TypeAlias, cast, get_args
 
@@ -266,7 +267,7 @@ class UnderdampedLangevin:
         return tuple(x.shape[2:])
 
 
-class _ScoreProblem:
+class _ScoreProblem(ABC):
     """What the reverse SDE and its ODE share."""
 
     def __init__(self, process: Process, score: Score | Field, eps: float | None = None) -> None:
@@ -286,9 +287,9 @@ class _ScoreProblem:
             )
         return t0, t1
 
+    @abstractmethod
     def linear(self, t: Number) -> tuple[Number, Number]:
         """(on_x, on_score) of  drift = on_x x + on_score score(x, t)."""
-        raise NotImplementedError
 
     def drift(self, x: Tensor, t: Number) -> Tensor:
         on_x, on_score = self.linear(t)

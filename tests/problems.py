@@ -26,6 +26,26 @@ def nonlinear_ode(interval: tuple[float, float]) -> tuple[sd.ODE, Tensor, Tensor
     return sd.ODE(lambda x, t: x * (1 - x) * (1 + 2 * torch.cos(3 * sd.expand_time(t, x))), interval=interval), start, end
 
 
+def twist_ode(interval: tuple[float, float]) -> tuple[sd.ODE, Callable[[float], Tensor]]:
+    """Circles on which the outer points overtake the inner, under a beat:  x' = (1 + cos(3t)/2) (1 + 0.3 |x|^2) (-x_2, x_1).
+
+    Nonlinear, non-autonomous and coupled, and nothing decays: the errors of all steps add up, the same forwards and backwards, where an
+    equation that contracts would show those of its last steps, which cancel for some starts and ends.  Returns the problem and the exact
+    states of 16 starts, (16, 2), at a time.
+    """
+    radius = torch.linspace(0.5, 1.5, 16, dtype=torch.float64)
+
+    def exact(t: float) -> Tensor:
+        angle = (1 + 0.3 * radius.square()) * (t + math.sin(3 * t) / 6)
+        return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        speed = (1 + 0.5 * torch.cos(3 * sd.expand_time(t, x))) * (1 + 0.3 * x.square().sum(1, keepdim=True))
+        return speed * torch.stack([-x[:, 1], x[:, 0]], 1)
+
+    return sd.ODE(drift, interval=interval), exact
+
+
 @dataclass(frozen=True)
 class GaussianTarget:
     """N(mean, std^2) in each coordinate, with elementwise arithmetic: a row's bits do not depend on its batch."""

@@ -6,13 +6,13 @@ The data are a mixture of three Gaussians in the plane, whose score is known at 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
+from problems import mixture_score
 from torch import Tensor, nn
 
-from sdesolve import EDM, VESDE, VPSDE, Process, SubVPSDE
+from sdesolve import EDM, VESDE, VPSDE, Process, SubVPSDE, exam
 from sdesolve.model_check import ModelCheckError, check_model
 from sdesolve.scores import PARAMETERISATIONS, TIME_CONVENTIONS, Model, TimeConvention, as_score
 
@@ -20,24 +20,8 @@ torch.set_num_threads(1)
 
 PROCESSES: dict[str, Process] = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "edm": EDM()}
 TIMES: list[TimeConvention] = [*TIME_CONVENTIONS, 1000]
-MEANS = torch.tensor([[-1.0, 0.4], [0.9, 0.9], [0.2, -0.8]], dtype=torch.float64)
-WIDTH = 0.15
-
-
-def data(rows: int, seed: int = 3) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return (MEANS[torch.randint(3, (rows,), generator=g)] + WIDTH * torch.randn(rows, 2, generator=g)).float()
-
-
-X0 = data(1024)
-
-
-def mixture_score(p: Process, x: Tensor, t: Tensor) -> Tensor:
-    alpha, sigma = p.alpha(t), p.sigma(t)
-    variance = (sigma**2 + (alpha * WIDTH) ** 2)[:, None]
-    offset = alpha[:, None, None] * MEANS - x[:, None]
-    share = (-0.5 * offset.square().sum(-1) / variance).softmax(-1)
-    return (share[..., None] * offset).sum(1) / variance
+TARGET = exam.gaussian_mixture([1.0, 1.0, 1.0], [[-1.0, 0.4], [0.9, 0.9], [0.2, -0.8]], [0.15, 0.15, 0.15])
+X0 = TARGET.sample(1024, seed=3)
 
 
 def t_of(p: Process, time: TimeConvention, value: Tensor) -> Tensor:
@@ -59,15 +43,15 @@ def exact(
     *,
     factor: float = 1.0,
     noise: float = 0.0,
-    score: Callable[[Process, Tensor, Tensor], Tensor] = mixture_score,
 ) -> Model:
     """``factor`` times what a perfect network of this kind returns, each element wrong by a relative ``noise``."""
+    score = mixture_score(TARGET, p)
 
     def model(x: Tensor, value: Tensor) -> Tensor:
         t = t_of(p, time, value)
         on_x, on_output, scale = _columns(p, predicts, t)
         state = x.double() / scale
-        out = (score(p, state, t) - on_x * state) / on_output
+        out = (score(state, t) - on_x * state) / on_output
         if noise:
             out = out * (1 + noise * torch.sin(1e4 * state.sum(-1, keepdim=True) + torch.arange(x.shape[-1])) * math.sqrt(2))
         return (factor * out).to(x.dtype)
@@ -126,7 +110,7 @@ def test_the_table_is_right_where_the_answer_is_known() -> None:
 
 def test_standard_errors_are_those_of_repeated_draws() -> None:
     p = VPSDE()
-    checks = [check_model(exact(p, "epsilon"), p, data(64, s), predicts="epsilon", seed=s, times=3) for s in range(30)]
+    checks = [check_model(exact(p, "epsilon"), p, TARGET.sample(64, seed=s), predicts="epsilon", seed=s, times=3) for s in range(30)]
     z = torch.tensor([[(level.slope - 1) / level.se for level in c.levels] + [(c.slope - 1) / c.slope_se] for c in checks])
     assert z.mean(0).abs().max() < 4 / math.sqrt(30)
     assert (z.std(0) > 0.7).all() and (z.std(0) < 1.4).all()
@@ -141,7 +125,7 @@ def test_a_slightly_imperfect_network_passes(predicts: str) -> None:
 def test_few_rows_give_no_false_alarm() -> None:
     p = VPSDE()
     for seed in range(15):
-        assert check_model(exact(p, "v"), p, data(2, seed), predicts="v", seed=seed, times=3).ok
+        assert check_model(exact(p, "v"), p, TARGET.sample(2, seed=seed), predicts="v", seed=seed, times=3).ok
 
 
 def test_conventions_that_the_process_cannot_tell_apart_pass_alike() -> None:

@@ -31,11 +31,7 @@ class Adaptive(HeunSDE):
         weak={**HeunSDE.facts.weak, **_SRA1.facts.weak},
         reference="Foster & Jelincic 2023",
     )
-
-    @property
-    def chooses_steps(self) -> bool:
-        """Yes, that is what it is for."""
-        return True
+    chooses_steps: ClassVar[bool] = True
 
     def step(self, problem: StochasticProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: None) -> Step:
         if problem.noise == "additive":

@@ -93,6 +93,7 @@ class Stepper:
     """p where the local error estimate falls as h^p; None where there is no estimate."""
     control: ClassVar[type[Control]] = Control
     """What makes the next step's length out of the estimates."""
+
     @property
     def default_tolerance(self) -> float:
         """rtol and atol where none are given: the noise of an SDE makes a digit dearer than it is for an ODE."""
