@@ -226,10 +226,12 @@ def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, eve
     return gradient
 
 
-def check_compile(compile: bool, stepper: Stepper) -> None:
-    """There is a step of ours to compile."""
+def check_compile(compile: bool, stepper: Stepper, chosen: bool) -> None:
+    """There is a step of ours to compile; ``chosen``: whether rows may leave the batch."""
     if compile and isinstance(stepper, Backend):
         raise ValueError(f"compile=True compiles sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
+    if compile and chosen and stepper.facts.largest is not None:
+        raise ValueError("compile=True cannot trace this method's Jacobian in a batch whose size changes; expected steps, as in steps=100, or compile=False.")
 
 
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:

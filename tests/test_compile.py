@@ -65,7 +65,8 @@ def test_compiled(how: dict[str, Any]) -> None:
         assert torch.allclose(plain, fast, rtol=1e-8, atol=1e-10)
 
 
-def test_other_packages_are_not_compiled() -> None:
+@pytest.mark.parametrize("method", ["scipy:RK45", "rodas5p"])
+def test_what_cannot_be_compiled_says_so(method: str) -> None:
     pytest.importorskip("scipy")
     with pytest.raises(ValueError, match="compile=True"):
-        sd.solve(sd.ODE(lambda x, t: -x), torch.ones(2, 1), "scipy:RK45", compile=True)
+        sd.solve(sd.ODE(lambda x, t: -x), torch.ones(2, 1), method, compile=True)
