@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _tally
 from .._arrays import Number, bcast, expand_time, row_mean
@@ -27,6 +26,7 @@ from ..methods import StepNoise, Stepper
 from ..solution import arrived
 from . import adaptive, fixed
 from .adaptive import Task, Try
+from .attached import attach, gradients, leaves_of
 from .dense import value
 from .fixed import Observer, Outcome
 
@@ -36,8 +36,8 @@ GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 4 / 9), (0.5 + 0.15**0.5, 5 / 18))
 _APART = 0.1
 """How far from the path the way back may lead, in units of the state's size, before its gradient belongs to nothing."""
 
-Backward = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
-"""From dL/dx at the end, dL/dx at each saved time and the leaves: dL/dx at the start, and dL/dleaf of each."""
+OfLeaves: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+"""From dL/dx at the end and at each saved time, and the leaves: dL/dx at the start, and dL/dleaf of each."""
 
 
 class _Watched:
@@ -59,20 +59,8 @@ class _Watched:
     def _noted(self, function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         with torch.enable_grad():
             result = function(x, *rest)
-        self.leaves |= {id(leaf): leaf for leaf in _leaves(result)}
+        self.leaves |= {id(leaf): leaf for leaf in leaves_of(result)}
         return result.detach()
-
-
-def _leaves(x: Tensor) -> list[Tensor]:
-    """The leaves that require a gradient and that ``x`` was computed from."""
-    if x.grad_fn is None:
-        return [x] if x.requires_grad else []
-    nodes, seen = [x.grad_fn], {x.grad_fn}
-    for node in nodes:  # grows as it is walked
-        new = {parent for parent, _ in node.next_functions if parent is not None} - seen
-        seen |= new
-        nodes += new
-    return [node.variable for node in nodes if hasattr(node, "variable")]
 
 
 def on_grid(
@@ -104,31 +92,16 @@ def chosen(stepper: Stepper, problem: Any, x: Tensor, task: Task, stats: dict[st
     return _attached(out, x, watched, backward, stats)
 
 
-def _attached(out: Outcome, x: Tensor, watched: _Watched, backward: Backward, stats: dict[str, Any]) -> Outcome:
-    """``out`` with the gradient that ``backward`` computes."""
+def _attached(out: Outcome, x: Tensor, watched: _Watched, of_leaves: OfLeaves, stats: dict[str, Any]) -> Outcome:
+    """``out`` with the gradient that ``of_leaves`` computes."""
+    leaves = list(watched.leaves.values())
 
-    def counted(*gradients: Any) -> tuple[Tensor, Sequence[Tensor]]:
+    def backward(of_states: Sequence[Tensor]) -> Sequence[Tensor]:
         with _tally.added_to(stats):
-            return backward(*gradients)
+            return of_leaves(of_states, leaves)
 
-    with torch.enable_grad():
-        end, *saved = _Attached.apply(counted, (out.x, *out.xs), x, *watched.leaves.values())
+    end, *saved = attach((out.x, *out.xs), (x, *leaves), backward)
     return out._replace(x=end, xs=saved)
-
-
-class _Attached(torch.autograd.Function):
-    """States that were computed without a graph, and how to get their gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, backward: Backward, states: tuple[Tensor, ...], x: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-        ctx.backward_of_solve, ctx.leaves = backward, leaves
-        return tuple(state.clone() for state in states)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, at_end: Tensor, *at_saves: Tensor) -> tuple[Tensor | None, ...]:
-        on_x, on_leaves = ctx.backward_of_solve(at_end, at_saves, ctx.leaves)
-        return None, None, on_x, *on_leaves
 
 
 class _Adjoint:
@@ -148,17 +121,7 @@ def _pulled(problem: Any, x: Tensor, t: Number, a: Tensor, leaves: Sequence[Tens
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         slope = problem.drift(x, t)
-    return slope.detach(), _gradients((slope,), (x, *leaves), (a,))
-
-
-def _gradients(values: Sequence[Tensor], at: Sequence[Tensor], a: Sequence[Tensor]) -> list[Tensor]:
-    """a d(values)/d(at), zero where there is no dependence."""
-    _tally.pullback()
-    known = [i for i, value in enumerate(values) if value.requires_grad]
-    if not known:
-        return [torch.zeros_like(to) for to in at]
-    outputs, weights = [values[i] for i in known], [a[i] for i in known]
-    return list(torch.autograd.grad(outputs, at, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
+    return slope.detach(), gradients((slope,), (x, *leaves), (a,))
 
 
 class _Integral:
@@ -180,14 +143,15 @@ class _Integral:
             self.values = _sums(self.values, parts)
 
 
-Back = Callable[[Tensor, float, float, "_Integral", Tensor], Tensor]
+Back: TypeAlias = Callable[[Tensor, float, float, "_Integral", Tensor], Tensor]
 """(x, a) taken from one time back to another, with its part of the integral; the rows' adjoints are the scale (B,) times a."""
 
 
-def _of_ode(stepper: Stepper, problem: Any, start: Tensor, out: Outcome, times: Sequence[float], back: Back) -> Backward:
+def _of_ode(stepper: Stepper, problem: Any, start: Tensor, out: Outcome, times: Sequence[float], back: Back) -> OfLeaves:
     """The adjoint of an ODE; ``times`` are the first, those of ``out.xs``, and the last."""
 
-    def backward(at_end: Tensor, at_saves: Sequence[Tensor], leaves: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    def backward(of_states: Sequence[Tensor], leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        at_end, *at_saves = of_states
         rows = arrived(out.codes)  # one that did not arrive has no gradient
         integral = _Integral(stepper, problem, leaves)
         starts, states, jumps = (start, *out.xs), (*out.xs, out.x), (*at_saves, at_end)
@@ -201,7 +165,7 @@ def _of_ode(stepper: Stepper, problem: Any, start: Tensor, out: Outcome, times: 
                 x, a = back(z, times[i + 1], times[i], integral, scale).unbind(1)
                 _check_back(problem, x, starts[i][rows], states[i][rows], times[i], times[i + 1])
                 a = bcast(scale, a) * a
-        return torch.zeros_like(at_end).index_put((rows,), a), integral.values
+        return torch.zeros_like(at_end).index_put((rows,), a), *integral.values
 
     return backward
 
@@ -249,25 +213,26 @@ def _back_on_grid(stepper: Stepper, problem: Any, grid: Grid) -> Back:
 
 def _of_reversible(
     stepper: Stepper, problem: Any, out: Outcome, grid: Grid, noise_at: Callable[[int], StepNoise | None], saves: Mapping[int, tuple[float, ...]]
-) -> Backward:
+) -> OfLeaves:
     """The gradient of a walk with a method that can take its steps back."""
 
-    def backward(at_end: Tensor, at_saves: Sequence[Tensor], leaves: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        x, carry, jumps = out.x, out.carry, list(at_saves)
+    def backward(of_states: Sequence[Tensor], leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        at_end, *jumps = of_states
+        x, carry = out.x, out.carry
         a, on_leaves = [at_end, torch.zeros_like(carry)], [torch.zeros_like(leaf) for leaf in leaves]
         for node in reversed(range(len(grid))):
             start = stepper.step_back(problem, x, grid.ts[node], grid.ts[node + 1], noise_at(node), carry)
             here = [jumps.pop() for _ in saves.get(node + 1, ())][::-1]
             with torch.enable_grad():
                 x, carry = start.x.requires_grad_(), start.carry.requires_grad_()
-                after, carried, saved = fixed.walk(stepper, problem, grid, noise_at, saves, lambda node, x: None, range(node, node + 1), x, carry)
-            on_x, on_carry, *parts = _gradients((after, carried, *saved), (x, carry, *leaves), (*a, *here))
+                after, carried, saved, _ = fixed.walk(stepper, problem, grid, noise_at, saves, lambda node, x: None, range(node, node + 1), x, carry)
+            on_x, on_carry, *parts = gradients((after, carried, *saved), (x, carry, *leaves), (*a, *here))
             a, on_leaves = [on_x, on_carry], _sums(on_leaves, parts)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             carry = stepper.init(problem, x, grid.ts[0])
-        on_x, *parts = _gradients((carry,), (x, *leaves), a[1:])
-        return sum(jumps, a[0] + on_x), _sums(on_leaves, parts)
+        on_x, *parts = gradients((carry,), (x, *leaves), a[1:])
+        return sum(jumps, a[0] + on_x), *_sums(on_leaves, parts)
 
     return backward
 

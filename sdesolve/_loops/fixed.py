@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .. import _tally
 from ..grids import Grid
 from ..methods import Step, StepNoise, Stepper
 from ..solution import Status
+from .attached import stretch
 from .between import between
 from .dense import value
 
@@ -57,18 +57,18 @@ def run(
     noise_at: Callable[[int], StepNoise | None],
     saves: Mapping[int, tuple[float, ...]],
     observe: Observer | None,
-    stretch: int | None = None,
+    stretches: int | None = None,
 ) -> Outcome:
     """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]].
 
-    With ``stretch``, a gradient needs the memory of so many steps, and of one state a stretch: each is walked again for it.
+    In ``stretches`` of so many steps, a gradient needs the memory of one, and of a state for each: they are walked again for it.
     """
     calls = _tally.calls()
     watch = _Watch(x, grid, observe)
     along = partial(walk, stepper, problem, grid, noise_at, saves, watch.arrived)
     xs, carry = [x] if 0 in saves else [], stepper.init(problem, x, grid.ts[0])
-    for nodes in batched(len(grid), stretch):
-        x, carry, saved = checkpoint(along, nodes, x, carry, use_reentrant=False) if stretch else along(nodes, x, carry)
+    for nodes in batched(len(grid), stretches):
+        x, carry, saved, _ = stretch(partial(along, nodes), x, carry) if stretches else along(nodes, x, carry)
         xs += saved
     codes, failed_at = watch.health.verdict(x)
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs, carry=carry)
@@ -90,8 +90,8 @@ def walk(
     nodes: range,
     x: Tensor,
     carry: Any,
-) -> tuple[Tensor, Any, list[Tensor]]:
-    """The steps from ``nodes``: the state after them, what the next step wants back, and the states to save."""
+) -> tuple[Tensor, Any, list[Tensor], None]:
+    """The steps from ``nodes``: the state after them, what the next step wants back, and the states to save; a :data:`Walk`."""
     xs: list[Tensor] = []
     for i in nodes:
         t0, t1, noise = grid.ts[i], grid.ts[i + 1], noise_at(i)
@@ -100,7 +100,7 @@ def walk(
             xs += _inside(stepper, problem, x, step, t0, t1, saves[i + 1], noise)
         x, carry = step.x, step.carry
         arrived(i + 1, x)
-    return x, carry, xs
+    return x, carry, xs, None
 
 
 class _Watch:

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..brownian import Drawn
 from ..methods import Step, Stepper
 from .adaptive import Task, Try
+from .attached import stretch
 from .dense import Piece, read_off
 from .fixed import batched
 from .promises import Promises
@@ -38,26 +38,27 @@ class Script:
         return torch.isin(self.tries[number - 1].rows, self.tries[number].rows)
 
 
-Saved: TypeAlias = list[tuple[Tensor, Tensor, Tensor]]
-"""Of the states saved: which time, which row, and the states themselves."""
+Places: TypeAlias = list[tuple[Tensor, Tensor]]
+"""Of saved states: which time, and which row."""
 
 
-def replay(stepper: Stepper, problem: Any, x: Tensor, task: Task, script: Script, stretch: int | None) -> tuple[Tensor, Sequence[Tensor]]:
-    """The last states and the saved ones, as they came out of the solve; ``stretch`` as in the fixed loop."""
+def replay(stepper: Stepper, problem: Any, x: Tensor, task: Task, script: Script, stretches: int | None) -> tuple[Tensor, Sequence[Tensor]]:
+    """The last states and the saved ones, as they came out of the solve; ``stretches`` as in the fixed loop."""
     sign = 1.0 if task.interval[1] > task.interval[0] else -1.0
     saves = torch.tensor(task.saves, dtype=torch.float64, device=x.device)
     walk = partial(_walk, stepper, problem, script, sign, saves)
     carry = stepper.init(problem, x, torch.full((len(x),), task.interval[0], dtype=torch.float64, device=x.device))
-    noise = script.noise
-    every: Saved = []
-    for numbers in batched(len(script.tries), stretch):
-        stretched = (numbers, noise, x, carry)
-        x, carry, noise, saved = checkpoint(walk, *stretched, use_reentrant=False) if stretch else walk(*stretched)
-        every += saved
+    noise, values = script.noise, list[Tensor]()
+    places: Places = []
+    for numbers in batched(len(script.tries), stretches):
+        along = partial(walk, numbers, noise)
+        x, carry, saved, (noise, put) = stretch(along, x, carry) if stretches else along(x, carry)
+        values += saved
+        places += put
     xs = x.new_full((len(saves), *x.shape), torch.nan)
-    if every:
-        time, row, values = (torch.cat(parts) for parts in zip(*every, strict=True))
-        xs = xs.index_put((time, row), values)
+    if places:
+        time, row = (torch.cat(parts) for parts in zip(*places, strict=True))
+        xs = xs.index_put((time, row), torch.cat(values))
     return x, xs.unbind()
 
 
@@ -71,10 +72,10 @@ def _walk(
     noise: Promises | None,
     x: Tensor,
     carry: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Promises | None, Saved]:
-    """The tries ``numbers``: states, carry and noise after them, and what was to be saved on the way."""
+) -> tuple[Tensor, Tensor | None, list[Tensor], tuple[Promises | None, Places]]:
+    """The tries ``numbers``: state and carry after them, the states to save, the noise as it is then, and where the saved states belong."""
     noise = noise.copy() if noise else None
-    saved: Saved = []
+    values, places = list[Tensor](), Places()
     for number in numbers:
         tried = script.tries[number]
         drawn = None
@@ -87,20 +88,21 @@ def _walk(
         x0, carried = x[rows], None if carry is None else carry[rows]
         step = stepper.step(problem, x0, t0, t1, Drawn(drawn.w[taken], drawn.h[taken]) if drawn else None, carried)
         if len(saves):
-            saved += _inside(stepper, problem, Try(rows, x0, t0, t1, taken, step.stages), step, sign, saves)
+            _save(stepper, problem, Try(rows, x0, t0, t1, taken, step.stages), step, sign, saves, values, places)
         x = x.index_copy(0, rows, step.x)
         carry = None if carry is None else carry.index_copy(0, rows, step.carry)
-    return x, carry, noise, saved
+    return x, carry, values, (noise, places)
 
 
-def _inside(stepper: Stepper, problem: Any, tried: Try, step: Step, sign: float, saves: Tensor) -> Saved:
-    """What is to be saved on the steps that some rows took."""
+def _save(stepper: Stepper, problem: Any, tried: Try, step: Step, sign: float, saves: Tensor, values: list[Tensor], places: Places) -> None:
+    """Add what is to be saved on the steps that some rows took."""
     passed = (sign * tried.t0[:, None] < sign * saves) & (sign * saves <= sign * tried.t1[:, None])
     i, j = passed.nonzero(as_tuple=True)
     if not len(i):
-        return []
+        return
     piece = None
     if stepper.facts.dense is not None:
         x, t0, t1, stages = tried.x[i], tried.t0[i], tried.t1[i], [stage[i] for stage in tried.stages]
         piece = Piece(x, t0, t1, stepper.interpolant(problem, x, t0, t1, stages))
-    return [(j, tried.rows[i], read_off(piece, saves[j], step.x[i]))]
+    values.append(read_off(piece, saves[j], step.x[i]))
+    places.append((j, tried.rows[i]))
