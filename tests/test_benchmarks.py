@@ -46,6 +46,14 @@ def test_step_time_measures(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(result["microseconds a step"]) == set(contenders) and result["ratio to the loop by hand"]["by hand"] == 1.0
 
 
+def test_gradients_and_compiled_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchdiffeq")
+    bench = loaded("gradients.py", monkeypatch)
+    assert all(way == "none" or bench.measure(way, 8, 1)["error"] < 1e-5 for way in bench.WAYS)
+    compiled = loaded("compiled.py", monkeypatch)
+    assert all(compiled.seconds(case, compile=False, steps=2) > 0 for case in compiled.CASES)
+
+
 def test_the_asv_suite_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = loaded("asv_suite/solve.py", monkeypatch)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
