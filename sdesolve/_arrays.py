@@ -62,11 +62,11 @@ def time_tensor(t: Number, x: Tensor) -> Tensor:
     return torch.full((), t, dtype=x.dtype, device=x.device)
 
 
-def per_row(t: Number, x: Tensor) -> Tensor:
-    """``t`` as a network sees it: a float64 tensor of shape (B,) on x's device."""
+def per_row(t: Number, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t`` as a network sees it: a tensor of shape (B,) on x's device."""
     if isinstance(t, Tensor):
-        return t.to(device=x.device, dtype=torch.float64, copy=True).expand(len(x))
-    return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+        return t.to(device=x.device, dtype=dtype, copy=True).expand(len(x))
+    return torch.full((len(x),), t, dtype=dtype, device=x.device)
 
 
 def version(x: Tensor) -> int:

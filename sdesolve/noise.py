@@ -4,10 +4,13 @@ Sample i sees the same numbers in a batch of 1, 7 or 1000, in any order, on any 
 state is carried from one draw to the next: every block of numbers is addressed.  The address is the 256-bit counter of
 the counter-based generator Philox-4x64-10 (Salmon et al. 2011):
 
-    counter = (block within the event + id * blocks per event,  node,  slot,  0),      key = (seed, stream)
+    counter = (block within the event + id * blocks per event,  node // nodes per block,  slot,  0),      key = (seed, stream)
 
 Ids that follow one another are therefore contiguous in the counter and come out of one call.  Each 64-bit word gives one
 pair of 32-bit uniforms u, v and by Box & Muller (1958) two standard normals  sqrt(-2 ln u) (cos 2 pi v, sin 2 pi v).
+
+A block is four words, eight normals.  Small events leave room in it, which the next nodes take: two nodes of three or four
+numbers share a block, four of two, and eight of one number, of which the even ones have the cosines and the odd ones the sines.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ from ._arrays import Number, absolute, bcast, xp
 from ._errors import as_int
 from ._philox import philox
 
-_WORDS_PER_BLOCK = 4  # 64-bit words that Philox gives for one counter value
+_BLOCK = 4  # 64-bit words that Philox gives for one counter value
 _SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _LARGEST_GAP = 8  # ids skipped within one call
-_CHUNK = 1 << 16  # normals drawn ahead at once, so that small states do not pay Python's overhead at every node
+_LONG = 16  # words of a sample from which on a loop over half of its numbers is a fast one
+_CHUNK = 1 << 16  # normals drawn ahead at once, or a block of each sample where that is more: small states do not pay Python's overhead at every node
 
 PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED = range(7)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
@@ -65,8 +69,11 @@ class SeededNormals:
         self._event, self._device = tuple(event), torch.device(device)
         self._dtype, self._work_dtype = dtype, np.float64 if dtype == torch.float64 else np.float32
         self._size = math.prod(self._event)
-        self._words_used = -(-self._size // 2)  # of each sample: a word is two normals
-        self._blocks = -(-self._words_used // _WORDS_PER_BLOCK)
+        self._width = -(-self._size // 2)  # words of one node, or of two that share one
+        self._sharers = 2 if self._size == 1 else 1
+        self._groups = max(1, _BLOCK // max(1, self._width))  # of so many words in a block
+        self._nodes_per_block = self._groups * self._sharers
+        self._blocks = -(-self._width // _BLOCK)
         if (int(self._ids.max(initial=0)) + 1) * self._blocks >= 2**64:
             largest = 2**64 // self._blocks - 2
             raise ValueError(f"sample_ids goes up to {int(self._ids.max())}; expected at most {largest} for a sample of {self._size} elements, as in range({len(self._ids)}).")
@@ -78,20 +85,19 @@ class SeededNormals:
 
     def normal(self, node: int, slot: int = 0) -> Tensor:
         """(B, *event) standard normals of this node and slot."""
-        first, block = self._ahead.get(slot, (0, None))
-        if block is None or not first <= node < first + len(block):
-            count = max(1, min(self._nodes - node, _CHUNK // max(1, len(self._ids) * self._size)))
-            first, block = node, self._draw(range(node, node + count), slot)
-            self._ahead[slot] = (first, block)
-        return block[node - first]
+        first, ahead = self._ahead.get(slot, (0, None))
+        if ahead is None or not first <= node < first + len(ahead):
+            first, ahead = self._ahead[slot] = self._draw(node, slot)
+        return ahead[node - first]
 
     def normal_at(self, nodes: np.ndarray, slot: int = 0) -> Tensor:
         """(..., B, *event): row i's numbers of its own node, for (..., B) nodes; what ``normal`` gives for a node that all rows share."""
         blocks = self._ids[:, None] * np.uint64(self._blocks) + np.arange(1, self._blocks + 1, dtype=np.uint64)  # numpy counts up before it draws
         counters = np.zeros((4, *nodes.shape, self._blocks), dtype=np.uint64)
-        counters[0], counters[1], counters[2] = blocks, nodes[..., None], slot
-        words = np.moveaxis(philox(counters, self._key), 0, -1).reshape(*nodes.shape, -1)
-        return self._normals(words[..., : self._words_used])
+        counters[0], counters[1], counters[2] = blocks, nodes[..., None] // self._nodes_per_block, slot
+        words = np.stack(list(philox(counters, self._key)), -1).reshape(*nodes.shape, -1)
+        normals = _box_muller(_pick(self._grouped(words), nodes // self._sharers % self._groups), self._work_dtype)
+        return self._tensor(normals if self._sharers == 1 else _pick(normals[..., None], nodes % 2), nodes.shape)
 
     def keep(self, which: Tensor) -> SeededNormals:
         """The same numbers for the rows where the mask ``which`` holds."""
@@ -105,27 +111,41 @@ class SeededNormals:
     def _addresses(self) -> tuple[list[tuple[int, int]], np.ndarray | None]:
         return _runs(self._ids)
 
-    def _draw(self, nodes: range, slot: int) -> Tensor:
-        return self._normals(_joined([self._words(node, slot) for node in nodes]).reshape(len(nodes), len(self._ids), -1))
+    def _draw(self, node: int, slot: int) -> tuple[int, Tensor]:
+        """Normals (nodes, B, *event) that hold those of ``node``, and the first of their nodes: whole blocks, or where one node is all
+        that will be asked for, its words alone."""
+        start, rows = node // self._nodes_per_block, len(self._ids)
+        count = min(-(-self._nodes // self._nodes_per_block) - start, _CHUNK // max(1, rows * self._nodes_per_block * self._size))
+        words = _joined([self._words(start + i, slot)[None] for i in range(max(1, count))])
+        groups = self._grouped(words).swapaxes(1, 2)  # (counters, groups, B, width)
+        skipped = node // self._sharers % self._groups if self._nodes == 1 else 0
+        groups = groups[:, skipped : skipped + 1] if self._nodes == 1 else groups
+        normals = _box_muller(groups, self._work_dtype, apart=self._sharers == 2)
+        nodes = math.prod(groups.shape[:2]) * self._sharers
+        return (start * self._groups + skipped) * self._sharers, self._tensor(normals, (nodes, rows))
 
-    def _normals(self, words: np.ndarray) -> Tensor:
-        """(..., B, words used) -> (..., B, *event) on the device."""
-        normals = torch.from_numpy(_box_muller(words, self._work_dtype))[..., : self._size]
-        normals = normals.reshape(*words.shape[:-1], *self._event).to(self._dtype)
+    def _grouped(self, words: np.ndarray) -> np.ndarray:
+        """(..., B, words of the blocks) -> (..., B, groups, width)."""
+        return words[..., : self._groups * self._width].reshape(*words.shape[:-1], self._groups, self._width)
+
+    def _tensor(self, normals: np.ndarray, rows: tuple[int, ...]) -> Tensor:
+        """Normals as (*rows, *event), in the dtype and on the device asked for."""
+        width = 2 * self._width // self._sharers  # one more than the size where that is odd
+        drawn = torch.from_numpy(normals).reshape(*rows, width)[..., : self._size].reshape(*rows, *self._event).to(self._dtype)
         if self._device.type == "cuda":  # asynchronous: the host goes on while the copy runs
-            return normals.pin_memory().to(self._device, non_blocking=True)
-        return normals.to(self._device)
+            return drawn.pin_memory().to(self._device, non_blocking=True)
+        return drawn.to(self._device)
 
-    def _words(self, node: int, slot: int) -> np.ndarray:
-        """(B, words used) raw 64-bit words."""
+    def _words(self, counter: int, slot: int) -> np.ndarray:
+        """(B, words) of 64 bits: each row's blocks."""
         runs, index = self._addresses
-        words = _joined([self._run(first, count, node, slot) for first, count in runs])[:, : self._words_used]
+        words = _joined([self._run(first, count, counter, slot) for first, count in runs])
         return words if index is None else words[index]
 
-    def _run(self, first_id: int, count: int, node: int, slot: int) -> np.ndarray:
-        self._state["state"]["counter"][:] = (first_id * self._blocks, node, slot, 0)
+    def _run(self, first_id: int, count: int, counter: int, slot: int) -> np.ndarray:
+        self._state["state"]["counter"][:] = (first_id * self._blocks, counter, slot, 0)
         self._bits.state = self._state
-        return self._bits.random_raw(count * self._blocks * _WORDS_PER_BLOCK).reshape(count, -1)
+        return self._bits.random_raw(count * self._blocks * _BLOCK).reshape(count, -1)
 
 
 class SeededStep:
@@ -201,20 +221,33 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _box_muller(words: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
-    """(..., W) 64-bit words -> (..., 2 W) standard normals, element by element, in few passes (numpy's float32 log, cos and
-    sin are twice as fast as torch's on one core)."""
-    pairs = words.shape[-1]
-    bits = np.ascontiguousarray(words).view(np.uint32)  # integers in [0, 2^32), exact in float32 where they are small
-    u, v = bits[..., :pairs].astype(dtype), bits[..., pairs:].astype(dtype)
+def _pick(parts: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """(..., P, W) -> (..., W): the part whose number stands in ``which``, (...)."""
+    return np.take_along_axis(parts, which[..., None, None], -2)[..., 0, :]
+
+
+def _both(pairs: np.ndarray, axis: int) -> list[np.ndarray]:
+    """The two parts along an ``axis`` < 0 of length 2."""
+    return [pairs[(..., i, *(slice(None),) * (-1 - axis))] for i in (0, 1)]
+
+
+def _box_muller(words: np.ndarray, dtype: type[np.floating], apart: bool = False) -> np.ndarray:
+    """(..., B, W) 64-bit words -> standard normals (..., B, 2 W), or (..., 2, B, W) with cosines and sines ``apart``.
+
+    Element by element, in few passes (numpy's float32 log, cos and sin are twice as fast as torch's on one core).  The two of a
+    word lie side by side in short rows, whose halves would be loops too short to be fast, and in the two halves of long ones.
+    """
+    *rows, width = words.shape
+    pairs, axis = ((width, 2), -1) if width < _LONG else ((2, width), -2)
+    bits = words.view(np.uint32).reshape(*rows, *pairs)
+    u, v = (half.astype(dtype, order="C") for half in _both(bits, axis))  # integers in [0, 2^32), exact in float32 where they are small
     u += dtype(0.5)
     u *= dtype(2.0**-32)  # in [2^-33, 1]: the logarithm is finite, and the tail reaches 6.8
     np.log(u, out=u)
     u *= dtype(-2)
     radius = np.sqrt(u, out=u)
     v *= dtype(2 * math.pi * 2.0**-32)
-    normals = np.empty((*words.shape[:-1], 2 * pairs), dtype)
-    for half, wave in ((normals[..., :pairs], np.cos), (normals[..., pairs:], np.sin)):
-        wave(v, out=half)
-        half *= radius
-    return normals
+    normals = np.empty((*rows[:-1], 2, rows[-1], width) if apart else (*rows, *pairs), dtype)
+    for half, wave in zip(_both(normals, -3 if apart else axis), (np.cos, np.sin), strict=True):
+        np.multiply(wave(v), radius, out=half)
+    return normals if apart else normals.reshape(*rows, 2 * width)

@@ -15,7 +15,7 @@ so a parameterisation is three numbers per time.  With x_t = alpha x_0 + sigma e
     edm        F of Karras et al. 2022, eq. 7       -1/n^2                          alpha sigma_data/(sigma n)
 
 where n^2 = sigma^2 + alpha^2 sigma_data^2 and, for ``edm`` alone, input_scale = 1/n.  Coefficients are computed in
-float64; the model runs in its own dtype; the casts happen in :meth:`Score.model_output` and nowhere else.
+float64; the model runs in its own dtype; the casts happen where :class:`Score` calls it and nowhere else.
 """
 
 from __future__ import annotations
@@ -115,9 +115,12 @@ class Score:
 
     def model_output(self, x: Tensor, t: Number) -> Tensor:
         """What the model itself says at x, (B, *event), and time t, in x's dtype."""
+        return self._output(x, t, self.linear(t).input_scale)
+
+    def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
+        """:meth:`model_output` for the input scale of that time."""
         dtype = self._model_dtype or x.dtype
-        time = self._network_time(self.process, per_row(t, x))
-        scale = self.linear(t).input_scale
+        time = self._network_time(self.process, per_row(t, x, dtype if self.time == "continuous" else torch.float64))
         scaled, before = x if scale is None else bcast(scale, x) * x, version(x)
         output = _tally.call(self.model, scaled.to(dtype), time.to(dtype) if time.is_floating_point() else time)
         if not isinstance(output, Tensor) or output.shape != x.shape or not output.is_floating_point() or output.device != x.device:
@@ -128,8 +131,8 @@ class Score:
 
     def __call__(self, x: Tensor, t: Number) -> Tensor:
         """The score at x, (B, *event), and time t, a float or a tensor () or (B,)."""
-        output = self.model_output(x, t)
-        on_x, on_output, _ = self.linear(t)
+        on_x, on_output, scale = self.linear(t)
+        output = self._output(x, t, scale)
         scaled = output if on_output is None else bcast(on_output, x) * output
         return scaled if on_x is None else plus(scaled, on_x, x)
 

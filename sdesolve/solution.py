@@ -67,8 +67,8 @@ class Solution:
 
     def failures(self) -> list[tuple[int, str, float]]:
         """(index, status, time) of every sample that did not arrive."""
-        index = torch.nonzero(~self.ok()).flatten().tolist()
-        return [(i, str(self.status[i]), float(self.failed_at[i])) for i in index]
+        index = torch.nonzero(~self.ok()).flatten().cpu()
+        return list(zip(index.tolist(), self.status[index.numpy()].tolist(), self.failed_at.cpu()[index].tolist(), strict=True))
 
     def __repr__(self) -> str:
         counts = {status.name: int((self.codes == status).sum()) for status in Status}

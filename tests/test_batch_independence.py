@@ -39,6 +39,18 @@ def test_sample_is_the_same_in_every_batch(method: str, form: str) -> None:
             assert torch.equal(alone.nfe, everything.nfe[batch])
 
 
+@pytest.mark.parametrize("event", [(), (1,), (2,), (3,), (20,), (40,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sample_is_the_same_whatever_is_drawn_at_once(event: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Small states share blocks between nodes, few rows draw many nodes ahead, and many rows one block."""
+    problem = PROCESS.reverse(lambda x, t: -x)
+    x = PROCESS.prior((10_001, *event), seed=3, dtype=dtype)
+    whole = sd.solve(problem, x, "euler_maruyama", steps=21, seed=3).x
+    for ids in (torch.tensor([10_000]), torch.tensor([7, 3, 9_998]), torch.arange(13, 13 + 1000)):
+        alone = sd.solve(problem, PROCESS.prior((len(ids), *event), seed=3, dtype=dtype, sample_ids=ids), "euler_maruyama", steps=21, seed=3, sample_ids=ids)
+        assert torch.equal(alone.x, whole[ids])
+
+
 @pytest.mark.parametrize(("method", "form"), FORMS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_one_bad_sample_leaves_the_others_alone(method: str, form: str, bad: float) -> None:
@@ -61,6 +73,21 @@ def test_a_sample_that_breaks_on_the_way_is_reported_with_its_time() -> None:
     ((index, status, t),) = solution.failures()
     assert (index, status) == (1, "non_finite")
     assert t == pytest.approx(0.52, abs=0.011)  # the slope turns NaN at the first node after t = 0.5, and the state one step later
+
+
+@pytest.mark.parametrize("rows", [12, 20_000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_every_row_is_reported_with_its_own_time(rows: int, dtype: torch.dtype) -> None:
+    """However many nodes are looked at at once, and however large a finite row: row i breaks in step i, and those beyond the last step not at all."""
+    breaks, large = torch.arange(rows), 0.9 * torch.finfo(dtype).max
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where((round(10 * float(t)) == breaks)[:, None], torch.inf, 0.0).to(x) + 0 * x
+
+    with pytest.warns(sd.SolveWarning):
+        solution = sd.solve(sd.ODE(drift), torch.full((rows, 2), large, dtype=dtype), "euler", steps=10)
+    assert [i for i, _, _ in solution.failures()] == list(range(10))
+    assert solution.failed_at[:10].tolist() == pytest.approx([(i + 1) / 10 for i in range(10)], abs=1e-12)
 
 
 def test_published_norm_couples_the_batch() -> None:

@@ -43,22 +43,23 @@ def test_philox_is_numpys(counter: list[int], key: tuple[int, int]) -> None:
     assert np.array_equal(philox(np.array([counter], dtype=np.uint64).T, key)[:, 0], bits.random_raw(4))
 
 
-@pytest.mark.parametrize("event", [(1,), (3, 5), (17,)])
+@pytest.mark.parametrize("event", [(1,), (2, 1), (3,), (3, 5), (17,), (40,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_node_of_ones_own_gives_what_a_shared_node_gives(event: tuple[int, ...], dtype: torch.dtype) -> None:
     source = SeededNormals(7, [4, 0, 2**40], event, dtype=dtype, device="cpu")
-    nodes = np.array([[3, 1 << 39, 5], [0, 2, 2]])
+    nodes = np.array([[3, (1 << 39) + 6, 5], [0, 2, 2]])
     rows = source.normal_at(nodes, slot=2)
     assert rows.shape == (2, 3, *event)
     for i, j in itertools.product(range(2), range(3)):
         assert torch.equal(rows[i, j], source.normal(int(nodes[i, j]), slot=2)[j])
 
 
-def test_keeping_rows_keeps_their_numbers() -> None:
-    source = SeededNormals(0, range(6), (3,), dtype=torch.float32, device="cpu", nodes=10)
+@pytest.mark.parametrize("event", [(1,), (3,)])
+def test_keeping_rows_keeps_their_numbers(event: tuple[int, ...]) -> None:
+    source = SeededNormals(0, range(6), event, dtype=torch.float32, device="cpu", nodes=10)
     mask = torch.tensor([True, False, True, True, False, False])
     before = source.normal(4)
-    for kept in (source.keep(mask), SeededNormals(0, range(6), (3,), dtype=torch.float32, device="cpu").keep(mask)):
+    for kept in (source.keep(mask), SeededNormals(0, range(6), event, dtype=torch.float32, device="cpu").keep(mask)):
         assert torch.equal(kept.normal(4), before[mask])
         assert torch.equal(kept.keep(torch.tensor([False, True, True])).normal(9), source.normal(9)[[2, 3]])
 
@@ -161,12 +162,15 @@ def test_every_number_of_steps_sees_the_same_path() -> None:
 
 
 def test_steps_of_ones_own_see_it_too() -> None:
-    """An adaptive solve and a fine grid on one path: what differs is the tolerance's error, not the noise."""
+    """An adaptive solve and a fine grid on one path: what differs is the tolerance's error, not the noise.
+
+    In the median: one row in a thousand takes the wrong side of a maximum of the potential.
+    """
     sde = sd.SDE(lambda x, t: -torch.sin(3 * x), lambda x, t: 0.5 + 0.3 * sd.expand_time(t, x), noise="additive")
     x = torch.linspace(-1, 1, 100, dtype=torch.float64)[:, None]
     fine = sd.solve(sde, x, "euler_maruyama", steps=2048, noise="brownian", seed=3).x
-    errors = [float((sd.solve(sde, x, "adaptive", rtol=tol, atol=tol, noise="brownian", seed=3).x - fine).square().mean().sqrt()) for tol in (1e-1, 1e-2)]
-    assert errors[0] > 2 * errors[1] and errors[1] < 0.05, errors
+    errors = [float((sd.solve(sde, x, "adaptive", rtol=tol, atol=tol, noise="brownian", seed=3).x - fine).abs().median()) for tol in (1e-1, 1e-2)]
+    assert errors[0] > 4 * errors[1] and errors[1] < 0.005, errors
 
 
 @pytest.mark.parametrize("noise", ["seeded", "brownian"])

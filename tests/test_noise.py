@@ -22,7 +22,7 @@ def normals(seed: int = 0, ids: object = range(8), event: tuple[int, ...] = (5,)
 
 @given(
     ids=st.lists(st.integers(0, 2**40), min_size=1, max_size=12),
-    event=st.sampled_from([(), (1,), (3,), (8,), (2, 3, 4), (1, 7, 5)]),
+    event=st.sampled_from([(), (1,), (2,), (3,), (2, 2), (8,), (2, 3, 4), (31,), (1, 7, 5)]),
     node=st.integers(0, 1000),
     slot=st.integers(0, 5),
     nodes=st.integers(1, 50),
@@ -49,19 +49,52 @@ def test_every_part_of_the_address_matters() -> None:
     assert torch.equal(base, normals(stream=PATH).normal(3, 1))
 
 
-def test_law() -> None:
+@pytest.mark.parametrize(("event", "ids", "nodes"), [((50,), 1000, 10), ((1,), 10_000, 48), ((2,), 10_000, 24), ((3,), 10_000, 16), ((20,), 2000, 12)])
+def test_law(event: tuple[int, ...], ids: int, nodes: int) -> None:
     """A million numbers: KS against N(0, 1), tails, and no correlation along coordinates, rows, nodes or slots."""
-    source = normals(ids=range(1000), event=(50,), nodes=20)
-    z = torch.stack([source.normal(node, slot) for node in range(10) for slot in range(2)]).reshape(10, 2, 1000, 50).double()
+    source = normals(ids=range(ids), event=event, nodes=nodes)
+    z = torch.stack([source.normal(node, slot) for node in range(nodes) for slot in range(2)]).reshape(nodes, 2, ids, *event).double()
     flat = z.flatten().numpy()
     assert stats.kstest(flat, "norm").pvalue > 1e-3
     assert abs(np.mean(flat**4) - 3) < 4 * math.sqrt(96 / len(flat))
     assert 4.5 < np.abs(flat).max() < 6.7
-    for axis in range(4):
+    for axis in (axis for axis in range(4) if z.shape[axis] > 1):
         product = (z.narrow(axis, 0, z.shape[axis] - 1) * z.narrow(axis, 1, z.shape[axis] - 1)).flatten()
         assert abs(float(product.mean())) < 4 / math.sqrt(len(product)), axis
         squares = (z.narrow(axis, 0, z.shape[axis] - 1).square() - 1) * (z.narrow(axis, 1, z.shape[axis] - 1).square() - 1)
         assert abs(float(squares.mean())) < 4 * 2 / math.sqrt(squares.numel()), axis
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 40])
+def test_no_number_is_drawn_twice(size: int) -> None:
+    """A node, a slot, a sample or a coordinate that read another one's words would show."""
+    source = normals(ids=range(100), event=(size,), nodes=20, dtype=torch.float64)
+    z = torch.stack([source.normal(node, slot) for node in range(20) for slot in range(2)]).flatten()
+    assert len(z.unique()) == len(z)
+
+
+@pytest.mark.parametrize(("size", "words"), [(1, 0.5), (2, 1), (3, 2), (4, 2), (5, 4), (8, 4), (9, 8)])
+def test_words_are_not_wasted(size: int, words: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words drawn for a number of a sample at a node: nodes share blocks as far as they fit."""
+    drawn: list[int] = []
+    run = SeededNormals._run
+
+    def counted(self: SeededNormals, *address: int) -> np.ndarray:
+        drawn.append((part := run(self, *address)).size)
+        return part
+
+    monkeypatch.setattr(SeededNormals, "_run", counted)
+    source = normals(ids=range(10), event=(size,), nodes=80)
+    for node in range(80):
+        source.normal(node)
+    assert sum(drawn) == 10 * 80 * words
+
+
+def test_what_is_drawn_ahead_is_bounded() -> None:
+    """By a number of normals, or by a block of each sample: not by the nodes to come."""
+    for rows, most in ((10, 1 << 16), (50_000, 8 * 50_000)):
+        source = normals(ids=range(rows), event=(1,), nodes=10**6)
+        assert source.normal(0).untyped_storage().nbytes() <= 4 * most
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

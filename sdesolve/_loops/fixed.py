@@ -31,6 +31,7 @@ class Moment(NamedTuple):
 
 Observer = Callable[[Moment], None]
 
+_CHUNK, _FEWEST = 1 << 16, 4  # means kept at once: so many numbers, but those of four nodes at least
 torch.empty(1 << 24, dtype=torch.uint8)  # freed at once, it teaches glibc to keep freed memory: returned to the system after every step, a state costs more than its arithmetic
 
 
@@ -134,23 +135,32 @@ def _inside(
 
 
 class _Health:
-    """The sum of each row at every node: not finite where the row is not, and looked at after the walk alone.
+    """The last node at which each row was finite, by a mean that is not finite where the row is not.
 
-    The sums go into one tensor made beforehand: small tensors kept from step to step settle in the gaps that freed states leave, and
-    split them.
+    The means go into one tensor made beforehand, and are looked at when it is full: small tensors kept from step to step settle in
+    the gaps that freed states leave, and split them.
     """
 
     def __init__(self, x: Tensor, grid: Grid) -> None:
         self._grid = grid
-        self._sums = x.new_empty((len(grid.ts), len(x)), dtype=torch.promote_types(x.dtype, torch.float32))
+        size = x[0].numel()
+        self._flat = len(x), size
+        self._weights = x.new_full((size,), 0.5 / size)  # half a mean: it does not overflow before the row does
+        self._means = x.new_empty((min(len(grid.ts), max(_FEWEST, _CHUNK // len(x))), len(x)))
+        self._last = x.new_full((len(x),), -1, dtype=torch.float32)
         self.look(x, 0)
 
     def look(self, x: Tensor, node: int) -> None:
-        torch.sum(x.detach().reshape(len(x), -1), 1, dtype=self._sums.dtype, out=self._sums[node])
+        row = node % len(self._means)
+        torch.mv(x.detach().reshape(self._flat), self._weights, out=self._means[row])
+        if row == len(self._means) - 1 or node == len(self._grid):
+            nodes = torch.arange(node - row, node + 1, dtype=torch.float32, device=x.device)
+            finite = self._means[: row + 1].mul_(0).float() + nodes[:, None]  # NaN where the mean was not finite
+            torch.maximum(self._last, torch.nan_to_num_(finite, nan=-1.0).amax(0), out=self._last)
 
     def verdict(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Status codes (B,) by the last state, and the time from which on a row's sums were not finite (NaN for a row that arrived)."""
+        """Status codes (B,) by the last state, and the time from which on a row was not finite (NaN for a row that arrived)."""
         bad = ~torch.isfinite(x).reshape(len(x), -1).all(1)
         ts = torch.tensor(self._grid.ts, dtype=torch.float64, device=x.device)
-        first = ts[(~torch.isfinite(self._sums)).int().argmax(0)]
+        first = ts[(self._last.long() + 1).clamp(max=len(self._grid))]
         return torch.where(bad, int(Status.non_finite), int(Status.ok)), torch.where(bad, first, torch.nan)

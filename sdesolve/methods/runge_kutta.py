@@ -99,11 +99,11 @@ class RungeKutta(Stepper):
         h = bcast(t1 - t0, x)
         k = [problem.drift(x, t0) if carry is None else carry]
         for row in self.a[1:]:
-            stage = _moved(x, h, weighted(row, k))
+            stage = _moved(x, h, row, k)
             k.append(problem.drift(stage, between(t0, t1, sum(row))))
         if self.first_same_as_last:  # the last stage was evaluated at x1 itself
             return Step(stage, self._error(h, k), carry=k[-1], stages=k)
-        return Step(_moved(x, h, weighted(self.b, k)), self._error(h, k), stages=k)
+        return Step(_moved(x, h, self.b, k), self._error(h, k), stages=k)
 
     def _error(self, h: Number, k: list[Tensor]) -> Tensor | None:
         errors = [h * weighted(estimate.weights, k) for estimate in self.estimates]
@@ -115,11 +115,11 @@ class RungeKutta(Stepper):
     def interpolant(self, problem: Problem, x: Tensor, t0: Number, t1: Number, stages: Sequence[Tensor]) -> list[Tensor]:
         h, k = bcast(t1 - t0, x), list(stages)
         for row in self.dense.stages:
-            k.append(problem.drift(_moved(x, h, weighted(row, k)), between(t0, t1, sum(row))))
+            k.append(problem.drift(_moved(x, h, row, k), between(t0, t1, sum(row))))
         return [h * weighted(weights, k) for weights in zip(*self.dense.weights, strict=True)]
 
 
-def weighted(weights: Row, k: Sequence[Tensor]) -> Tensor:
+def weighted(weights: Sequence[float], k: Sequence[Tensor]) -> Tensor:
     """sum_i w_i k_i; products and sums are rounded apart, see :func:`sdesolve._arrays.plus`."""
     (first, slope), *terms = [(w, slope) for w, slope in zip(weights, k, strict=True) if w]
     total = first * slope
@@ -128,9 +128,10 @@ def weighted(weights: Row, k: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _moved(x: Tensor, h: Number, slope: Tensor) -> Tensor:
-    """x + h slope."""
-    return (h * slope).add_(x)
+def _moved(x: Tensor, h: Number, weights: Row, k: Sequence[Tensor]) -> Tensor:
+    """x + h sum_i w_i k_i; a pass over the state less where h is one number."""
+    move = h * weighted(weights, k) if isinstance(h, Tensor) else weighted([h * w for w in weights], k)
+    return move.add_(x)
 
 
 def between(t0: Number, t1: Number, c: float) -> Number:
