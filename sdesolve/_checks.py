@@ -216,6 +216,8 @@ def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, eve
         raise ValueError(f"gradient={gradient!r} goes through sdesolve's own methods, and {stepper.method} is another package's; expected one of sdesolve.methods().")
     if event is not None:
         raise ValueError(f"gradient={gradient!r} does not know how a sample's end moves with its event; expected one of event and gradient.")
+    if torch.is_inference_mode_enabled():
+        raise ValueError(f"gradient={gradient!r} was given in torch.inference_mode, which keeps none; expected a solve outside of it.")
     facts = stepper.facts
     runs_back = facts.dense is not None and facts.largest is None  # what a method for stiff problems damps, explodes backwards
     if gradient == "adjoint" and not stepper.reversible and not (runs_back and not isinstance(problem, Stochastic)):
@@ -226,8 +228,10 @@ def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, eve
     return gradient
 
 
-def check_compile(compile: bool, stepper: Stepper, chosen: bool) -> None:
+def check_compile(compile: bool, stepper: Stepper, chosen: bool, gradient: str | None) -> None:
     """There is a step of ours to compile; ``chosen``: whether rows may leave the batch."""
+    if compile and gradient in ("checkpoint", "adjoint"):
+        raise ValueError(f"gradient={gradient!r} looks into each step for what it depends on, and a compiled one shows nothing; expected gradient='backprop'.")
     if compile and isinstance(stepper, Backend):
         raise ValueError(f"compile=True compiles sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
     if compile and chosen and stepper.facts.largest is not None:

@@ -107,7 +107,7 @@ def solve(
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
         gradient: what derivatives of ``sol.x`` and ``sol.xs`` by x and by whatever the problem was made from cost; None for none at all.
-            "backprop": the memory of every step.  "checkpoint": of 2 sqrt(N) steps, and every step a second time.
+            "backprop": the memory of every step.  "checkpoint": of 2 sqrt(N) steps, and every step a second time in the backward pass.
             "adjoint": of one step: for ODEs the adjoint equation at the same grid or tolerances, which is the gradient of the
             solution and not of its approximation; for ``reversible_heun`` each step taken back, the walk's own gradient to rounding.
             Where steps are chosen, their lengths are constants, and the first two walk the accepted steps a second time.
@@ -137,7 +137,7 @@ def solve(
         _checks.check_denoise(denoise, problem)
         how = _checks.gradient_of(gradient, stepper, problem, event)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
-        _checks.check_compile(compile, stepper, chosen is None)
+        _checks.check_compile(compile, stepper, chosen is None, how)
         seed = _checks.seed_of(seed, generator)
         _checks.check_own_noise(stepper, sample_ids, noise)
         ids = sample_ids_of(sample_ids, len(x))
@@ -192,7 +192,7 @@ def _walk(
     if gradient == "adjoint":
         return ts, adjoint.on_grid(stepper, problem, x, grid, noise_at, saves, observe, stats)
     with torch.set_grad_enabled(gradient is not None):
-        return ts, fixed.run(stepper, problem, x, grid, noise_at, saves, observe, _stretch(gradient, len(grid)))
+        return ts, fixed.run(stepper, problem, x, grid, noise_at, saves, observe, _length(gradient, len(grid)))
 
 
 def _adapt(
@@ -222,12 +222,12 @@ def _stepped(stepper: Stepper, problem: AnyProblem, x: Tensor, task: Task, gradi
     script = Script(task)
     out = adaptive.run(stepper, problem, x, task._replace(record=script.note))
     with torch.enable_grad():
-        end, xs = replay(stepper, problem, x, task, script, _stretch(gradient, len(script.tries)))
+        end, xs = replay(stepper, problem, x, task, script, _length(gradient, len(script.tries)))
     return out._replace(x=end, xs=xs)
 
 
-def _stretch(gradient: str | None, steps: int) -> int | None:
-    """How many steps to keep at once for a gradient: as many as there are stretches; None for all."""
+def _length(gradient: str | None, steps: int) -> int | None:
+    """How many steps a stretch has: as many as there are stretches; None for a single one."""
     return math.isqrt(steps - 1) + 1 if gradient == "checkpoint" else None
 
 

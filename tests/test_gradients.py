@@ -254,7 +254,7 @@ def test_order_of_the_adjoint_on_a_grid(method: str, interval: tuple[float, floa
         return torch.cat([by_x.flatten(), by_theta])
 
     exact = gradients(200, "dop853", "backprop")
-    coarse, fine = (float((gradients(steps, method, "adjoint") - exact).norm()) for steps in ((64, 128) if method == "euler" else (8, 16)))
+    coarse, fine = (float((gradients(steps, method, "adjoint") - exact).norm()) for steps in ((256, 512) if method == "euler" else (8, 16)))
     order = min(FACTS[method].ode or 0, (FACTS[method].dense or 0) + 1)
     assert math.log2(coarse / fine) > order - 0.4, (coarse, fine)
 
@@ -327,6 +327,97 @@ def test_reversible_heun_goes_back_for_its_gradient(kind: str, noise: str) -> No
         assert torch.allclose(one, other, rtol=1e-11, atol=1e-11)
 
 
+# -- what could go wrong without a word --------------------------------------------------------------------------------
+
+LAZY = ["checkpoint", "adjoint"]
+
+
+@pytest.mark.parametrize("gradient", ["backprop", *LAZY])
+def test_tensors_that_were_computed(gradient: str) -> None:
+    """By a tensor in a closure that is no leaf, by the leaf behind it, and by a start that is in the drift too:  x1 = x0 exp(-c)."""
+    w = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    c = torch.stack([w, w]).exp()[0]
+    end = sd.solve(sd.ODE(lambda x, t: -c * x), torch.ones(2, 1, dtype=torch.float64), "rk4", steps=50, gradient=gradient).x
+    by_c, by_w = grad(end.sum() + c**2, (c, w))
+    assert by_c.item() == pytest.approx(2 * c.item() - 2 * math.exp(-c.item()), abs=1e-6) and by_w.item() == pytest.approx(c.item() * by_c.item())
+    start = X.abs().requires_grad_().exp()
+    end = sd.solve(sd.ODE(lambda x, t: -start * x), start, "rk4", steps=50, gradient=gradient).x
+    (by_start,) = grad(end.sum(), start)
+    assert torch.allclose(by_start, (1 - start) * torch.exp(-start), atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient", LAZY)
+def test_a_second_derivative_is_refused(gradient: str) -> None:
+    x = X.clone().requires_grad_()
+    end = sd.solve(bent(THETA), x, "rk4", steps=4, gradient=gradient).x
+    with pytest.raises(RuntimeError, match="backprop"):
+        grad(end.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("gradient", LAZY)
+def test_a_problem_that_has_changed_is_noticed(gradient: str) -> None:
+    """A number in a closure, and a parameter after a step of an optimiser."""
+    w, x = torch.ones((), dtype=torch.float64, requires_grad=True), torch.ones(2, 1, dtype=torch.float64)
+    k = 1.0
+    moved = sd.solve(sd.ODE(lambda x, t: -k * w * x), x, "rk4", steps=20, gradient=gradient).x
+    k = 2.0
+    with pytest.raises(RuntimeError, match=r"changed|astray"):
+        moved.sum().backward()
+    stepped = sd.solve(sd.ODE(lambda x, t: -w * x), x, "rk4", steps=20, gradient=gradient).x
+    with torch.no_grad():
+        w.mul_(1.001)
+    with pytest.raises(RuntimeError, match="changed"):
+        stepped.sum().backward()
+
+
+@pytest.mark.parametrize("gradient", ["backprop", *LAZY])
+def test_what_was_saved_before_a_row_failed(gradient: str) -> None:
+    """x' = w x^2 from 2 explodes at t = 1/2;  d x(1/4)/dw = x0^2 t/(1 - x0 t)^2 = 4 there, and 1/4 / (7/8)^2 / 4 in the other row."""
+    w = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[2.0], [0.5], [math.nan]], dtype=torch.float64)
+    with pytest.warns(sd.SolveWarning):
+        solution = sd.solve(sd.ODE(lambda x, t: w * x**2), x, "rk45", rtol=1e-8, atol=1e-8, save=[0.25, 0.75], gradient=gradient)
+    assert solution.xs is not None
+    (by_w,) = grad(solution.xs[0, :2].sum(), w)
+    assert by_w.item() == pytest.approx(4 + 0.25 * 0.25 / 0.875**2, rel=1e-5)
+
+
+def test_an_adjoint_of_nothing_is_nothing() -> None:
+    w = torch.ones((), dtype=torch.float64, requires_grad=True)
+    with pytest.warns(sd.SolveWarning):
+        end = sd.solve(sd.ODE(lambda x, t: w * x**2), torch.full((2, 1), 2.0, dtype=torch.float64), "rk45", gradient="adjoint").x
+    assert grad(end.sum(), w)[0] == 0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_size_of_a_loss_does_not_matter(size: float) -> None:
+    x = torch.ones(1, 2, requires_grad=True)
+    end = sd.solve(sd.ODE(lambda x, t: -x), x, "rk45", rtol=1e-5, atol=1e-5, gradient="adjoint").x
+    (by_x,) = grad(size * end.sum(), x)
+    assert torch.allclose(by_x / size, torch.full((1, 2), math.exp(-1)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+@pytest.mark.parametrize("method", ["rk45", "rodas5p", "adaptive"])
+def test_a_try_that_no_row_accepts(method: str, gradient: str) -> None:
+    """The second walk does not ask a drift for no rows, which many cannot answer; general noise cannot."""
+    theta = THETA.clone().requires_grad_()
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        return -torch.sin(theta * x.reshape(len(x), -1)) * torch.where(sd.expand_time(t, x) > 0.5, 50.0, 0.1)
+
+    noise = sd.SDE(drift, lambda x, t: torch.stack([x, torch.cos(x)], -1), noise="general", calculus="stratonovich")
+    problem: Any = noise if method == "adaptive" else sd.ODE(drift)
+    solution = sd.solve(problem, X[:1], method, rtol=1e-2, atol=1e-2, seed=0, gradient=gradient)
+    assert int(solution.stats["rejected"]) > 0 and float(grad(solution.x.sum(), theta)[0].abs().min()) > 0
+
+
+def test_a_callback_sees_no_graph() -> None:
+    seen: list[Tensor] = []
+    sd.solve(bent(THETA), X.clone().requires_grad_(), "rk4", steps=3, gradient="checkpoint", callback=lambda moment: seen.append(moment.x))
+    assert len(seen) == 3 and not any(x.requires_grad for x in seen)
+
+
 # -- bad calls ---------------------------------------------------------------------------------------------------------
 
 
@@ -337,11 +428,17 @@ def test_reversible_heun_goes_back_for_its_gradient(kind: str, noise: str) -> No
         ("rodas5p", {"gradient": "adjoint"}, "explicit"),
         ("scipy:RK45", {"gradient": "backprop"}, "another package"),
         ("rk45", {"gradient": "backprop", "event": lambda x, t: x[:, 0]}, "event"),
+        ("rk45", {"gradient": "checkpoint", "compile": True}, "backprop"),
     ],
 )
 def test_bad_calls(method: str, how: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sd.solve(bent(THETA), X, method, **how)
+
+
+def test_no_gradient_in_inference_mode() -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        sd.solve(bent(THETA), X, "rk4", gradient="backprop")
 
 
 @pytest.mark.parametrize("method", ["euler_maruyama", "pc", "adaptive"])

@@ -26,26 +26,26 @@ from ..methods import StepNoise, Stepper
 from ..solution import arrived
 from . import adaptive, fixed
 from .adaptive import Task, Try
-from .attached import attach, gradients, leaves_of
+from .attached import Outside, attach, gradients
 from .dense import value
 from .fixed import Observer, Outcome
 
 GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 4 / 9), (0.5 + 0.15**0.5, 5 / 18))
 """Nodes and weights of order 6 on (0, 1)."""
 
-_APART = 0.1
-"""How far from the path the way back may lead, in units of the state's size, before its gradient belongs to nothing."""
+_APART, _NOISE = 0.05, 1e-3
+"""How far from the path the way back may lead before its gradient is refused: in units of each number, and of the row's."""
 
 OfLeaves: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 """From dL/dx at the end and at each saved time, and the leaves: dL/dx at the start, and dL/dleaf of each."""
 
 
 class _Watched:
-    """A problem that keeps, for each value it gives, the leaves that require a gradient and which the value depends on."""
+    """A problem that notes what the values it gives depend on and has a gradient."""
 
     def __init__(self, problem: Any) -> None:
         self._problem = problem
-        self.leaves: dict[int, Tensor] = {}
+        self.found: dict[int, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._problem, name)
@@ -57,9 +57,9 @@ class _Watched:
         return self._noted(self._problem.diffuse, x, t, dw)
 
     def _noted(self, function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad(), Outside() as outside:
             result = function(x, *rest)
-        self.leaves |= {id(leaf): leaf for leaf in leaves_of(result)}
+        self.found |= {id(value): value for value in outside.behind(result)}
         return result.detach()
 
 
@@ -94,7 +94,7 @@ def chosen(stepper: Stepper, problem: Any, x: Tensor, task: Task, stats: dict[st
 
 def _attached(out: Outcome, x: Tensor, watched: _Watched, of_leaves: OfLeaves, stats: dict[str, Any]) -> Outcome:
     """``out`` with the gradient that ``of_leaves`` computes."""
-    leaves = list(watched.leaves.values())
+    leaves = list(watched.found.values())
 
     def backward(of_states: Sequence[Tensor]) -> Sequence[Tensor]:
         with _tally.added_to(stats):
@@ -152,28 +152,30 @@ def _of_ode(stepper: Stepper, problem: Any, start: Tensor, out: Outcome, times: 
 
     def backward(of_states: Sequence[Tensor], leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         at_end, *at_saves = of_states
-        rows = arrived(out.codes)  # one that did not arrive has no gradient
         integral = _Integral(stepper, problem, leaves)
         starts, states, jumps = (start, *out.xs), (*out.xs, out.x), (*at_saves, at_end)
-        a = torch.zeros_like(at_end[rows])
+        a = torch.zeros_like(at_end)
         for i in reversed(range(len(states))):
-            a = a + jumps[i][rows]
-            if times[i] != times[i + 1]:
-                scale = row_mean(a.square()).double().sqrt()
+            there = torch.isfinite(states[i]).reshape(len(a), -1).all(1) if i < len(out.xs) else arrived(out.codes)
+            rows = there.nonzero().flatten()  # the others were given up before
+            a = a.index_add(0, rows, jumps[i][rows])
+            if times[i] != times[i + 1] and len(rows):
+                scale = a[rows].reshape(len(rows), -1).abs().amax(1).double()
                 scale = torch.where(scale > 0, scale, 1.0)
-                z = torch.stack([states[i][rows], a / bcast(scale, a)], 1)
-                x, a = back(z, times[i + 1], times[i], integral, scale).unbind(1)
+                z = torch.stack([states[i][rows], a[rows] / bcast(scale, a)], 1)
+                x, back_there = back(z, times[i + 1], times[i], integral, scale).unbind(1)
                 _check_back(problem, x, starts[i][rows], states[i][rows], times[i], times[i + 1])
-                a = bcast(scale, a) * a
-        return torch.zeros_like(at_end).index_put((rows,), a), *integral.values
+                a = a.index_copy(0, rows, bcast(scale, a) * back_there)
+        return a, *integral.values
 
     return backward
 
 
 def _check_back(problem: Any, x: Tensor, start: Tensor, end: Tensor, t0: float, t1: float) -> None:
-    """That the way back from t1 led to where the way there had started, next to how large the state is and how fast it moves."""
-    sizes = [row_mean(value.square()).sqrt() for value in (start, end, (t1 - t0) * problem.drift(start, t0))]
-    lost = ~(row_mean((x - start).square()).sqrt() <= _APART * torch.stack(sizes).amax(0))
+    """That the way back from t1 led to where the way there had started, next to how large each number is and how fast it moves."""
+    size, speed = torch.maximum(start.abs(), end.abs()), ((t1 - t0) * problem.drift(start, t0)).abs()
+    allowed = _APART * (size + 0.1 * speed) + _NOISE * bcast(row_mean(size.square()).sqrt(), x)
+    lost = ~((x - start).abs() <= allowed).reshape(len(x), -1).all(1)
     if bool(lost.any()):
         raise RuntimeError(
             f"the adjoint of {int(lost.sum())} of {len(x)} samples went astray between t = {t1:.6g} and {t0:.6g}: what contracts forwards explodes backwards. "
@@ -187,7 +189,8 @@ def _back_by_choice(stepper: Stepper, problem: Any, task: Task) -> Back:
     def back(z: Tensor, t0: float, t1: float, integral: _Integral, scale: Tensor) -> Tensor:
         def record(tried: Try) -> None:
             taken = tried.accept.nonzero().flatten()
-            integral.add(scale[tried.rows[taken]], tried.x[taken], tried.t0[taken], tried.t1[taken], [stage[taken] for stage in tried.stages])
+            if len(taken):
+                integral.add(scale[tried.rows[taken]], tried.x[taken], tried.t0[taken], tried.t1[taken], [stage[taken] for stage in tried.stages])
 
         out = adaptive.run(stepper, _Adjoint(problem), z, Task((t0, t1), task.control, (), task.max_steps, task.seed, record=record))
         return torch.where(expand_time(arrived(out.codes), z), out.x, torch.nan)

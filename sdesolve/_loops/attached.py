@@ -13,9 +13,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 from .. import _tally
+
+_CHANGED = (
+    "has changed since: a number in a closure, or a parameter after an optimiser's step. Expected the backward pass before that, or gradient='backprop'."
+)
 
 Backward: TypeAlias = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """From the gradient of each result to that of each input."""
@@ -25,8 +29,17 @@ Walk: TypeAlias = Callable[[Tensor, Any], tuple[Tensor, Any, list[Tensor], Any]]
 
 def attach(results: Sequence[Tensor], inputs: Sequence[Tensor], backward: Backward) -> tuple[Tensor, ...]:
     """The ``results`` with the gradient that ``backward`` computes."""
+    versions = [value._version for value in inputs]
+
+    def checked(of_results: Sequence[Tensor]) -> Sequence[Tensor]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a gradient of this gradient was asked for, as by create_graph=True, and there is none; expected gradient='backprop'.")
+        if [value._version for value in inputs] != versions:
+            raise RuntimeError(f"a tensor that the solve depends on {_CHANGED}")
+        return backward(of_results)
+
     with torch.enable_grad():
-        attached: tuple[Tensor, ...] = _Attached.apply(backward, tuple(results), *inputs)
+        attached: tuple[Tensor, ...] = _Attached.apply(checked, tuple(results), *inputs)
     return attached
 
 
@@ -37,7 +50,6 @@ class _Attached(torch.autograd.Function):
         return tuple(result.clone() for result in results)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.of_inputs(of_results)
 
@@ -53,39 +65,80 @@ def stretch(walk: Walk, x: Tensor, carry: Any) -> tuple[Tensor, Any, list[Tensor
             end, carried, saved, rest = walk(starts[0], starts[1] if len(starts) > 1 else None)
         return starts, [end, *([] if carry is None else [carried]), *saved], rest
 
-    starts, ends, rest = again()
-    leaves = [leaf for leaf in leaves_of(*ends) if all(leaf is not start for start in starts)]
+    with Outside() as outside:
+        starts, ends, rest = again()
+    found = [value for value in outside.behind(*ends) if all(value is not start for start in starts)]
+    kept = ends[0].detach()
 
     def backward(of_ends: Sequence[Tensor]) -> list[Tensor]:
         with _replayed(random, x.device):
             starts, ends, _ = again()
-        return gradients(ends, (*starts, *leaves), of_ends)
+        if not torch.allclose(ends[0], kept, rtol=1e-2, atol=1e-2 * float(kept.abs().nan_to_num(0.0, 0.0).amax()), equal_nan=True):
+            raise RuntimeError(f"the second walk ended elsewhere: something that the solve depends on {_CHANGED}")
+        return gradients(ends, (*starts, *found), of_ends)
 
     inputs = [state for state in (x, carry) if state is not None]
-    end, *others = attach([state.detach() for state in ends], [*inputs, *leaves], backward)
+    end, *others = attach([state.detach() for state in ends], [*inputs, *found], backward)
     return end, None if carry is None else others.pop(0), others, rest
+
+
+class Outside(TorchFunctionMode):
+    """Meanwhile, notes the tensors with a gradient that were there before and that something is computed from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.enable_grad():
+            newest = torch.zeros((), requires_grad=True).clone().grad_fn
+        self._born = newest._sequence_nr()  # type: ignore[union-attr]
+        self._used: dict[tuple[Any, int], Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in _tensors(args) + _tensors((kwargs or {}).values()):
+            if value.grad_fn is not None and self._is_old(value.grad_fn):
+                self._used[value.grad_fn, value.output_nr] = value
+        return func(*args, **(kwargs or {}))
+
+    def behind(self, *values: Tensor) -> list[Tensor]:
+        """Of the tensors from before, those that any of the values was computed from: leaves, and what was computed itself."""
+        edges: list[Any] = list(dict.fromkeys((value.grad_fn, value.output_nr) for value in values if value.grad_fn is not None))
+        found = [value for value in values if value.requires_grad and value.grad_fn is None]
+        seen = set(edges)
+        for node, number in edges:  # grows as it is walked
+            if hasattr(node, "variable"):
+                found.append(node.variable)
+            elif self._is_old(node):
+                if (node, number) not in self._used:
+                    raise RuntimeError(f"the problem depends on a tensor computed by {node.name()} in a way that cannot be followed; expected gradient='backprop'.")
+                found.append(self._used[node, number])
+            else:
+                new = [edge for edge in node.next_functions if edge[0] is not None and edge not in seen]
+                seen |= set(new)
+                edges += dict.fromkeys(new)
+        return list({id(value): value for value in found}.values())
+
+    def _is_old(self, node: Any) -> bool:
+        return not hasattr(node, "variable") and node._sequence_nr() <= self._born
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """The tensors among some arguments, and in lists among them."""
+    flat: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            flat.append(value)
+        elif isinstance(value, list | tuple):
+            flat += _tensors(value)
+    return flat
 
 
 def gradients(values: Sequence[Tensor], at: Sequence[Tensor], a: Sequence[Tensor]) -> list[Tensor]:
     """a d(values)/d(at), zero where there is no dependence."""
-    _tally.pullback()
     known = [i for i, value in enumerate(values) if value.requires_grad]
     if not known:
         return [torch.zeros_like(to) for to in at]
+    _tally.pullback()
     outputs, weights = [values[i] for i in known], [a[i] for i in known]
     return list(torch.autograd.grad(outputs, at, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
-
-
-def leaves_of(*values: Tensor) -> list[Tensor]:
-    """The leaves that require a gradient and that any of the values was computed from."""
-    found = [value for value in values if value.requires_grad and value.grad_fn is None]
-    nodes = list(dict.fromkeys(value.grad_fn for value in values if value.grad_fn is not None))
-    seen = set(nodes)
-    for node in nodes:  # grows as it is walked
-        new = {parent for parent, _ in node.next_functions if parent is not None} - seen
-        seen |= new
-        nodes += new
-    return found + [node.variable for node in nodes if hasattr(node, "variable")]
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -81,9 +81,11 @@ class Compiled:
         if seen is None:
             return self._first(problem, x, t0, t1, noise, carry)
         drawn = {(name, slot): _draw(noise, name, slot, t0, t1) for name, slot in seen.keys}
+        calls = _tally.calls()
         with torch._dynamo.config.patch(recompile_limit=_VARIANTS):
             step = _compiled()(self._stepper, problem, x, _time(t0, x), _time(t1, x), drawn, carry)
-        _tally.add(**seen.work, rows=seen.work["calls"] * len(x))
+        if _tally.calls() == calls:  # what the compiler left as it was has been counted
+            _tally.add(**seen.work, rows=seen.work["calls"] * len(x))
         return step
 
     def _first(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: Any) -> Step:

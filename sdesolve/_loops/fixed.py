@@ -58,18 +58,18 @@ def run(
     noise_at: Callable[[int], StepNoise | None],
     saves: Mapping[int, tuple[float, ...]],
     observe: Observer | None,
-    stretches: int | None = None,
+    length: int | None = None,
 ) -> Outcome:
     """Step along ``grid``; node i's noise is ``noise_at(i)``; keep the states at the times ``saves[i]`` in (ts[i - 1], ts[i]].
 
-    In ``stretches`` of so many steps, a gradient needs the memory of one, and of a state for each: they are walked again for it.
+    In stretches of ``length`` steps, a gradient needs the memory of one, and of a state for each: they are walked again for it.
     """
     calls = _tally.calls()
     watch = _Watch(x, grid, observe)
     along = partial(walk, stepper, problem, grid, noise_at, saves, watch.arrived)
     xs, carry = [x] if 0 in saves else [], stepper.init(problem, x, grid.ts[0])
-    for nodes in batched(len(grid), stretches):
-        x, carry, saved, _ = stretch(partial(along, nodes), x, carry) if stretches else along(nodes, x, carry)
+    for nodes in batched(len(grid), length):
+        x, carry, saved, _ = stretch(partial(along, nodes), x, carry) if length else along(nodes, x, carry)
         xs += saved
     codes, failed_at = watch.health.verdict(x)
     return Outcome(x, _tally.calls() - calls, codes, failed_at, len(grid), 0, xs, carry=carry)
@@ -116,7 +116,7 @@ class _Watch:
         self._last = node
         self.health.look(x, node)
         if self._observe:
-            self._observe(Moment(node, self._grid.ts[node], x))
+            self._observe(Moment(node, self._grid.ts[node], x.detach()))
 
 
 def _inside(

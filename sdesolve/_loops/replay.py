@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,16 +22,25 @@ from .fixed import batched
 from .promises import Promises
 
 
+class Noted(NamedTuple):
+    """Of a step that was tried: the rows under way, their times, and which of them accepted it."""
+
+    rows: Tensor
+    t0: Tensor
+    t1: Tensor
+    accept: Tensor
+
+
 class Script:
     """The steps that a solve tries, one after the other, and the noise as it was before the first."""
 
     def __init__(self, task: Task) -> None:
         self.noise = task.noise.copy() if task.noise else None
-        self.tries: list[Try] = []
+        self.tries: list[Noted] = []
 
     def note(self, tried: Try) -> None:
         """Keep times and rows, and let the states go."""
-        self.tries.append(tried._replace(x=tried.t0, stages=()))
+        self.tries.append(Noted(tried.rows, tried.t0, tried.t1, tried.accept))
 
     def left(self, number: int) -> Tensor:
         """Which of the rows of the try before are still under way."""
@@ -42,17 +51,17 @@ Places: TypeAlias = list[tuple[Tensor, Tensor]]
 """Of saved states: which time, and which row."""
 
 
-def replay(stepper: Stepper, problem: Any, x: Tensor, task: Task, script: Script, stretches: int | None) -> tuple[Tensor, Sequence[Tensor]]:
-    """The last states and the saved ones, as they came out of the solve; ``stretches`` as in the fixed loop."""
+def replay(stepper: Stepper, problem: Any, x: Tensor, task: Task, script: Script, length: int | None) -> tuple[Tensor, Sequence[Tensor]]:
+    """The last states and the saved ones, as they came out of the solve; ``length`` of a stretch as in the fixed loop."""
     sign = 1.0 if task.interval[1] > task.interval[0] else -1.0
     saves = torch.tensor(task.saves, dtype=torch.float64, device=x.device)
     walk = partial(_walk, stepper, problem, script, sign, saves)
-    carry = stepper.init(problem, x, torch.full((len(x),), task.interval[0], dtype=torch.float64, device=x.device))
+    carry = _carry(stepper, problem, x, task.interval[0], script)
     noise, values = script.noise, list[Tensor]()
     places: Places = []
-    for numbers in batched(len(script.tries), stretches):
+    for numbers in batched(len(script.tries), length):
         along = partial(walk, numbers, noise)
-        x, carry, saved, (noise, put) = stretch(along, x, carry) if stretches else along(x, carry)
+        x, carry, saved, (noise, put) = stretch(along, x, carry) if length else along(x, carry)
         values += saved
         places += put
     xs = x.new_full((len(saves), *x.shape), torch.nan)
@@ -84,25 +93,36 @@ def _walk(
             drawn = noise.draw(tried.t0, tried.t1, number + 1)
             noise.settle(tried.accept | stepper.redraws)
         taken = tried.accept.nonzero().flatten()
+        if not len(taken):
+            continue
         rows, t0, t1 = tried.rows[taken], tried.t0[taken], tried.t1[taken]
         x0, carried = x[rows], None if carry is None else carry[rows]
         step = stepper.step(problem, x0, t0, t1, Drawn(drawn.w[taken], drawn.h[taken]) if drawn else None, carried)
         if len(saves):
-            _save(stepper, problem, Try(rows, x0, t0, t1, taken, step.stages), step, sign, saves, values, places)
+            _save(stepper, problem, Noted(rows, t0, t1, taken), x0, step, sign, saves, values, places)
         x = x.index_copy(0, rows, step.x)
         carry = None if carry is None else carry.index_copy(0, rows, step.carry)
     return x, carry, values, (noise, places)
 
 
-def _save(stepper: Stepper, problem: Any, tried: Try, step: Step, sign: float, saves: Tensor, values: list[Tensor], places: Places) -> None:
-    """Add what is to be saved on the steps that some rows took."""
-    passed = (sign * tried.t0[:, None] < sign * saves) & (sign * saves <= sign * tried.t1[:, None])
+def _carry(stepper: Stepper, problem: Any, x: Tensor, t: float, script: Script) -> Tensor | None:
+    """The first carry of the rows that take a step; a row that takes none, as its start is no number, is not touched."""
+    rows = torch.cat([tried.rows[tried.accept] for tried in script.tries]).unique()
+    carry = stepper.init(problem, x[rows], torch.full((len(rows),), t, dtype=torch.float64, device=x.device)) if len(rows) else None
+    return None if carry is None else carry.new_zeros((len(x), *carry.shape[1:])).index_copy(0, rows, carry)
+
+
+def _save(
+    stepper: Stepper, problem: Any, moved: Noted, x: Tensor, step: Step, sign: float, saves: Tensor, values: list[Tensor], places: Places
+) -> None:
+    """Add what is to be saved on the steps that some rows took from ``x``."""
+    passed = (sign * moved.t0[:, None] < sign * saves) & (sign * saves <= sign * moved.t1[:, None])
     i, j = passed.nonzero(as_tuple=True)
     if not len(i):
         return
     piece = None
     if stepper.facts.dense is not None:
-        x, t0, t1, stages = tried.x[i], tried.t0[i], tried.t1[i], [stage[i] for stage in tried.stages]
-        piece = Piece(x, t0, t1, stepper.interpolant(problem, x, t0, t1, stages))
+        start, t0, t1 = x[i], moved.t0[i], moved.t1[i]
+        piece = Piece(start, t0, t1, stepper.interpolant(problem, start, t0, t1, [stage[i] for stage in step.stages]))
     values.append(read_off(piece, saves[j], step.x[i]))
-    places.append((j, tried.rows[i]))
+    places.append((j, moved.rows[i]))
