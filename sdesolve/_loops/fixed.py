@@ -146,17 +146,18 @@ class _Health:
         size = x[0].numel()
         self._flat = len(x), size
         self._weights = x.new_full((size,), 0.5 / size)  # half a mean: it does not overflow before the row does
-        self._means = x.new_empty((min(len(grid.ts), max(_FEWEST, _CHUNK // len(x))), len(x)))
+        self._nodes = min(len(grid.ts), max(_FEWEST, _CHUNK // len(x)))
+        self._means = x.new_empty((self._nodes, len(x)))
         self._last = x.new_full((len(x),), -1, dtype=torch.float32)
         self.look(x, 0)
 
     def look(self, x: Tensor, node: int) -> None:
-        row = node % len(self._means)
+        row = node % self._nodes
         torch.mv(x.detach().reshape(self._flat), self._weights, out=self._means[row])
-        if row == len(self._means) - 1 or node == len(self._grid):
+        if row == self._nodes - 1 or node == len(self._grid):
             nodes = torch.arange(node - row, node + 1, dtype=torch.float32, device=x.device)
-            finite = self._means[: row + 1].mul_(0).float() + nodes[:, None]  # NaN where the mean was not finite
-            torch.maximum(self._last, torch.nan_to_num_(finite, nan=-1.0).amax(0), out=self._last)
+            finite = self._means[: row + 1].mul_(0).float().add_(nodes[:, None])  # NaN where the mean was not finite
+            torch.maximum(self._last, finite.nan_to_num_(nan=-1.0).amax(0), out=self._last)
 
     def verdict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Status codes (B,) by the last state, and the time from which on a row was not finite (NaN for a row that arrived)."""
