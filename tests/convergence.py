@@ -19,8 +19,7 @@ from problems import PROCESSES, GaussianTarget, twist_ode
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve._checks import prepared
-from sdesolve.grids import make_grid
+from sdesolve._checks import grid_of, prepared, suited
 from sdesolve.methods import make_method
 from sdesolve.methods.reversible_heun import ReversibleHeun
 from sdesolve.noise import LEVY
@@ -510,24 +509,34 @@ def weak(method: str, kind: str, interval: Interval) -> Measured:
 # -- the law of a sampler on a Gaussian ------------------------------------------------------------------------------------
 
 
-def gaussian_outcome(method: str, process: sd.Process, steps: int, **options: object) -> tuple[float, float]:
-    """Mean and standard deviation of a sampler's law on a Gaussian target, with no Monte-Carlo error.
+def gaussian_outcome(
+    method: str,
+    process: sd.Process,
+    steps: int | None = None,
+    grid: str | Sequence[float] | None = None,
+    interval: Interval | None = None,
+    start: tuple[float, float] | None = None,
+    **options: object,
+) -> tuple[float, float]:
+    """Mean and standard deviation of a sampler's law on a Gaussian target, from those at the start (default: exact), with no Monte-Carlo error.
 
     The score is linear, so each step is x -> gain x + offset + kicks z, and the law is carried along in closed form.  All
     steps are probed at once: a step takes a time per row.
     """
-    problem = process.reverse(GaussianTarget(process).score)
-    stepper = make_method(method, **options)
-    ts = torch.tensor(make_grid(process.default_grid, process, *problem.interval, steps).ts, dtype=torch.float64)
+    target, stepper = GaussianTarget(process), make_method(method, **options)
+    problem = suited(stepper, process.reverse(target.score), method)
+    ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, None, False, False).ts, dtype=torch.float64)
+    rows = len(ts) - 1
 
-    def stepped(x: float, slot: int | None) -> Tensor:
-        start = torch.full((steps, 1), x, dtype=torch.float64)
-        return stepper.step(problem, start, ts[:-1], ts[1:], _Impulse(slot, ts.diff().abs()), stepper.init(problem, start, ts[:-1])).x[:, 0]
+    def stepped(value: float, slot: int | None) -> Tensor:
+        x = torch.full((rows, 1), value, dtype=torch.float64)
+        return stepper.step(problem, x, ts[:-1], ts[1:], _Impulse(slot, ts.diff().abs()), stepper.init(problem, x, ts[:-1])).x[:, 0]
 
     offset = stepped(0.0, None)
     gain = stepped(1.0, None) - offset
     kick = sum((stepped(0.0, slot) - offset).square() for slot in (0, 1, 2, LEVY))
-    mean, variance = 0.0, process.prior_std**2
+    mean, std = start or target.law(float(ts[0]))
+    variance = std**2
     for a, b, c in zip(gain.tolist(), offset.tolist(), kick.tolist(), strict=True):
         mean, variance = a * mean + b, a * a * variance + c
     return mean, math.sqrt(variance)
@@ -552,6 +561,5 @@ class _Impulse:
 def weak_on_a_gaussian(method: str, process: str) -> Measured:
     """Distance of the standard deviation to the target's own at eps, by number of steps."""
     p, steps = PROCESSES[process], [8000, 16000, 32000]
-    std = math.sqrt((float(p.alpha(p.eps)) * GaussianTarget.std) ** 2 + float(p.sigma(p.eps)) ** 2)
-    errors = [abs(gaussian_outcome(method, p, n)[1] - std) for n in steps]
+    errors = [abs(gaussian_outcome(method, p, n)[1] - GaussianTarget(p).law(p.eps)[1]) for n in steps]
     return Measured(steps, errors, slope(steps, errors))

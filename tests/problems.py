@@ -60,6 +60,11 @@ class GaussianTarget:
         mean, variance = (alpha * self.mean).reshape(rows).to(x), (alpha.square() * self.std**2 + sigma.square()).reshape(rows).to(x)
         return (mean - x) / variance
 
+    def law(self, t: float) -> tuple[float, float]:
+        """Mean and standard deviation at time t."""
+        alpha = float(self.process.alpha(t))
+        return alpha * self.mean, math.hypot(alpha * self.std, float(self.process.sigma(t)))
+
 
 PROCESSES = {"VP": sd.VPSDE(), "subVP": sd.SubVPSDE(), "VE": sd.VESDE(), "EDM": sd.EDM()}
 
@@ -75,17 +80,40 @@ def solvable(method: str, network: Callable[[Tensor, Tensor], Tensor], process: 
 
 
 def mixture_score(target: exam.Mixture, process: sd.Process) -> Callable[[Tensor, Tensor], Tensor]:
-    """The score of a mixture of isotropic Gaussians, in x's dtype and by two small matrix products: ten times faster than
-    ``target.score``, which computes in float64 and component by component."""
+    """``target.score``, which computes in float64 and component by component, in x's dtype and six to ten times as fast."""
+    isotropic = all(c._basis is None and len(set(c._lam.tolist())) == 1 for c in target.components)
+    return _isotropic_score(target, process) if isotropic else _slanted_score(target, process)
+
+
+def _isotropic_score(target: exam.Mixture, process: sd.Process) -> Callable[[Tensor, Tensor], Tensor]:
+    """By two small matrix products."""
     m = torch.stack([c.mean for c in target.components])
-    v = torch.stack([c.variance[0] for c in target.components])
+    lam = torch.stack([c.variance[:1] for c in target.components])
 
     def score(x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
-        variance, alpha, means = (alpha.square() * v + sigma.square()).to(x), alpha.to(x), m.to(x)
-        square = x.square().sum(1, keepdim=True) - 2 * alpha * (x @ means.T) + alpha.square() * means.square().sum(1)
-        logits = target.weights.log().to(x) - 0.5 * (square / variance + x.shape[1] * variance.log())
-        share = torch.softmax(logits, 1) / variance
-        return (alpha * share) @ means - share.sum(1, keepdim=True) * x
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        variance, alpha, means = (alpha.square() * lam + sigma.square()).to(x), alpha.to(x), m.to(x)  # (K, B), (B,), (K, d)
+        square = x.square().sum(1) - 2 * alpha * (means @ x.T) + alpha.square() * means.square().sum(1, keepdim=True)
+        logits = target.weights.log().to(x)[:, None] - 0.5 * (square / variance + x.shape[1] * variance.log())
+        share = torch.softmax(logits, 0) / variance
+        return (alpha * share).T @ means - share.sum(0)[:, None] * x
+
+    return score
+
+
+def _slanted_score(target: exam.Mixture, process: sd.Process) -> Callable[[Tensor, Tensor], Tensor]:
+    """Along the axes of each component, rows last: (K, d, B)."""
+    d = target.event[0]
+    axes = torch.stack([torch.eye(d, dtype=torch.float64) if c._basis is None else c._basis for c in target.components])
+    lam = torch.stack([c._lam for c in target.components])[..., None]
+    m = torch.stack([c.mean for c in target.components])[:, None] @ axes  # (K, 1, d)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        variance, u = (alpha.square() * lam + sigma.square()).to(x), axes.to(x)
+        away = u.mT @ x.T - m.mT.to(x) * alpha.to(x)
+        slope = away / variance
+        logits = target.weights.log().to(x)[:, None] - 0.5 * (away * slope + variance.log()).sum(1)
+        return -(u @ (slope * torch.softmax(logits, 0)[:, None])).sum(0).T.contiguous()
 
     return score
