@@ -525,7 +525,7 @@ def gaussian_outcome(
     """
     target, stepper = GaussianTarget(process), make_method(method, **options)
     problem = suited(stepper, process.reverse(target.score), method)
-    ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, None, False, False).ts, dtype=torch.float64)
+    ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, None, False, False, method).ts, dtype=torch.float64)
     rows = len(ts) - 1
 
     def stepped(value: float, slot: int | None) -> Tensor:
