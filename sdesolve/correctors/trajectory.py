@@ -17,16 +17,17 @@ the kicks cancel what is large in it, and what is left is
 v_a and v_b before and after the bath, at the cost of one call at the segment's middle.  The trapezoid rule, whose D lacks the last term, adds up to
 h^2/8m (|s_L|^2 - |s_0|^2) without a bath: a function of the two ends that is no difference of energies, so that the law it leaves as it is isn't p_t.
 
-A step size of its own, ``step_size="auto"``, for each sample and through all levels of a solve, from what the sample has met so far, with the weight
-k^-0.6 for its k-th step [Robbins & Monro 1951]:
+A step size of its own, ``step_size="auto"``, for each sample and through all levels of a solve, from what its k steps so far have said
+[after Robbins & Monro 1951]:
 
     with the test     ln r <- ln r + k^-0.6 (min(1, e^-D) - target):  the acceptance that is aimed at
-    without           r^-2 <- r^-2 + k^-0.6 (sigma_t^2 |s|^2/(d target^2) - r^-2):  h is the share ``target`` of the width w of p_t
+    without           r^-2 <- r^-2 + (k + 10)^-0.8 (sigma_t^2 |s|^2/(d target^2) - r^-2):  h is the share ``target`` of the width w of p_t
 
-where  d/w^2 = E|s|^2 = -E[div s],  at most d/sigma_t^2: a step starts from the kernel's width and grows as p_t turns out to be wider.  (The published
-rule of the norms, snr |z|/|s|, with a sample's own past for its present, which would bias it, and for the batch.)  Steps are longer and shorter in turn, by up to a
-quarter, so that no flight comes back to its start time and again.  What depends on the state's past biases a chain unless it fades, and k^-0.6 fades.
-[Roberts & Rosenthal 2007]
+where  d/w^2 = E|s|^2 = -E[div s],  at most d/sigma_t^2: from the kernel's width on, steps grow as p_t turns out to be wider.  (It is the published
+rule of the norms, snr |z|/|s|, with a sample's past for its present, which would bias it, and for the batch.)  They are longer and shorter in turn, by up to a quarter,
+so that no flight comes back to its start time and again.  What depends on a state's past biases its chain unless it fades, as these weights do [Roberts & Rosenthal
+2007].  Measured on exact samples after 200 steps: with the test below 2 % of the variance; without it 5 % in one dimension and 1 to 3 % in two,
+where the step itself explains 2 %.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from .._errors import as_float, integer
 from ..problems import ScoreProblem
 from .base import Corrector, Normals
 
-FIRST, FADING = 0.3, 0.6
-K0, P = 10., .8
+FIRST = 0.3
+MIDDLE = 2 / 3  # Simpson's rule less the trapezoid's: it is that much of the score's bend at a segment's middle
 SPREAD, GOLDEN = 0.25, 0.5 * (math.sqrt(5) - 1)  # multiples of the golden section are spread evenly over (0, 1), however many
 VELOCITY, UNIFORM, BATH = range(3)  # parts of a step's noise; leapfrog step j has the bath's part BATH + j
 
@@ -110,12 +111,15 @@ class Trajectory(Corrector):
             raise TypeError(f"accept={self.accept!r}; expected True or False.")
         if self.step_size != "auto":
             self._number("step_size", 0.3, 0.0, math.inf, ' or "auto"')
-        object.__setattr__(self, "target", (0.9 if self.accept else 0.3) if self.target is None else self.target)
-        self._number("target", 0.9 if self.accept else 0.3, 0.0, 1.0)
+        if self.target is not None:
+            self._number("target", 0.9 if self.accept else 0.3, 0.0, 1.0)
         if self.friction != 0:
             self._number("friction", 1.0, 0.0, math.inf)
-        if self.mass is not None and not isinstance(self.mass, Tensor):
-            raise TypeError(f"mass is a {type(self.mass).__name__}; expected a tensor of one sample's shape: torch.ones(x.shape[1:]).")
+        if self.mass is not None:
+            if not isinstance(self.mass, Tensor) or not self.mass.is_floating_point():
+                raise TypeError(f"mass is {self.mass!r}; expected a floating tensor of one sample's shape: torch.ones(x.shape[1:]).")
+            if not bool(((self.mass > 0) & self.mass.isfinite()).all()):
+                raise ValueError("mass has entries that are not finite or not > 0; expected 1 / scale**2 of each coordinate's scale.")
 
     def _number(self, name: str, example: float, low: float, high: float, also: str = "") -> None:
         value = as_float(getattr(self, name))
@@ -124,12 +128,21 @@ class Trajectory(Corrector):
             raise ValueError(f"{name}={getattr(self, name)!r}; expected a finite number, {bounds}, as in {name}={example}{also}.")
         object.__setattr__(self, name, value)
 
+    @property
+    def aim(self) -> float:
+        """``target``, or its default.  The textbook's acceptances of 0.65 and 0.574 are those of many dimensions and of exact energies: in few, they lead
+        to steps of 1.5 widths and more, where Simpson's rule is no longer right."""
+        return (0.9 if self.accept else 0.3) if self.target is None else self.target
+
     def calls(self, steps: int) -> int:
         return steps * self.leapfrog * (1 + self.accept) + (self.accept and steps > 0)
 
     def init(self, x: Tensor) -> Tensor:
-        if self.mass is not None:
-            _check_mass(self.mass, x)
+        if self.mass is not None and (self.mass.shape != x.shape[1:] or self.mass.device != x.device):
+            raise ValueError(
+                f"mass is {tuple(self.mass.shape)} on {self.mass.device} for samples of {tuple(x.shape[1:])} on {x.device}; expected their shape and device: "
+                "torch.ones_like(x[0])."
+            )
         carry = torch.zeros(len(x), len(Record._fields), dtype=torch.float64, device=x.device)
         carry[:, 0] = math.log(FIRST if isinstance(self.step_size, str) else self.step_size)
         return carry
@@ -163,18 +176,18 @@ class Trajectory(Corrector):
         steps, log_step = record.steps + 1, record.log_step
         if self.step_size == "auto" and not self.accept:
             inverse = (-2 * log_step).exp()
-            log_step = -0.5 * (inverse + (steps + K0) ** -P * (square / self.target**2 - inverse)).log()
+            log_step = -0.5 * (inverse + (steps + 10) ** -0.8 * (square / self.aim**2 - inverse)).log()
         return record._replace(
             log_step=log_step, steps=steps, stein=record.stein - _dot(x, here) / x[0].numel(), square=record.square + square
         )
 
     def _tested(self, record: Record, here: Tensor, end: Landed, normal: Tensor, width: Number) -> tuple[Tensor, Record]:
         """Which flights are accepted, shaped to multiply a state, and the record; one to where there are no numbers is not."""
-        error = end.energy.nan_to_num(nan=math.inf)
+        error = end.energy.nan_to_num(math.inf, math.inf, math.inf)
         probability = (-error.clamp(min=0)).exp()
         taken = torch.special.ndtr(normal.reshape(len(here), -1)[:, 0].double().contiguous()) < probability
         taken = taken.reshape(-1, *(1,) * (here.dim() - 1))
-        moved = record.steps**-FADING * (probability - self.target) if self.step_size == "auto" else 0.0
+        moved = record.steps**-0.6 * (probability - self.aim) if self.step_size == "auto" else 0.0
         after = torch.where(taken, end.score, here)
         return taken, record._replace(
             log_step=record.log_step + moved,
@@ -210,7 +223,7 @@ class Trajectory(Corrector):
             v = after + half * force
             if self.accept:
                 energy = energy + 0.5 * _dot(force - pull, half * (half * (force + pull) - (before - after)))
-                energy = energy - 2 / 3 * _dot(dx, score(start + 0.5 * dx) - 0.5 * (begun + here))
+                energy = energy - MIDDLE * _dot(dx, score(start + 0.5 * dx) - 0.5 * (begun + here))
         return Landed(x, v, here, energy)
 
     def _bathed(self, v: Tensor, r: Number, normals: Callable[[int], Tensor], part: int) -> Tensor:
@@ -237,16 +250,6 @@ class Trajectory(Corrector):
         rho = (record.cross / record.square).clamp(0, 1)
         means = {"acceptance": record.acceptance / record.steps, "energy_error": record.error / record.steps}
         return found | means | {"ess": record.steps * (1 - rho) / (1 + rho)}
-
-
-def _check_mass(mass: Tensor, x: Tensor) -> None:
-    if mass.shape != x.shape[1:] or mass.device != x.device or not mass.is_floating_point():
-        raise ValueError(
-            f"mass is {tuple(mass.shape)} {mass.dtype} on {mass.device} for samples of {tuple(x.shape[1:])} on {x.device}; "
-            "expected floating numbers of one sample's shape and device: torch.ones_like(x[0])."
-        )
-    if not bool(((mass > 0) & mass.isfinite()).all()):
-        raise ValueError("mass has entries that are not finite or not > 0; expected 1 / scale**2 of each coordinate's scale.")
 
 
 def _times(scale: Tensor | None, x: Tensor) -> Tensor:
