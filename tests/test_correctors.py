@@ -7,7 +7,6 @@ The law: chains start from exact samples of p_t and have to be samples of it 200
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -83,7 +82,7 @@ def test_the_law_is_left_as_it_is(corrector: str, target: str, process: str, rat
     assert min(p_values(solution.x, law)) > 1e-3
 
 
-@pytest.mark.parametrize("corrector", FLYING)
+@pytest.mark.parametrize("corrector", ["mala", "hmc"])
 def test_without_the_test_the_law_is_another(corrector: str) -> None:
     solution, law = chain(corrector, "2d", "VP", 0.4, accept=False, step_size=1.0)
     assert min(p_values(solution.x, law)) < 1e-6
@@ -95,23 +94,37 @@ def test_the_trapezoid_leaves_another_law(monkeypatch: pytest.MonkeyPatch) -> No
     assert min(p_values(solution.x, law)) < 1e-6
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("corrector", FLYING)
+@pytest.mark.parametrize(
+    ("corrector", "target"),
+    [pytest.param(c, t, marks=[] if c == "hmc" or t == "gaussian" else [pytest.mark.slow]) for c in FLYING for t in TARGETS],
+)
 def test_one_setting_serves_every_law(corrector: str, target: str) -> None:
     """step_size="auto" with everything else at its default."""
     for ratio in (0.3, 3.0):
-        solution, law = chain(corrector, target, "VP", ratio, 4000 if target == "64d" else 10_000, accept=True)
+        solution, law = chain(corrector, target, "VP", ratio, 1500 if target == "64d" else 5000, accept=True)
         assert 0.87 < float(solution.stats["acceptance"].mean()) < 0.98
         assert min(p_values(solution.x, law)) > 1e-3
 
 
-@pytest.mark.parametrize("target", ["gaussian", "2d", "ring"])
+@pytest.mark.parametrize("target", ["gaussian", "2d"])
 def test_the_bias_of_chosen_steps_without_the_test(target: str) -> None:
-    """What the module says: 5 % of the variance in one dimension, less in two; steps of 0.3 widths."""
+    """What the module says: for HMC 5 % of the variance in one dimension and less in two, and below 1 % in a bath (3.5 standard errors of 0.7 % more)."""
     for ratio in (0.3, 3.0):
-        solution, law = chain("hmc", target, "VP", ratio)
-        inflation = float((solution.x.double().var(0) / law.variance).mean())
-        assert 0.99 < inflation < (1.08 if target == "gaussian" else 1.05)
+        for corrector, most in (("hmc", 0.06 if target == "gaussian" else 0.04), ("underdamped", 0.01)):
+            solution, law = chain(corrector, target, "VP", ratio)
+            inflation = float((solution.x.double().var(0) / law.variance).mean())
+            assert -0.025 < inflation - 1 < most + 0.025
+            assert float(solution.stats["stein"].mean()) == pytest.approx(1.03, abs=0.04)
+
+
+@pytest.mark.parametrize("corrector", FLYING)
+def test_chosen_steps_without_the_test_are_stable(corrector: str) -> None:
+    """Where p_t is wide in all directions but one, in which it is as narrow as the kernel."""
+    p, law, t = PROCESSES["VE"], exam.Gaussian([0.0] * 64, std=[0.001] + [1.0] * 63), level("VE", 0.02)
+    x = law.perturbed(p, t).sample(500, seed=1)
+    solution = sd.correct(p.reverse(law.score(p)), x, t, corrector, steps=STEPS, seed=3, accept=False)
+    assert float(solution.stats["step_size"].min()) == 1
+    assert float(solution.x.double().var(0)[0] / law.perturbed(p, t).variance[0]) < 2
 
 
 @every
@@ -165,11 +178,11 @@ def test_the_energy_error_falls_with_the_square_of_the_step() -> None:
 
 
 def test_simpsons_rule_is_of_order_four() -> None:
-    flight, counts = Flight(), (4, 8, 16, 32)
+    flight, counts = Flight(), (16, 32, 64, 128)
     flights = [flight.flown(n, 1.6 / n) for n in counts]
     errors = [float((end.energy - flight.exact(end)).square().mean().sqrt()) for end in flights]
     assert slope(counts, errors) == pytest.approx(4, abs=0.2)
-    assert errors[-1] < 1e-6
+    assert errors[0] < 1e-5
 
 
 def test_the_heat_is_not_an_error() -> None:
@@ -210,14 +223,25 @@ def test_mala_without_the_test_is_langevin() -> None:
     assert torch.allclose(*ends, rtol=1e-5, atol=1e-6)
 
 
+def stationary_variance(leapfrog: int, r: float, variance: float, friction: float) -> float:
+    """Without the test, on N(0, variance), from the linear map that a flight is: gain times the start, and a kick by each normal."""
+
+    def end(*numbers: float) -> float:
+        x, v, *bath = (torch.full((1, 1), number, dtype=torch.float64) for number in numbers)
+        made = Trajectory(leapfrog, r, friction=friction)
+        return float(made.fly(lambda x: -x / variance, x, -x / variance, v, r, r, lambda part: bath[part - 2], landing=False).x)
+
+    gain, *kicks = (end(*row) for row in torch.eye(leapfrog + 2).tolist())
+    return sum(kick**2 for kick in kicks) / (1 - gain**2)
+
+
 @pytest.mark.parametrize("r", [0.3, 1.0])
-def test_hmc_inflates_the_variance_as_its_page_says(r: float) -> None:
-    """V / (1 - h^2/4V) whatever L, from the linear map that a flight is on a Gaussian."""
+def test_the_variance_without_the_test_is_what_its_page_says(r: float) -> None:
+    """V / (1 - h^2/4V) for HMC whatever L; a bath within a flight of ten steps makes it exact to 4 in 10,000."""
     for leapfrog, variance in ((1, 1.0), (3, 0.7), (4, 2.0)):
-        x, v = torch.eye(2, dtype=torch.float64)[:, :, None]
-        end = Trajectory(leapfrog, r).fly(lambda x, variance=variance: -x / variance, x, -x / variance, v, r, r, lambda part: v, landing=False)  # type: ignore[misc]
-        gain, kick = end.x[:, 0].tolist()
-        assert kick**2 / (1 - gain**2) == pytest.approx(variance / (1 - r**2 / (4 * variance)), rel=1e-9)
+        assert stationary_variance(leapfrog, r, variance, 0.0) == pytest.approx(variance / (1 - r**2 / (4 * variance)), rel=1e-9)
+    assert stationary_variance(10, r, 1.0, 1.0) == pytest.approx(1, abs=5e-4)
+    assert stationary_variance(3, 0.6, 1.0, 1.0) == pytest.approx(1.023, abs=1e-3)
 
 
 # -- what they say -------------------------------------------------------------------------------------------------------

@@ -21,13 +21,14 @@ A step size of its own, ``step_size="auto"``, for each sample and through all le
 [after Robbins & Monro 1951]:
 
     with the test     ln r <- ln r + k^-0.6 (min(1, e^-D) - target):  the acceptance that is aimed at
-    without           r^-2 <- r^-2 + (k + 10)^-0.8 (sigma_t^2 |s|^2/(d target^2) - r^-2):  h is the share ``target`` of the width w of p_t
+    without           r^-2 <- r^-2 + (k + 10)^-0.8 (sigma_t^2 |s|^2/(d target^2) - r^-2):  h is the share ``target`` of the width w of p_t, at most sigma_t
 
 where  d/w^2 = E|s|^2 = -E[div s],  at most d/sigma_t^2: from the kernel's width on, steps grow as p_t turns out to be wider.  (It is the published
-rule of the norms, snr |z|/|s|, with a sample's past for its present, which would bias it, and for the batch.)  They are longer and shorter in turn, by up to a quarter,
-so that no flight comes back to its start time and again.  What depends on a state's past biases its chain unless it fades, as these weights do [Roberts & Rosenthal
-2007].  Measured on exact samples after 200 steps: with the test below 2 % of the variance; without it 5 % in one dimension and 1 to 3 % in two,
-where the step itself explains 2 %.
+rule of the norms, snr |z|/|s|, with a sample's past for its present, which would bias it, and for the batch.)  Wide in most directions, p_t may be as narrow as the kernel
+in a few, and there steps of 2 sigma_t and more explode if nothing rejects them.  Steps are longer and shorter in turn, by up to a quarter, so that no flight comes
+back to its start time and again.  What depends on a state's past biases its chain unless it fades, as these weights do [Roberts & Rosenthal 2007].
+Measured on exact samples after 200 steps, the variance is off by less than 2 % with the test; without it by 5 % in one dimension and 1 to 3 % in
+two for HMC, whose steps explain 2 %, and by less than 1 % for ``underdamped``.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Trajectory(Corrector):
         leapfrog: number L >= 1 of leapfrog steps in a step.
         step_size: r > 0 of  h = r sigma_t, or "auto".
         accept: the Metropolis test: L + 1 more calls.
-        target: of "auto", in (0, 1): with the test an acceptance, 0.9; without it h/w, 0.3.
+        target: of "auto", in (0, 1): with the test an acceptance, 0.9; without it h/w, 0.3, and 0.9 in a bath.
         friction: >= 0, in units of 1/sigma_t.
         mass: m > 0, a tensor of one sample's shape on the state's device: 1/sqrt(m) is the relative step of each coordinate.  None for 1.
     """
@@ -132,7 +133,7 @@ class Trajectory(Corrector):
     def aim(self) -> float:
         """``target``, or its default.  The textbook's acceptances of 0.65 and 0.574 are those of many dimensions and of exact energies: in few, they lead
         to steps of 1.5 widths and more, where Simpson's rule is no longer right."""
-        return (0.9 if self.accept else 0.3) if self.target is None else self.target
+        return (0.9 if self.accept or self.friction else 0.3) if self.target is None else self.target
 
     def calls(self, steps: int) -> int:
         return steps * self.leapfrog * (1 + self.accept) + (self.accept and steps > 0)
@@ -144,7 +145,7 @@ class Trajectory(Corrector):
                 "torch.ones_like(x[0])."
             )
         carry = torch.zeros(len(x), len(Record._fields), dtype=torch.float64, device=x.device)
-        carry[:, 0] = math.log(FIRST if isinstance(self.step_size, str) else self.step_size)
+        carry[:, 0] = math.log(self.step_size if isinstance(self.step_size, float) else FIRST if self.accept else self.aim)
         return carry
 
     def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,12 @@ class Trajectory(Corrector):
         """r of the next step."""
         if isinstance(self.step_size, float):
             return self.step_size
-        return record.log_step.exp() * (1 + SPREAD * (2 * (GOLDEN * record.steps).frac() - 1))
+        return self._size(record) * (1 + SPREAD * (2 * (GOLDEN * record.steps).frac() - 1))
+
+    def _size(self, record: Record) -> Tensor:
+        """r as it has been found, or given."""
+        r = record.log_step.exp()
+        return r if self.accept or self.step_size != "auto" else r.clamp(max=1)
 
     def _met(self, record: Record, x: Tensor, here: Tensor, width: Number) -> Record:
         """The record after a step from x, where the score is ``here``."""
@@ -244,7 +250,7 @@ class Trajectory(Corrector):
             The score's mean is known to be 0, so that one chain tells.  Moves between modes are slower than the score forgets.
         """
         record = Record.of(carry)
-        found = {"step_size": record.log_step.exp(), "stein": record.stein / record.steps}
+        found = {"step_size": self._size(record), "stein": record.stein / record.steps}
         if not self.accept:
             return found
         rho = (record.cross / record.square).clamp(0, 1)
