@@ -8,6 +8,7 @@ from ._backends import backends
 from ._loops.fixed import Moment
 from .brownian import BrownianPath
 from .control import Control
+from .correct import correct
 from .grids import Grid
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
@@ -50,6 +51,7 @@ __all__ = [
     "as_score",
     "backends",
     "check_model",
+    "correct",
     "exam",
     "expand_time",
     "methods",

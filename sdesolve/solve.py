@@ -160,10 +160,11 @@ def solve(
             out = _denoised(problem.score, out, span[1]) if denoise else out  # type: ignore[union-attr]
             xs = torch.stack(list(out.xs)) if ts else None
     stats |= {"seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
+    stats |= stepper.stats(out.carry)
     stats |= {"peak_memory": _tally.peak_memory(x.device), "wall_time": time.perf_counter() - start}
     times = torch.tensor(ts, dtype=torch.float64) if ts else None
     solution = Solution(out.x, out.nfe, out.codes, out.failed_at, times, xs, stats, out.event_time)
-    _report(solution, throw)
+    report(solution, throw)
     return solution
 
 
@@ -270,7 +271,7 @@ def _observer(*observers: Observer | None) -> Observer | None:
     return observe
 
 
-def _report(solution: Solution, throw: bool) -> None:
+def report(solution: Solution, throw: bool) -> None:
     """Say which samples failed: the first few by index, status and time."""
     failures = solution.failures()
     if not failures:
