@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
@@ -41,7 +42,7 @@ class History(NamedTuple):
 
 
 class LinearSampler(Stepper):
-    """Base of the methods whose moves are rows.  A step visits ``nodes``, calling the network once at each."""
+    """Base of the methods whose moves are rows.  A step goes from node to node, calling the network once at each and drawing noise of its own for each move."""
 
     output: ClassVar[Literal["x0", "epsilon"]] = "x0"
     """What is combined."""
@@ -55,18 +56,35 @@ class LinearSampler(Stepper):
     def row(self, process: Process, times: Sequence[Number], t1: Number) -> Row:
         """The move to t1 from ``times[0]``, the newest of the times (at most ``memory``, newest first) at which the network was called."""
 
+    def nodes(self, process: Process, t0: Number, t1: Number) -> tuple[Number, ...]:
+        """Where a step calls the network: t0, and times within the step for a method with stages, whose memory then is the step's own."""
+        return (t0,)
+
     def init(self, problem: ScoreProblem, x: Tensor, t: Number) -> History:
         return History()
 
     def step(self, problem: ScoreProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: History) -> Step:
+        nodes = self.nodes(problem.process, t0, t1)
+        history, mean = carry, x
+        for move, (t, to) in enumerate(pairwise((*nodes, t1))):
+            history, row = self._called(problem, x, t, to, history)
+            mean = combined(row, x, history.outputs)
+            x = mean if noise is None or row.on_noise is None else plus(mean, row.on_noise, noise.normal(move))
+        return Step(x, carry=history if len(nodes) == 1 else carry, mean=mean)
+
+    def _called(self, problem: ScoreProblem, x: Tensor, t: Number, to: Number, past: History) -> tuple[History, Row]:
+        """The network's output at (x, t) with those before it, and the row of the move from there."""
         called = problem.score.denoise if self.output == "x0" else problem.score.epsilon
-        outputs, times = (called(x, t0), *carry.outputs)[: self.memory], (t0, *carry.times)[: self.memory]
-        on_x, on_outputs, on_noise = self.row(problem.process, times, t1)
-        mean: Any = bcast(on_x, x) * x
-        for weight, output in zip(on_outputs, outputs, strict=False):
-            mean = plus(mean, weight, output)
-        x1 = mean if noise is None or on_noise is None else plus(mean, on_noise, noise.normal())
-        return Step(x1, carry=History(outputs, times), mean=mean)
+        outputs, times = (called(x, t), *past.outputs)[: self.memory], (t, *past.times)[: self.memory]
+        return History(outputs, times), self.row(problem.process, times, to)
+
+
+def combined(row: Row, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """The move without its noise."""
+    mean: Any = bcast(row.on_x, x) * x
+    for weight, output in zip(row.on_outputs, outputs, strict=False):
+        mean = plus(mean, weight, output)
+    return mean
 
 
 def half_log_snr(process: Process, t: Number) -> Number:
