@@ -15,12 +15,14 @@ from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
 from .dop853 import dop853
 from .dpm_solver import DPMpp2M
+from .edm import EDMSampler
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
 from .milstein import Milstein, MilsteinFree
 from .platen import Platen
 from .predictor_corrector import PredictorCorrector
+from .restart import Restart
 from .reversible_heun import ReversibleHeun
 from .rosenbrock import rodas5p
 from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
@@ -49,6 +51,11 @@ def pc(
 def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> PredictorCorrector:
     """Corrector-only sampling: Langevin steps at each level of a falling noise.  [Song & Ermon 2019, algorithm 1]"""
     return pc(None, "annealed_langevin", corrector_steps, **corrector_options)
+
+
+def restart(solver: str | Stepper = "edm", **options: Any) -> Restart:
+    """Restart sampling along the flow by an ODE method; its options are those of Restart."""
+    return Restart(make_method(solver) if isinstance(solver, str) else solver, **options)
 
 
 METHODS: dict[str, Callable[..., Stepper]] = {
@@ -82,6 +89,8 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "rodas5p": rodas5p,
     "ddim": DDIM,
     "dpmpp_2m": DPMpp2M,
+    "edm": EDMSampler,
+    "restart": restart,
 }
 
 
