@@ -6,15 +6,16 @@ import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from .._errors import choice
 from ..correctors import CORRECTORS, Corrector
 from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
+from .deis import DEIS, IPNDM
 from .discretised import Ancestral, ReverseDiffusion
 from .dop853 import dop853
-from .dpm_solver import DPMpp2M
+from .dpm_solver import DPMpp2M, DPMpp3M
 from .edm import EDMSampler
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
@@ -30,6 +31,7 @@ from .splittings import BAOAB, UBU
 from .stochastic_runge_kutta import sosri, sra1, sra3, sriw1
 from .stratonovich import EulerHeun, HeunSDE
 from .table import MethodRow, MethodTable
+from .unipc import UniPC
 
 
 def pc(
@@ -51,6 +53,16 @@ def pc(
 def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> PredictorCorrector:
     """Corrector-only sampling: Langevin steps at each level of a falling noise.  [Song & Ermon 2019, algorithm 1]"""
     return pc(None, "annealed_langevin", corrector_steps, **corrector_options)
+
+
+def dpmpp_2m_sde(eta: float = 1.0, variant: Literal["midpoint", "heun"] = "midpoint") -> DPMpp2M:
+    """DPM-Solver++(2M) for the reverse SDE."""
+    return DPMpp2M(eta, variant)
+
+
+def dpmpp_3m_sde(eta: float = 1.0) -> DPMpp3M:
+    """DPM-Solver++(3M) for the reverse SDE."""
+    return DPMpp3M(eta)
 
 
 def restart(solver: str | Stepper = "edm", **options: Any) -> Restart:
@@ -89,6 +101,12 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "rodas5p": rodas5p,
     "ddim": DDIM,
     "dpmpp_2m": DPMpp2M,
+    "dpmpp_3m": DPMpp3M,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "ipndm": IPNDM,
     "edm": EDMSampler,
     "restart": restart,
 }
