@@ -17,6 +17,7 @@ from .discretised import Ancestral, ReverseDiffusion
 from .dop853 import dop853
 from .dpm_solver import DPMpp2M, DPMpp3M
 from .edm import EDMSampler
+from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
@@ -27,6 +28,8 @@ from .restart import Restart
 from .reversible_heun import ReversibleHeun
 from .rosenbrock import rodas5p
 from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
+from .sa_solver import SASolver
+from .single_step import SingleStep
 from .splittings import BAOAB, UBU
 from .stochastic_runge_kutta import sosri, sra1, sra3, sriw1
 from .stratonovich import EulerHeun, HeunSDE
@@ -63,6 +66,21 @@ def dpmpp_2m_sde(eta: float = 1.0, variant: Literal["midpoint", "heun"] = "midpo
 def dpmpp_3m_sde(eta: float = 1.0) -> DPMpp3M:
     """DPM-Solver++(3M) for the reverse SDE."""
     return DPMpp3M(eta)
+
+
+def dpmpp_2s(eta: float = 0.0, weights: Literal["phi1", "phi2"] = "phi1", r: float = 0.5) -> SingleStep:
+    """DPM-Solver++(2S)."""
+    return SingleStep(2, eta, weights, r)
+
+
+def dpmpp_3s(eta: float = 0.0) -> SingleStep:
+    """DPM-Solver++(3S)."""
+    return SingleStep(3, eta)
+
+
+def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> SingleStep:
+    """DPM-Solver++(2S) for the reverse SDE: SEEDS-2 with the midpoint rule."""
+    return SingleStep(2, eta, "phi1", r)
 
 
 def restart(solver: str | Stepper = "edm", **options: Any) -> Restart:
@@ -107,6 +125,12 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "unipc": UniPC,
     "deis": DEIS,
     "ipndm": IPNDM,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_3s": dpmpp_3s,
+    "dpmpp_sde": dpmpp_sde,
+    "seeds": SingleStep,
+    "sa_solver": SASolver,
+    "er_sde": ERSDE,
     "edm": EDMSampler,
     "restart": restart,
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -38,18 +38,14 @@ class Row(NamedTuple):
     on_noise: Number | None = None
     """None where no noise is drawn."""
 
-
     def corrected(self, implicit: Sequence[Number], explicit: Sequence[Number]) -> Row:
         """This move after a correction of the state that it starts from: x + sum_j (implicit_j - explicit_j) D_j.
 
         The step before went by ``explicit`` weights, on the outputs that were there; ``implicit`` ones, newest first, weigh the output at its end too,
         which this move knows.  So an implicit corrector costs no call of its own.
         """
-        before = (0.0, *explicit, *[0.0] * (len(implicit) - 1 - len(explicit)))
-        change = [self.on_x * (new - old) for new, old in zip(implicit, before, strict=True)]
-        ahead = (*self.on_outputs, *[0.0] * (len(change) - len(self.on_outputs)))
-        change += [0.0] * (len(ahead) - len(change))
-        return self._replace(on_outputs=[a + b for a, b in zip(ahead, change, strict=True)])
+        change = [self.on_x * (new - old) for new, old in zip_longest(implicit, (0.0, *explicit), fillvalue=0.0)]
+        return self._replace(on_outputs=[a + b for a, b in zip_longest(self.on_outputs, change, fillvalue=0.0)])
 
 
 class History(NamedTuple):
@@ -144,7 +140,7 @@ def interpolatory(at: Sequence[Number], moments: Sequence[Number]) -> list[Numbe
     return weights
 
 
-def adams(process: Process, t0: Number, t1: Number, through: Sequence[Number], eta: float = 0.0) -> list[Number]:
+def adams(process: Process, t0: Number, t1: Number, through: Sequence[Number], eta: Number = 0.0) -> list[Number]:
     """Weights on E[x_0 | x] at the times ``through`` of the exact solution from t0 to t1 where it is their polynomial in lambda:
 
         (1 + eta) alpha_1 int_{lambda_0}^{lambda_1} e^{(1 + eta)(u - lambda_1)} P(u) du,
@@ -155,7 +151,7 @@ def adams(process: Process, t0: Number, t1: Number, through: Sequence[Number], e
     return interpolatory(*adams_moments(process, t0, t1, through, eta))
 
 
-def adams_moments(process: Process, t0: Number, t1: Number, through: Sequence[Number], eta: float) -> tuple[list[Number], list[Number]]:
+def adams_moments(process: Process, t0: Number, t1: Number, through: Sequence[Number], eta: Number) -> tuple[list[Number], list[Number]]:
     """Where ``through`` lies in s = (lambda - lambda_0)/h, and the integral of :func:`adams` for the powers of s."""
     old, new = half_log_snr(process, t0), half_log_snr(process, t1)
     h = new - old
@@ -163,10 +159,10 @@ def adams_moments(process: Process, t0: Number, t1: Number, through: Sequence[Nu
     return [(half_log_snr(process, t) - old) / h for t in through], [scale * m for m in exponential_moments(-(1 + eta) * h, len(through))]
 
 
-def kept(process: Process, t0: Number, t1: Number, eta: float = 0.0) -> tuple[Number, Number | None]:
+def kept(process: Process, t0: Number, t1: Number, eta: Number = 0.0) -> tuple[Number, Number | None]:
     """(on_x, on_noise) of the exact solution from t0 to t1 at the noise level eta of :func:`adams`; the noise None for the flow."""
     on_x = process.sigma_(t1) / process.sigma_(t0)
-    if not eta:
+    if not isinstance(eta, Tensor) and not eta:
         return on_x, None
     decay = eta * (half_log_snr(process, t0) - half_log_snr(process, t1))
     m = xp(decay)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .._arrays import Number, plus
 from .._errors import as_float, as_int
-from ..grids import karras
 from ..problems import ProbabilityFlow, ReverseSDE
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
@@ -94,7 +93,7 @@ class Restart(Stepper):
         for low, high, repeats, steps in self.intervals:
             if not _level(process, t1) <= low < _level(process, t0):
                 continue
-            times = karras(process, float(process.log_snr_inverse_(-2 * math.log(high))), t1, steps).ts
+            times = _karras(process, high, t1, steps)
             for draw in range(draws, draws + repeats):
                 x = self._down(flow, self._up(process, x, t1, times[0], noise.normal(draw)), times)
             draws += repeats
@@ -124,6 +123,13 @@ def _rewind(interval: Any) -> Rewind:
             f"intervals has {interval!r}; expected (low, high, repeats, steps) with 0 < low < high in units of sigma/alpha and counts >= 1, as in intervals=[(0.06, 0.3, 2, 2)]."
         )
     return Rewind(*ends, *counts)  # type: ignore[arg-type]
+
+
+def _karras(process: Process, high: float, t1: float, steps: int) -> list[float]:
+    """Times from sigma/alpha = ``high`` down to t1 at equal steps of (sigma/alpha)^(1/7), by formulas of floats alone."""
+    top, bottom = (level ** (1 / 7) for level in (high, _level(process, t1)))
+    roots = [top + (bottom - top) * i / steps for i in range(steps)]
+    return [*(float(process.log_snr_inverse_(-14 * math.log(root))) for root in roots), t1]
 
 
 def _level(process: Process, t: float) -> float:
