@@ -316,7 +316,7 @@ def _chosen_grid(
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        name = grid or (process.default_grid if process else "uniform")
+        name = grid or (stepper.default_grid or process.default_grid if process else "uniform")
         return make_grid(name, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")

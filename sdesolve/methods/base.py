@@ -107,6 +107,9 @@ class Stepper:
     redraws: ClassVar[bool] = False
     """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
+    default_grid: ClassVar[str | None] = None
+    """Name of the grid that suits the method better than the process's own does."""
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
 

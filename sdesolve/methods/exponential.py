@@ -30,6 +30,7 @@ class DDIM(LinearSampler):
 
     eta: float = 0.0
     memory: ClassVar[int] = 1
+    default_grid: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eta", noise_level(self.eta, 1.0))

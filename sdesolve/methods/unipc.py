@@ -21,7 +21,7 @@ class UniPC(LinearSampler):
     The predictor integrates the polynomial in lambda through the last p outputs, the corrector that through these and the output at the predicted
     state, which is kept for the next step: one call a step.  As everything is linear in the outputs, the corrector is part of the next step's
     row; so the states between steps are predicted ones, and the last step has no corrector, as published.  Order p + 1 for p <= 2; the first
-    step, corrected once, leaves order 3 for p >= 3.
+    step, corrected once, leaves order 3 for p >= 3, whose errors from 20 steps on are smaller all the same.
 
     Arguments:
         order: p >= 1.
@@ -32,7 +32,7 @@ class UniPC(LinearSampler):
         ValueError: order or variant out of range.
     """
 
-    order: int = 3
+    order: int = 2
     variant: Literal["bh1", "bh2"] = "bh2"
 
     def __post_init__(self) -> None:
