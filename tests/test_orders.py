@@ -19,6 +19,7 @@ from convergence import (
     walk,
     weak,
     weak_on_a_gaussian,
+    weak_on_two_modes,
 )
 from problems import PROCESSES, GaussianTarget, solvable, twist_ode
 from torch import Tensor
@@ -31,6 +32,7 @@ from sdesolve.methods import METHODS, make_method
 FACTS = {row.name: row.facts for row in sd.methods()}
 ODE_METHODS = [name for name, facts in FACTS.items() if facts.ode is not None]
 SAMPLERS = [name for name, facts in FACTS.items() if "additive" in facts.strong and "langevin" not in facts.needs]
+CORRECTED = {"pc", "annealed_langevin"}  # whose limit is the corrector's own law
 DIRECTIONS = [(0.0, 1.0), (1.0, 0.0)]
 
 
@@ -135,7 +137,7 @@ def test_strong_order_on_the_reverse_sde(method: str) -> None:
     measured, declared = strong_on_the_reverse_sde(method), FACTS[method].strong["additive"]
     assert measured.order > declared - 0.1, measured
     if "score" in FACTS[method].needs:  # the others are held to it on harder problems
-        assert measured.order < declared + 0.1, measured
+        assert measured.order < declared + 0.15, measured  # multistep methods come down to it from above
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -147,6 +149,15 @@ def test_weak_order_on_a_gaussian(method: str, process: str) -> None:
     p = PROCESSES[process]
     assert gaussian_outcome(method, p, 32000)[0] == pytest.approx(float(p.alpha(p.eps)) * GaussianTarget.mean, abs=1e-4)
 
+
+@pytest.mark.parametrize("process", ["VP", "EDM"])
+@pytest.mark.parametrize("method", [m for m, f in FACTS.items() if "additive" in f.weak and "score" in f.needs and not f.start and m not in CORRECTED])
+def test_weak_order_on_two_modes(method: str, process: str) -> None:
+    """Where a score is not linear, the law tends to the right one at the declared order; with a long memory, at few steps, no slower."""
+    measured, declared = weak_on_two_modes(make_method(method), process), FACTS[method].weak["additive"]
+    assert measured.order > declared - 0.2, measured
+    if measured.steps[-1] > 24:
+        assert measured.order < declared + 0.2, measured
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.3])
