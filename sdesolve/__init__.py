@@ -12,7 +12,7 @@ from .grids import Grid
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
-from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
+from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
@@ -32,12 +32,14 @@ __all__ = [
     "VPSDE",
     "BrownianPath",
     "Control",
+    "Cosine",
     "Grid",
     "ModelCheck",
     "ModelCheckError",
     "Moment",
     "ProbabilityFlow",
     "Process",
+    "RectifiedFlow",
     "ReverseSDE",
     "Score",
     "Solution",
