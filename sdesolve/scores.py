@@ -145,8 +145,20 @@ class Score:
 
     def denoise(self, x: Tensor, t: Number) -> Tensor:
         """Tweedie's formula  E[x_0 | x_t = x] = (x + sigma^2 score) / alpha.  One network call."""
-        p = self.process
-        return bcast(1 / p.alpha_(t), x) * (x + bcast(p.sigma_(t) ** 2, x) * self(x, t))
+        p, t = self.process, t.double() if isinstance(t, Tensor) else t
+        return self._combined(x, t, 1 / p.alpha_(t), p.sigma_(t) ** 2 / p.alpha_(t))
+
+    def epsilon(self, x: Tensor, t: Number) -> Tensor:
+        """The expected noise  E[eps | x_t = x] = -sigma score.  One network call."""
+        t = t.double() if isinstance(t, Tensor) else t
+        return self._combined(x, t, 0.0, -self.process.sigma_(t))
+
+    def _combined(self, x: Tensor, t: Number, on_x: Number, on_score: Number) -> Tensor:
+        """on_x x + on_score score(x, t), with the coefficients of the model's own output, where what cancels is gone before it is rounded."""
+        of_x, of_output, scale = self.linear(t)
+        output = bcast(on_score if of_output is None else on_score * of_output, x) * self._output(x, t, scale)
+        rest = on_x if of_x is None else on_x + on_score * of_x
+        return output if isinstance(rest, float) and rest == 0 else plus(output, rest, x)
 
 
 def as_score(

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .. import _tally
 
@@ -57,29 +58,44 @@ class _Attached(torch.autograd.Function):
 def stretch(walk: Walk, x: Tensor, carry: Any) -> tuple[Tensor, Any, list[Tensor], Any]:
     """``walk(x, carry)``, which is walked a second time for its gradient, with the same random numbers where it draws any."""
     random = _random_state(x.device)
+    inputs, with_inputs = _taken_apart((x, carry))
 
-    def again() -> tuple[list[Tensor], list[Tensor], Any]:
-        """Starts and ends of a walk with a graph of its own, and the rest of what it returns."""
+    def again() -> tuple[list[Tensor], tuple[Tensor, Any], list[Tensor], Any]:
+        """The starts of a walk with a graph of its own, and what it returns."""
         with torch.enable_grad():
-            starts = [state.detach().requires_grad_() for state in (x, carry) if state is not None]
-            end, carried, saved, rest = walk(starts[0], starts[1] if len(starts) > 1 else None)
-        return starts, [end, *([] if carry is None else [carried]), *saved], rest
+            starts = [state.detach().requires_grad_() for state in inputs]
+            end, carried, saved, rest = walk(*with_inputs(starts))
+        return starts, (end, carried), saved, rest
 
     with Outside() as outside:
-        starts, ends, rest = again()
-    found = [value for value in outside.behind(*ends) if all(value is not start for start in starts)]
+        starts, last, saved, rest = again()
+    ends, with_ends = _taken_apart(last)
+    found = [value for value in outside.behind(*ends, *saved) if all(value is not start for start in starts)]
     kept = ends[0].detach()
 
     def backward(of_ends: Sequence[Tensor]) -> list[Tensor]:
         with _replayed(random, x.device):
-            starts, ends, _ = again()
+            starts, last, saved, _ = again()
+        ends = _taken_apart(last)[0]
         if not torch.allclose(ends[0], kept, rtol=1e-2, atol=1e-2 * float(kept.abs().nan_to_num(0.0, 0.0).amax()), equal_nan=True):
             raise RuntimeError(f"the second walk ended elsewhere: something that the solve depends on {_CHANGED}")
-        return gradients(ends, (*starts, *found), of_ends)
+        return gradients([*ends, *saved], (*starts, *found), of_ends)
 
-    inputs = [state for state in (x, carry) if state is not None]
-    end, *others = attach([state.detach() for state in ends], [*inputs, *found], backward)
-    return end, None if carry is None else others.pop(0), others, rest
+    attached = attach([state.detach() for state in (*ends, *saved)], [*inputs, *found], backward)
+    end, carried = with_ends(attached[: len(ends)])
+    return end, carried, list(attached[len(ends) :]), rest
+
+
+def _taken_apart(value: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
+    """The real tensors within tuples within ``value``, and what puts others into their places."""
+    leaves, form = tree_flatten(value)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+    def with_tensors(tensors: Sequence[Tensor]) -> Any:
+        there = dict(zip(places, tensors, strict=True))
+        return tree_unflatten([there.get(i, leaf) for i, leaf in enumerate(leaves)], form)
+
+    return [leaves[i] for i in places], with_tensors
 
 
 class Outside(TorchFunctionMode):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .. import _tally
 from .._arrays import Number
@@ -71,19 +72,20 @@ class Compiled:
 
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper
-        self._seen: dict[bool, _Seen] = {}  # by whether there is a carry
+        self._seen: dict[int, _Seen] = {}  # by the number of things in the carry, which grows in a multistep method's first steps
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stepper, name)
 
     def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: Any) -> Step:
-        seen = self._seen.get(carry is None)
+        carried = tree_map_only(float, lambda t: _time(t, x), carry)
+        seen = self._seen.get(len(tree_leaves(carry)))
         if seen is None:
             return self._first(problem, x, t0, t1, noise, carry)
         drawn = {(name, slot): _draw(noise, name, slot, t0, t1) for name, slot in seen.keys}
         calls = _tally.calls()
         with torch._dynamo.config.patch(recompile_limit=_VARIANTS):
-            step = _compiled()(self._stepper, problem, x, _time(t0, x), _time(t1, x), drawn, carry)
+            step = _compiled()(self._stepper, problem, x, _time(t0, x), _time(t1, x), drawn, carried)
         if _tally.calls() == calls:  # what the compiler left as it was has been counted
             _tally.add(**seen.work, rows=seen.work["calls"] * len(x))
         return step
@@ -93,7 +95,7 @@ class Compiled:
         with _tally.added_to(work):
             step = self._stepper.step(problem, x, t0, t1, asked, carry)
         del work["rows"]
-        self._seen[carry is None] = _Seen(tuple(asked.keys) if asked else (), work)
+        self._seen[len(tree_leaves(carry))] = _Seen(tuple(asked.keys) if asked else (), work)
         return step
 
 

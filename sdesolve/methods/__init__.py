@@ -14,6 +14,7 @@ from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
 from .discretised import Ancestral, ReverseDiffusion
 from .dop853 import dop853
+from .dpm_solver import DPMpp2M
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
@@ -80,6 +81,7 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "dop853": dop853,
     "rodas5p": rodas5p,
     "ddim": DDIM,
+    "dpmpp_2m": DPMpp2M,
 }
 
 
