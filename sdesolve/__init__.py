@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from . import exam
+from . import exam, grids
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
@@ -54,6 +54,7 @@ __all__ = [
     "check_model",
     "exam",
     "expand_time",
+    "grids",
     "methods",
     "solve",
 ]

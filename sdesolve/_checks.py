@@ -15,7 +15,7 @@ from ._errors import as_float, choice, integer
 from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, make_grid, times_of
+from .grids import Grid, Recipe, make_grid, times_of
 from .methods import Facts, Stepper, make_method, methods
 from .noise import check_seed
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
@@ -281,7 +281,7 @@ def grid_of(
     stepper: Stepper,
     interval: Interval,
     steps: int | None,
-    grid: Grid | str | Sequence[float] | Tensor | None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
@@ -299,7 +299,7 @@ def _chosen_grid(
     stepper: Stepper,
     interval: Interval,
     steps: int | None,
-    grid: Grid | str | Sequence[float] | Tensor | None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
@@ -312,12 +312,12 @@ def _chosen_grid(
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
         steps = _steps_for(stepper, integer("nfe", nfe, 1), denoise)
-    if grid is None or isinstance(grid, str):
+    if grid is None or isinstance(grid, str) or callable(grid):
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        name = grid or (process.default_grid if process else "uniform")
-        return make_grid(name, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
+        recipe = grid or (process.default_grid if process else "uniform")
+        return make_grid(recipe, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)

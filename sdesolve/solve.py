@@ -23,7 +23,7 @@ from ._loops.fixed import Moment, Observer, Outcome
 from ._loops.promises import Promises
 from ._loops.replay import Script, replay
 from .brownian import BrownianPath, PathStep
-from .grids import Grid
+from .grids import Grid, Recipe
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
 from .problems import Field
@@ -52,7 +52,7 @@ def solve(
     method: str | Stepper,
     *,
     steps: int | None = None,
-    grid: Grid | str | Sequence[float] | Tensor | None = None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None = None,
     nfe: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -84,7 +84,8 @@ def solve(
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
         method: a name from :func:`methods` or :func:`backends`, or a :class:`Stepper` of your own.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
-        grid: "uniform", "karras" or "log_snr" (with ``steps``), or the times themselves.
+        grid: "uniform", "power", "karras" ("edm"), "log_snr" or "arctan", or the same with options, as in ``sd.grids.karras(rho=5)`` (with
+            ``steps`` or ``nfe``); or the times themselves.
         nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.
         rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
             (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
