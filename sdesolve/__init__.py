@@ -11,8 +11,11 @@ from .control import Control
 from .grids import Grid
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
+from .optimise import optimize_grid
+from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
+from .ranges import Range
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
@@ -37,8 +40,10 @@ __all__ = [
     "ModelCheck",
     "ModelCheckError",
     "Moment",
+    "OptimisedGrid",
     "ProbabilityFlow",
     "Process",
+    "Range",
     "RectifiedFlow",
     "ReverseSDE",
     "Score",
@@ -56,5 +61,6 @@ __all__ = [
     "expand_time",
     "grids",
     "methods",
+    "optimize_grid",
     "solve",
 ]
