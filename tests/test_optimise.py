@@ -71,6 +71,7 @@ def test_the_nodes_are_a_minimum() -> None:
     process = PROCESSES["VP"]
     x = process.prior((256, 2), seed=0, dtype=torch.float64)
     search = _Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x)
+    assert torch.equal(torch.cat([search.seen.x, search.held.x]), x)  # those that judge are not those that were fitted
     start = search._pieces(search.default().ts)
     z = search.refined(start, lambda: None)
     here = search.cost(z, search.seen)
