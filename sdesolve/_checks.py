@@ -20,6 +20,7 @@ from .methods import Facts, Stepper, make_method, methods
 from .noise import check_seed
 from .optimised import OptimisedGrid
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
+from .processes import Process
 from .ranges import Opening, Range
 
 AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
@@ -334,7 +335,7 @@ def _chosen_grid(
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        recipe = grid or (process.default_grid if process else "uniform")
+        recipe = grid or default_grid(stepper, process)
         return make_grid(recipe, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
@@ -342,6 +343,11 @@ def _chosen_grid(
     if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= _SAME * abs(interval[1] - interval[0]):
         return Grid((interval[0], *made.ts[1:-1], interval[1]))
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
+
+
+def default_grid(stepper: Stepper, process: Process | None) -> str:
+    """The name of the grid that a method walks where none is given."""
+    return "uniform" if process is None else stepper.default_grid or process.default_grid
 
 
 def steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:

@@ -146,7 +146,8 @@ class _Search:
 
     def default(self) -> Grid:
         """The grid of a solve that is told no other."""
-        return make_grid(self.flow.process.default_grid, self.flow.process, *self.flow.interval, self.steps)
+        process = self.flow.process
+        return make_grid(_checks.default_grid(_checks.stepper_of(self.method, self.options, self.flow, False), process), process, *self.flow.interval, self.steps)
 
     def candidates(self) -> Iterator[Tensor]:
         """Pieces of named grids over ranges of noise."""

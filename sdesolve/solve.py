@@ -150,7 +150,7 @@ def solve(
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
         x = _started(opening, problem, _apart(x, how), span[0], how)
-        runs = cast(Stepper, Compiled(stepper)) if compile else stepper
+        runs = stepper.compiled(lambda part: cast(Stepper, Compiled(part))) if compile else stepper
 
         with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
             observe = _observer(callback, drawn)
