@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from . import exam
+from . import exam, grids
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
@@ -12,8 +12,11 @@ from .correct import correct
 from .grids import Grid
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
+from .optimise import optimize_grid
+from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
-from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
+from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
+from .ranges import Range
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
@@ -34,12 +37,16 @@ __all__ = [
     "VPSDE",
     "BrownianPath",
     "Control",
+    "Cosine",
     "Grid",
     "ModelCheck",
     "ModelCheckError",
     "Moment",
+    "OptimisedGrid",
     "ProbabilityFlow",
     "Process",
+    "Range",
+    "RectifiedFlow",
     "ReverseSDE",
     "Score",
     "Solution",
@@ -56,7 +63,9 @@ __all__ = [
     "correct",
     "exam",
     "expand_time",
+    "grids",
     "methods",
+    "optimize_grid",
     "solve",
     "solver_card",
 ]

@@ -20,6 +20,7 @@ import sdesolve_gen as gen
 from sdesolve_gen import images as pictures
 from sdesolve_gen import models
 from sdesolve_gen._files import atomic
+from sdesolve_gen.processes import PROCESSES
 
 # -- sampling ------------------------------------------------------------------------------------------------------------
 
@@ -137,10 +138,10 @@ def test_a_saved_model_is_the_model(folder):
     assert sorted(file.name for file in folder.iterdir()) == ["card.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_every_process_comes_back(tmp_path, name):
     m = gen.load(tiny_model(process=name).save(tmp_path / "m"))
-    assert isinstance(m.process, {"vp": sd.VPSDE, "subvp": sd.SubVPSDE, "ve": sd.VESDE, "edm": sd.EDM}[name])
+    assert isinstance(m.process, PROCESSES[name])
     assert m.sample(1, "euler_maruyama", steps=3, seed=0).isfinite().all()
 
 
