@@ -6,6 +6,7 @@ from . import exam
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
+from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid
@@ -36,6 +37,7 @@ __all__ = [
     "ModelCheck",
     "ModelCheckError",
     "Moment",
+    "Parallel",
     "ProbabilityFlow",
     "Process",
     "ReverseSDE",

@@ -107,6 +107,11 @@ class Stepper:
     redraws: ClassVar[bool] = False
     """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's step depends on the other rows: published rules that take a mean over the batch."""
+        return False
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
 
