@@ -245,7 +245,7 @@ def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool,
         return None
     window = as_int(parallel)
     if window is None and not isinstance(parallel, Parallel):
-        raise TypeError(f"parallel is a {type(parallel).__name__}; expected a number of steps, as in parallel=16, or sdesolve.Parallel(window=16, tolerance=1e-3).")
+        raise TypeError(f"parallel is a {type(parallel).__name__}; expected a number of steps, as in parallel=16, or sdesolve.Parallel(window=16, tolerance=1e-4).")
     if isinstance(stepper, Backend):
         raise ValueError(f"parallel takes sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
     if chosen:
@@ -398,12 +398,19 @@ def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, i
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
     """Where B equals the last axis, a time (B,) would multiply columns without a complaint: two calls tell whether it does."""
-    if not isinstance(problem, ODE) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
+    if isinstance(problem, ReverseSDE | ProbabilityFlow) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
         return
     t = torch.linspace(interval[0], (interval[0] + interval[1]) / 2, len(x), dtype=torch.float64, device=x.device)
-    together, alone = problem.drift(x, t)[-1:], problem.drift(x[-1:], t[-1:])
+    _check_apart("drift", problem.drift, x, t)
+    if isinstance(problem, SDE):
+        event = problem.brownian_event(x)
+        _check_apart("diffusion", lambda x, t: problem.diffuse(x, t, x.new_ones((len(x), *event))), x, t)
+
+
+def _check_apart(name: str, field: Field, x: Tensor, t: Tensor) -> None:
+    together, alone = field(x, t)[-1:], field(x[-1:], t[-1:])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-6 * float(alone.abs().max().nan_to_num()), equal_nan=True):
-        raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
+        raise ValueError(f"{name} gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a row. {PER_ROW_TIME}")
 
 
 def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:

@@ -196,8 +196,11 @@ def _walk(
     saves = _checks.saved_on_grid(save, grid, between=between and not at_once)
     ts = tuple(itertools.chain(*saves.values()))
     if at_once:
+        calls = _tally.calls()
         _checks.check_rows_apart(problem, x.repeat_interleave(min(at_once.window, len(grid)), 0), (grid.ts[0], grid.ts[-1]))
-        return ts, in_parallel.run(stepper, problem, x, grid, noise_at, saves, observe, at_once, stats)
+        checked = _tally.calls() - calls
+        out = in_parallel.run(stepper, problem, x, grid, noise_at, saves, observe, at_once, stats)
+        return ts, out._replace(nfe=out.nfe + checked)
     if isinstance(stepper, Backend):
         return ts, stepper.walk(problem, x, grid, noise_at, saves, observe)
     if gradient == "adjoint":

@@ -36,7 +36,7 @@ from ..solution import Status
 from .fixed import Moment, Observer, Outcome
 
 UPDATES = ("secant", "picard")
-_FLATTEST, _STEEPEST = -1.0, 2.0  # bounds of a secant: one through two guesses that are nearly the same is noise
+_FLATTEST, _STEEPEST = -1.0, 1.2  # bounds of a secant: one through two guesses that are nearly the same is noise, which a wide window multiplies up
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Parallel:
     Arguments:
         window: W >= 1, steps of a sample in one call, in which the network sees up to W rows for each sample.
         tolerance: a node is at rest where its largest change in an iteration is at most this fraction of the largest number at both ends
-            of the step that led there.  The end then differs from the sequential one by about as much; 0 iterates until nothing
-            changes, and differs by rounding.
+            of the step that led there.  The end differs from the sequential one in proportion, with the factor by which the problem
+            magnifies a change on its way; at 0, which iterates until nothing changes, by rounding.
         update: "secant", or "picard" for the published iteration, which needs more of them.
 
     Raises:
@@ -59,14 +59,14 @@ class Parallel:
     """
 
     window: int = 16
-    tolerance: float = 1e-3
+    tolerance: float = 1e-4
     update: Literal["secant", "picard"] = "secant"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", integer("window", self.window, 1, example=16))
         tolerance = as_float(self.tolerance)
         if tolerance is None or not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance={self.tolerance!r}; expected a number, 0 <= tolerance < 1, as in tolerance=1e-3.")
+            raise ValueError(f"tolerance={self.tolerance!r}; expected a number, 0 <= tolerance < 1, as in tolerance=1e-4.")
         object.__setattr__(self, "tolerance", tolerance)
         choice("update", self.update, UPDATES)
 
@@ -90,6 +90,7 @@ def run(
         moved = _corrected(windows, ends, carried, how)
         settled = _settled(windows, moved, ends, how.tolerance).minimum(len(grid) - windows.first)
         course.settle(windows.rows, windows.first, settled, moved.x[:, 1:], ends[:, 0])
+        course.keep_carry(windows.rows, windows.first, settled, moved.carry)
         windows = moved.slide(settled, len(grid))
     stats |= {"depth": _tally.calls() - calls, "iterations": course.iterations.to(x.device)}
     return course.outcome()
@@ -148,6 +149,7 @@ def _opened(stepper: Stepper, problem: Any, x: Tensor, course: _Course, noise: _
         x, carry, first = step.x, step.carry, first + 1
         course.look(node, x)
     course.nfe += _tally.calls() - calls
+    course.carry = _map(torch.clone, carry)
     stays = course.reached < len(course.grid)
     row, size = stays.nonzero().flatten().to(x.device), min(how.window, len(course.grid))
 
@@ -238,6 +240,7 @@ class _Course:
         self._told = 0
         self.reached, self.nfe, self.iterations = (torch.zeros(len(x), dtype=torch.int64) for _ in range(3))
         self._failed = torch.full((len(x),), -1)  # the node at which a row was not finite
+        self.carry: Any = None
 
     def times(self, nodes: Tensor) -> Tensor:
         """Their times, float64."""
@@ -271,6 +274,12 @@ class _Course:
             if self._told not in self._saves and self._told < last:
                 del self._states[self._told]
 
+    def keep_carry(self, rows: Tensor, first: Tensor, settled: Tensor, carry: Any) -> None:
+        """What the steps (b, W + 1, ...) carry, of rows that have arrived."""
+        which = ((settled > 0) & (first + settled == len(self.grid))).nonzero().flatten()
+        for whole, part in zip(_tensors(self.carry), _tensors(carry), strict=True):
+            whole[rows[which]] = part[which, settled[which]]
+
     def _state(self, node: int) -> Tensor:
         """(B, *event) at a node; NaN for rows that have not reached it."""
         if node not in self._states:
@@ -287,6 +296,7 @@ class _Course:
             accepted=len(self.grid),
             rejected=0,
             xs=[self._state(node) for node, times in sorted(self._saves.items()) for _ in times],
+            carry=self.carry,
         )
 
 
