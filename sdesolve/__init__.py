@@ -6,6 +6,7 @@ from . import exam, grids
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
+from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
 from .correct import correct
@@ -43,6 +44,7 @@ __all__ = [
     "ModelCheckError",
     "Moment",
     "OptimisedGrid",
+    "Parallel",
     "ProbabilityFlow",
     "Process",
     "Range",

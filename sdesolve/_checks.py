@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ._backends import Backend, make_backend
-from ._errors import as_float, choice, integer
+from ._errors import as_float, as_int, choice, integer
 from ._loops.dense import Event
+from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, Recipe, make_grid, times_of
@@ -263,6 +264,28 @@ def check_compile(compile: bool, stepper: Stepper, chosen: bool, gradient: str |
         raise ValueError("compile=True cannot trace this method's Jacobian in a batch whose size changes; expected steps, as in steps=100, or compile=False.")
 
 
+def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool, gradient: str | None, compile: bool) -> Parallel | None:
+    """How steps are taken at once, of a method of ours whose rows and steps stand apart; ``chosen``: whether it chooses its steps."""
+    if parallel is None:
+        return None
+    window = as_int(parallel)
+    if window is None and not isinstance(parallel, Parallel):
+        raise TypeError(f"parallel is a {type(parallel).__name__}; expected a number of steps, as in parallel=16, or sdesolve.Parallel(window=16, tolerance=1e-4).")
+    if isinstance(stepper, Backend):
+        raise ValueError(f"parallel takes sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
+    if chosen:
+        raise ValueError("parallel takes steps of a grid at once, and here they are chosen one after the other; expected a grid, as in steps=100.")
+    if gradient is not None:
+        raise ValueError(f"gradient={gradient!r} goes through steps that are taken one after the other; expected one of parallel and gradient.")
+    if compile:
+        raise ValueError("compile=True compiles a step for one number of rows, and parallel changes it; expected one of parallel and compile.")
+    if stepper.reversible:
+        raise ValueError("a reversible method carries a second state that swings about the first, which no iteration reaches sooner than the steps do; expected method='heun_sde'.")
+    if stepper.couples_rows:
+        raise ValueError("norm='batch' takes a mean over the batch, in which parallel puts many steps; expected norm='expected', or parallel=None.")
+    return parallel if isinstance(parallel, Parallel) else Parallel(integer("parallel", window, 1, example=16))
+
+
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
     """A given seed, or one drawn from ``generator`` or torch's global generator."""
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -411,12 +434,19 @@ def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, i
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
     """Where B equals the last axis, a time (B,) would multiply columns without a complaint: two calls tell whether it does."""
-    if not isinstance(problem, ODE) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
+    if isinstance(problem, ReverseSDE | ProbabilityFlow) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
         return
     t = torch.linspace(interval[0], (interval[0] + interval[1]) / 2, len(x), dtype=torch.float64, device=x.device)
-    together, alone = problem.drift(x, t)[-1:], problem.drift(x[-1:], t[-1:])
+    _check_apart("drift", problem.drift, x, t)
+    if isinstance(problem, SDE):
+        event = problem.brownian_event(x)
+        _check_apart("diffusion", lambda x, t: problem.diffuse(x, t, x.new_ones((len(x), *event))), x, t)
+
+
+def _check_apart(name: str, field: Field, x: Tensor, t: Tensor) -> None:
+    together, alone = field(x, t)[-1:], field(x[-1:], t[-1:])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-6 * float(alone.abs().max().nan_to_num()), equal_nan=True):
-        raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
+        raise ValueError(f"{name} gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a row. {PER_ROW_TIME}")
 
 
 def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:

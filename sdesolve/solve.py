@@ -17,9 +17,11 @@ from ._backends import Backend
 from ._checks import AnyProblem, Stochastic
 from ._errors import integer
 from ._loops import adaptive, adjoint, fixed
+from ._loops import parallel as in_parallel
 from ._loops.adaptive import Task
 from ._loops.compiled import Compiled
 from ._loops.fixed import Moment, Observer, Outcome
+from ._loops.parallel import Parallel
 from ._loops.promises import Promises
 from ._loops.replay import Script, replay
 from .brownian import BrownianPath, PathStep
@@ -72,6 +74,7 @@ def solve(
     throw: bool = False,
     gradient: str | None = None,
     compile: bool = False,
+    parallel: int | Parallel | None = None,
     **options: Any,
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
@@ -116,6 +119,8 @@ def solve(
             Where steps are chosen, their lengths are constants, and the first two walk the accepted steps a second time.
         compile: compile the method's step together with the drift or network by ``torch.compile``, once for each problem, method and shape
             (seconds to minutes; needs a C++ compiler on a CPU).  The last bits of the result may differ.
+        parallel: evaluate so many steps of the grid at once and iterate until they are the sequential ones to a tolerance, as
+            :class:`Parallel` has it: fewer calls one after the other, and more rows in all.  Memory of about 6 such windows.
         options: the method's own, as in ``method="pc", corrector="langevin", snr=0.16``.
 
     Returns:
@@ -142,6 +147,7 @@ def solve(
         how = _checks.gradient_of(gradient, stepper, problem, event)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)
+        at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile)
         seed = _checks.seed_of(seed, generator)
         _checks.check_own_noise(stepper, sample_ids, noise)
         ids = sample_ids_of(sample_ids, len(x))
@@ -156,7 +162,7 @@ def solve(
             observe = _observer(callback, drawn)
             if chosen is not None:
                 noise_at = _noise(problem, x, seed, ids, chosen, path)
-                ts, out = _walk(runs, problem, x, chosen, noise_at, save, observe, how, stats)
+                ts, out = _walk(runs, problem, x, chosen, noise_at, save, observe, how, at_once, stats)
             else:
                 control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
                 ts, out = _adapt(runs, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
@@ -193,11 +199,19 @@ def _walk(
     save: Save,
     observe: Observer | None,
     gradient: str | None,
+    at_once: Parallel | None,
     stats: dict[str, Any],
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong) or stepper.facts.dense is not None)
+    between = bool(stepper.facts.strong) or stepper.facts.dense is not None
+    saves = _checks.saved_on_grid(save, grid, between=between and not at_once)
     ts = tuple(itertools.chain(*saves.values()))
+    if at_once:
+        calls = _tally.calls()
+        _checks.check_rows_apart(problem, x.repeat_interleave(min(at_once.window, len(grid)), 0), (grid.ts[0], grid.ts[-1]))
+        checked = _tally.calls() - calls
+        out = in_parallel.run(stepper, problem, x, grid, noise_at, saves, observe, at_once, stats)
+        return ts, out._replace(nfe=out.nfe + checked)
     if isinstance(stepper, Backend):
         return ts, stepper.walk(problem, x, grid, noise_at, saves, observe)
     if gradient == "adjoint":

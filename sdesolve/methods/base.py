@@ -114,6 +114,11 @@ class Stepper:
     own_grid: ClassVar[Grid | None] = None
     """The grid of a method that is made for one."""
 
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's step depends on the other rows: published rules that take a mean over the batch."""
+        return False
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
 

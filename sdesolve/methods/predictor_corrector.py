@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._arrays import Number
 from .._errors import integer
-from ..correctors import Corrector
+from ..correctors import Corrector, Langevin
 from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from .base import Facts, Step, StepNoise, Stepper
@@ -48,6 +48,10 @@ class PredictorCorrector(Stepper):
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         return self.corrector.init(x)
+
+    @property
+    def couples_rows(self) -> bool:
+        return isinstance(self.corrector, Langevin) and self.corrector.norm == "batch"
 
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         if self.predictor:  # afresh each time: what it carried belongs to the state before the corrector
