@@ -40,8 +40,8 @@ PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN = range(8)
 LEVY, BETWEEN = 1 << 32, 1 << 33
 """Slots of a step's space-time Levy area and of its bridge, beyond any number of corrector steps."""
 
-PART = 1 << 34
-"""Between the slots of one corrector step, beyond those."""
+PART, MOVE = 1 << 34, 1 << 48
+"""Between the slots of one corrector step, and between those of a step that draws several times, beyond those and one another."""
 
 
 class SeededNormals:

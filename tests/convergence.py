@@ -24,7 +24,7 @@ from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
 from sdesolve.methods.linear import History, LinearSampler
 from sdesolve.methods.reversible_heun import ReversibleHeun
-from sdesolve.noise import LEVY
+from sdesolve.noise import LEVY, MOVE
 
 Interval = tuple[float, float]
 
@@ -542,7 +542,7 @@ def gaussian_outcome(
 
     offset = stepped(torch.zeros(states, dtype=torch.float64), None)
     gain = torch.stack([stepped(unit, None) - offset for unit in torch.eye(states, dtype=torch.float64)], 2)
-    kicks = torch.stack([stepped(torch.zeros(states, dtype=torch.float64), slot) - offset for slot in (0, 1, 2, LEVY)], 2)
+    kicks = torch.stack([stepped(torch.zeros(states, dtype=torch.float64), slot) - offset for slot in (0, 1, 2, MOVE, 2 * MOVE, LEVY)], 2)
     first, std = start or target.law(float(ts[0]))
     mean, covariance = np.full(states, first), np.full((states, states), std**2)
     for a, b, c in zip(gain.numpy(), offset.numpy(), (kicks @ kicks.mT).numpy(), strict=True):
