@@ -5,6 +5,6 @@
 
 from .problems import PROBLEMS
 from .report import results, text, write
-from .run import FULL, PRESETS, QUICK, Plan, planned, run
+from .runner import FULL, PRESETS, QUICK, Plan, planned, run
 
 __all__ = ["FULL", "PRESETS", "PROBLEMS", "QUICK", "Plan", "planned", "results", "run", "text", "write"]

@@ -1,10 +1,10 @@
 """How far samples are from the law, or from the end of their own flow.
 
-The first three are read off one merged sort along fixed directions u, the same for every sampler, of the samples x_1 ... x_n and of y_1 ... y_n,
+The first three are read off one sort along fixed directions u, the same for every sampler, of the samples x_1 ... x_n and of y_1 ... y_n,
 which are the means of n equal parts of many more exact draws in their order along u, so that they add next to no noise of their own:
 
     sliced_w2   (mean over u of  1/n sum_i (<u, x>_(i) - <u, y>_(i))^2)^(1/2)                                [Bonneel et al. 2015, eq. 8]
-    energy      length(d) * mean over u of  2 int (F_x - F_y)^2 dz                                            [Szekely & Rizzo 2013, eq. 5]
+    energy      length(d) * mean over u of  2 E|x - y| - E|x - x'| - E|y - y'|                                    [Szekely & Rizzo 2013, eq. 5]
     ks          max over u of  sup |F_x - F_y|
     frechet     |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))  of given features                          [Heusel et al. 2017, eq. 6]
     trajectory  root mean square over rows and coordinates of  x - x*,  x* the fine solve of the flow from the same start
@@ -29,8 +29,7 @@ from torch import Tensor
 
 from sdesolve.exam.measures import unit_directions
 
-DIRECTIONS = {1: 1, 2: 24}
-_MANY = 64  # directions in more than two dimensions
+IN_THE_PLANE, IN_SPACE = 16, 64  # directions
 
 METRICS: dict[str, str] = {
     "sliced_w2": "sliced Wasserstein-2 distance",
@@ -58,24 +57,25 @@ class Reference:
         """From exact draws, a multiple of ``rows`` of them."""
         flat = draws.flatten(1).float()
         d = flat.shape[1]
-        directions = unit_directions(d, DIRECTIONS.get(d, _MANY), seed).float()
+        directions = unit_directions(d, IN_THE_PLANE if d == 2 else IN_SPACE, seed).float()
         moments = None if features is None else _moments(features(draws))
         parts = _ordered(flat, directions).reshape(len(directions), rows, -1)
         return cls(directions, parts.mean(2), features, moments)
 
     def measure(self, x: Tensor) -> dict[str, float]:
         """sliced_w2, energy, ks, and frechet where there are features, of samples (n, *event), ``rows`` of them."""
-        near = _ordered(x.flatten(1).float(), self.directions)
-        n, d = near.shape[1], self.directions.shape[1]
-        squared = (near - self.ordered).double().square().mean()
-        merged, order = torch.cat([near, self.ordered], 1).sort(1)
-        step = torch.where(order < n, 1, -1).cumsum(1)[:, :-1].double() / n  # F_x - F_y between neighbours
-        gaps = merged.double().diff(dim=1)
+        near, n, d = _ordered(x.flatten(1).float(), self.directions), self.ordered.shape[1], self.directions.shape[1]
+        a, b = near.double(), self.ordered.double()
+        below = torch.searchsorted(self.ordered, near)  # of the draws, for each sample
+        rank = torch.arange(n)
+        sums = torch.nn.functional.pad(b.cumsum(1), (1, 0))
+        across = (a * (2 * below - n) + sums[:, -1:] - 2 * sums.gather(1, below)).mean(1) / n  # E|x - y|
+        within = [2 * ((2 * rank - n + 1) * z).mean(1) / n for z in (a, b)]
         length = math.sqrt(math.pi) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))  # |v| / E|<u, v>|
         found = {
-            "sliced_w2": float(squared.sqrt()),
-            "energy": float(length * 2 * (step.square() * gaps).sum(1).mean()),
-            "ks": float(torch.where(gaps > 0, step.abs(), 0.0).max()),
+            "sliced_w2": float((a - b).square().mean().sqrt()),
+            "energy": float(length * (2 * across - within[0] - within[1]).mean()),
+            "ks": float(torch.maximum(rank + 1 - below, below - rank).max() / n),
         }
         return found if self.features is None or self.moments is None else {**found, "frechet": frechet(_moments(self.features(x)), self.moments)}
 

@@ -18,7 +18,7 @@ from .._versions import versions
 from .contenders import OUR_GRID, OURS, USERS
 from .metrics import METRICS, excess, mean_and_error
 from .peers import peer_versions
-from .run import EXACT, Plan
+from .runner import EXACT, Plan
 
 FORMAT = 1
 
@@ -27,7 +27,7 @@ def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str,
     """The JSON object: means and standard errors over seeds, the floors, and the table of the best.
 
     Arguments:
-        plan, ran: what was asked of :func:`.run.run`, and what it gave back.
+        plan, ran: what was asked of :func:`.runner.run`, and what it gave back.
         command: arguments of the command line.
     """
     grouped: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)

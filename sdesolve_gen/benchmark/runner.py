@@ -6,6 +6,7 @@ dropped.  The row "exact draws" of budget 0 is the law itself, measured like a s
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -123,14 +124,14 @@ def run(plan: Plan, file: Path) -> dict[str, Any]:
         except Skipped as reason:
             skipped[name] = str(reason)
     cells = {_key(cell): cell for cell in read(file)}
-    todo = [(p, s) for p in problems for s in range(plan.seed, plan.seed + plan.seeds)]
+    judges = [_Judge(p, plan.sources.cache) for p in problems]
+    todo = [(judge, seed) for judge in judges for seed in range(plan.seed, plan.seed + plan.seeds)]
     total = len(todo) * (1 + len(line_up) * len(plan.budgets))
     wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
     with tqdm(total=total, unit="cell") as bar:
-        for problem, seed in todo:
-            bar.set_description(f"{problem.name}, seed {seed}")
-            judge = _Judge(problem, seed, plan.sources.cache)
-            for cell in _cells(judge, line_up, plan.budgets, cells):
+        for judge, seed in todo:
+            bar.set_description(f"{judge.problem.name}, seed {seed}")
+            for cell in _cells(judge, seed, line_up, plan.budgets, cells):
                 if _key(cell) not in cells:
                     append(file, cell)
                 wanted[_key(cell)] = cell
@@ -138,41 +139,42 @@ def run(plan: Plan, file: Path) -> dict[str, Any]:
     return {"cells": list(wanted.values()), "contenders": line_up, "problems": problems, "skipped": skipped}
 
 
-def _cells(judge: _Judge, line_up: list[Contender], budgets: tuple[int, ...], done: Mapping[tuple[Any, ...], Any]) -> Iterator[dict[str, Any]]:
-    floor = {**judge.head, "contender": EXACT, "budget": 0}
-    yield done.get(_key(floor)) or {**floor, **judge.exact()}
+def _cells(
+    judge: _Judge, seed: int, line_up: list[Contender], budgets: tuple[int, ...], done: Mapping[tuple[Any, ...], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The floor, and every contender at every budget: as they stand in ``done``, or made."""
+    p = judge.problem
+    head = {"problem": p.name, "seed": seed, "rows": p.rows, "version": sd.__version__}
+    floor = {**head, "contender": EXACT, "budget": 0}
+    yield done.get(_key(floor)) or {**floor, **judge.exact(seed)}
     for contender in line_up:
         for budget in budgets:
-            head = {**judge.head, "contender": contender.label, "budget": budget}
-            yield done.get(_key(head)) or {**head, **judge.cell(contender, budget)}
+            cell = {**head, "contender": contender.label, "budget": budget}
+            yield done.get(_key(cell)) or {**cell, **judge.measured(contender, budget, seed)}
 
 
 class _Judge:
-    """Measures samples of one problem and seed; what that takes is made when it is first asked for."""
+    """Measures samples of one problem; what that takes is made when it is first asked for."""
 
-    _references: dict[str, Reference | None] = {}
+    def __init__(self, problem: Problem, cache: Path) -> None:
+        self.problem, self.cache = problem, cache
+        self._ends: dict[int, Tensor] = {}
 
-    def __init__(self, problem: Problem, seed: int, cache: Path) -> None:
-        self.problem, self.seed, self.cache = problem, seed, cache
-        self.head = {"problem": problem.name, "seed": seed, "rows": problem.rows, "version": sd.__version__}
-        self._ends: Tensor | None = None
-
-    def exact(self) -> dict[str, Any]:
+    def exact(self, seed: int) -> dict[str, Any]:
         """The floor: exact draws, measured."""
-        reference = self._reference()
-        if reference is None or self.problem.law is None:
+        p = self.problem
+        if p.law is None or self._reference is None:
             return {"nfe": 0, "seconds": 0.0, "metrics": {}}
-        seeds = (_REFERENCE + 1 + FLOORS * self.seed + i for i in range(FLOORS))
-        floors = [reference.measure(self.problem.draws(self.problem.rows, seed)) for seed in seeds]
+        floors = [self._reference.measure(p.draws(p.rows, _REFERENCE + 1 + FLOORS * seed + i)) for i in range(FLOORS)]
         return {"nfe": 0, "seconds": 0.0, "metrics": {name: sum(f[name] for f in floors) / FLOORS for name in floors[0]}}
 
-    def cell(self, contender: Contender, budget: int) -> dict[str, Any]:
+    def measured(self, contender: Contender, budget: int, seed: int) -> dict[str, Any]:
         """Run a contender, and measure what it made; or say why there is nothing to measure."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                x, nfe, seconds = sampled(self.problem, contender, budget, self.seed)
-        except Exception as error:
+                x, nfe, seconds = sampled(self.problem, contender, budget, seed)
+        except Exception as error:  # a peer may raise anything, and the others go on
             return {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
         found = {"nfe": nfe, "seconds": round(seconds, 4)}
         broken = int((~torch.isfinite(x).flatten(1).all(1)).sum())
@@ -180,26 +182,23 @@ class _Judge:
             return {**found, "failed": f"asked the network {nfe} times"}
         if broken:
             return {**found, "failed": f"{broken} of {len(x)} samples are not finite"}
-        reference = self._reference()
-        metrics = {} if reference is None else reference.measure(x)
+        metrics = {} if self._reference is None else self._reference.measure(x)
         if contender.flow:
-            metrics["trajectory"] = trajectory(x, self._fine())
+            metrics["trajectory"] = trajectory(x, self._fine(seed))
         return {**found, "metrics": metrics}
 
+    @functools.cached_property
     def _reference(self) -> Reference | None:
+        """What samples are compared with: exact draws, or, of a trained network with features, the ends of its own fine solve."""
         p = self.problem
-        if p.name not in self._references:
-            if p.law is not None:
-                self._references[p.name] = Reference.of(p.draws(DRAWN * p.rows, _REFERENCE), p.rows, p.features)
-            else:
-                ends = fine(p, _REFERENCE, p.rows, self.cache) if p.features is not None else None
-                self._references[p.name] = None if ends is None else Reference.of(ends, p.rows, p.features)
-        return self._references[p.name]
+        if p.law is not None:
+            return Reference.of(p.draws(DRAWN * p.rows, _REFERENCE), p.rows, p.features)
+        return None if p.features is None else Reference.of(fine(p, _REFERENCE, p.rows, self.cache), p.rows, p.features)
 
-    def _fine(self) -> Tensor:
-        if self._ends is None:
-            self._ends = fine(self.problem, self.seed, min(TRACKED, self.problem.rows), self.cache)
-        return self._ends
+    def _fine(self, seed: int) -> Tensor:
+        if seed not in self._ends:
+            self._ends[seed] = fine(self.problem, seed, min(TRACKED, self.problem.rows), self.cache)
+        return self._ends[seed]
 
 
 def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
