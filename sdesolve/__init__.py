@@ -16,6 +16,7 @@ from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPS
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
+from .solver_card import SolverCard, solver_card
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
     from .methods import methods
@@ -45,6 +46,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "SolveWarning",
+    "SolverCard",
     "Status",
     "Stepper",
     "SubVPSDE",
@@ -56,4 +58,5 @@ __all__ = [
     "expand_time",
     "methods",
     "solve",
+    "solver_card",
 ]

@@ -130,7 +130,7 @@ def solve(
     with _tally.added_to(stats):
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
-        span = _checks.interval_of(problem, interval)
+        span = _checks.interval_of(problem, interval, stepper)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
@@ -146,7 +146,7 @@ def solve(
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
         x = _apart(x, how)
-        runs = cast(Stepper, Compiled(stepper)) if compile else stepper
+        runs = stepper.compiled(lambda part: cast(Stepper, Compiled(part))) if compile else stepper
 
         with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
             observe = _observer(callback, drawn)

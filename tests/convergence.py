@@ -21,6 +21,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve._checks import grid_of, prepared, suited
 from sdesolve.methods import make_method
+from sdesolve.methods.linear import LinearSampler
 from sdesolve.methods.reversible_heun import ReversibleHeun
 from sdesolve.noise import LEVY
 
@@ -521,11 +522,13 @@ def gaussian_outcome(
     """Mean and standard deviation of a sampler's law on a Gaussian target, from those at the start (default: exact), with no Monte-Carlo error.
 
     The score is linear, so each step is x -> gain x + offset + kicks z, and the law is carried along in closed form.  All
-    steps are probed at once: a step takes a time per row.
+    steps are probed at once: a step takes a time per row.  What a linear sampler remembers is part of the state whose law is carried.
     """
     target, stepper = GaussianTarget(process), make_method(method, **options)
     problem = suited(stepper, process.reverse(target.score), method)
     ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, None, False, False, method).ts, dtype=torch.float64)
+    if isinstance(stepper, LinearSampler):
+        return linear_law(stepper, problem, ts, *(start or target.law(float(ts[0]))))
     rows = len(ts) - 1
 
     def stepped(value: float, slot: int | None) -> Tensor:
@@ -540,6 +543,43 @@ def gaussian_outcome(
     for a, b, c in zip(gain.tolist(), offset.tolist(), kick.tolist(), strict=True):
         mean, variance = a * mean + b, a * a * variance + c
     return mean, math.sqrt(variance)
+
+
+def moves(stepper: LinearSampler, process: sd.Process, ts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of all moves between calls along ``ts``: the times of the calls (N,), and the weights on the state (N,), outputs (N, memory) and noise (N,)."""
+    calls = torch.stack([torch.as_tensor(t) for t in stepper.nodes(process, ts[:-1], ts[1:])], 1)  # (steps, stages)
+    stages = calls.shape[1]
+    times, ends = calls.flatten(), torch.cat([calls[:, 1:], ts[1:, None]], 1).flatten()
+    weights = torch.zeros(len(times), 2 + stepper.memory, dtype=torch.float64)
+    for first in range(stepper.memory if stages == 1 else stages):  # moves that know equally many outputs are taken together
+        last = stages == 1 and first == stepper.memory - 1
+        which = torch.arange(first, len(times) if last else first + 1) if stages == 1 else torch.arange(first, len(times), stages)
+        which = which[which < len(times)]
+        row = stepper.row(process, [times[which - back] for back in range(first + 1)], ends[which])
+        for column, weight in enumerate((row.on_x, row.on_noise, *row.on_outputs)):
+            weights[which, column] = torch.as_tensor(0.0 if weight is None else weight, dtype=torch.float64)
+    return times, weights[:, 0], weights[:, 2:], weights[:, 1]
+
+
+def linear_law(stepper: LinearSampler, problem: Any, ts: Tensor, mean: float, std: float) -> tuple[float, float]:
+    """Mean and standard deviation at the end, from those of (x, the outputs remembered), where the network is linear."""
+    times, on_x, on_outputs, on_noise = moves(stepper, problem.process, ts)
+    called, size = problem.score.denoise if stepper.output == "x0" else problem.score.epsilon, stepper.memory
+    at_zero, at_one = (called(torch.full((len(times), 1), value, dtype=torch.float64), times)[:, 0] for value in (0.0, 1.0))
+    slope = at_one - at_zero
+    transition, offset = torch.zeros(len(times), size, size, dtype=torch.float64), torch.zeros(len(times), size, dtype=torch.float64)
+    transition[:, 0] = on_outputs
+    transition[:, 0, 0] = on_x + on_outputs[:, 0] * slope
+    offset[:, 0] = on_outputs[:, 0] * at_zero
+    if size > 1:
+        transition[:, 1, 0], offset[:, 1] = slope, at_zero
+        transition[:, torch.arange(2, size), torch.arange(1, size - 1)] = 1.0
+    state, covariance = np.zeros(size), np.zeros((size, size))
+    state[0], covariance[0, 0] = mean, std**2
+    for a, b, c in zip(transition.numpy(), offset.numpy(), on_noise.square().tolist(), strict=True):
+        state, covariance = a @ state + b, a @ covariance @ a.T
+        covariance[0, 0] += c
+    return float(state[0]), math.sqrt(covariance[0, 0])
 
 
 class _Impulse:

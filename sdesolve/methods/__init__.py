@@ -6,28 +6,35 @@ import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from .._errors import choice
 from ..correctors import CORRECTORS, Corrector
 from .adaptive import Adaptive
 from .base import Facts, Step, StepNoise, Stepper
+from .deis import DEIS, IPNDM
 from .discretised import Ancestral, ReverseDiffusion
 from .dop853 import dop853
-from .dpm_solver import DPMpp2M
+from .dpm_solver import DPMpp2M, DPMpp3M
+from .edm import EDMSampler
+from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
 from .milstein import Milstein, MilsteinFree
 from .platen import Platen
 from .predictor_corrector import PredictorCorrector
+from .restart import Restart
 from .reversible_heun import ReversibleHeun
 from .rosenbrock import rodas5p
 from .runge_kutta import RungeKutta, bosh3, euler, heun, midpoint, rk4, rk45, tsit5
+from .sa_solver import SASolver
+from .single_step import SingleStep
 from .splittings import BAOAB, UBU
 from .stochastic_runge_kutta import sosri, sra1, sra3, sriw1
 from .stratonovich import EulerHeun, HeunSDE
 from .table import MethodRow, MethodTable
+from .unipc import UniPC
 
 
 def pc(
@@ -49,6 +56,36 @@ def pc(
 def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> PredictorCorrector:
     """Corrector-only sampling: Langevin steps at each level of a falling noise.  [Song & Ermon 2019, algorithm 1]"""
     return pc(None, "annealed_langevin", corrector_steps, **corrector_options)
+
+
+def dpmpp_2m_sde(eta: float = 1.0, variant: Literal["midpoint", "heun"] = "midpoint") -> DPMpp2M:
+    """DPM-Solver++(2M) for the reverse SDE."""
+    return DPMpp2M(eta, variant)
+
+
+def dpmpp_3m_sde(eta: float = 1.0) -> DPMpp3M:
+    """DPM-Solver++(3M) for the reverse SDE."""
+    return DPMpp3M(eta)
+
+
+def dpmpp_2s(eta: float = 0.0, weights: Literal["phi1", "phi2"] = "phi1", r: float = 0.5) -> SingleStep:
+    """DPM-Solver++(2S)."""
+    return SingleStep(2, eta, weights, r)
+
+
+def dpmpp_3s(eta: float = 0.0) -> SingleStep:
+    """DPM-Solver++(3S)."""
+    return SingleStep(3, eta)
+
+
+def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> SingleStep:
+    """DPM-Solver++(2S) for the reverse SDE: SEEDS-2 with the midpoint rule."""
+    return SingleStep(2, eta, "phi1", r)
+
+
+def restart(solver: str | Stepper = "edm", **options: Any) -> Restart:
+    """Restart sampling along the flow by an ODE method; its options are those of Restart."""
+    return Restart(make_method(solver) if isinstance(solver, str) else solver, **options)
 
 
 METHODS: dict[str, Callable[..., Stepper]] = {
@@ -82,6 +119,20 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "rodas5p": rodas5p,
     "ddim": DDIM,
     "dpmpp_2m": DPMpp2M,
+    "dpmpp_3m": DPMpp3M,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "ipndm": IPNDM,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_3s": dpmpp_3s,
+    "dpmpp_sde": dpmpp_sde,
+    "seeds": SingleStep,
+    "sa_solver": SASolver,
+    "er_sde": ERSDE,
+    "edm": EDMSampler,
+    "restart": restart,
 }
 
 

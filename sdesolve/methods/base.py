@@ -6,7 +6,7 @@ fixed grids, where times are host floats, and per-sample control, where they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._arrays import Number
 from ..control import Control
+from ..grids import Grid
 
 NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -24,7 +25,7 @@ class Facts(NamedTuple):
     evals: int
     """Network calls a step."""
     start: int = 0
-    """Network calls before the first step."""
+    """Network calls of a walk besides those of its steps: before the first one, or where it goes back."""
     ode: int | None = None
     """Order on ODEs; None for a method that needs noise."""
     strong: Mapping[str, float] = NONE
@@ -107,8 +108,18 @@ class Stepper:
     redraws: ClassVar[bool] = False
     """Whether a rejected step's noise is drawn anew: published methods that do are biased."""
 
+    default_grid: ClassVar[str | None] = None
+    """Name of the grid that suits the method better than the process's own does."""
+
+    own_grid: ClassVar[Grid | None] = None
+    """The grid of a method that is made for one."""
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
+
+    def compiled(self, compile: Callable[[Stepper], Stepper]) -> Stepper:
+        """This method with what can be compiled of it, by ``compile``."""
+        return compile(self)
 
     def init(self, problem: Any, x: Tensor, t: Number) -> Any:
         """The first step's carry."""

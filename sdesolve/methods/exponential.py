@@ -1,32 +1,48 @@
-"""Methods on the semi-linear structure of the probability flow.
-
-In y = x / alpha and s = sigma / alpha the flow is  dy/ds = eps(x, t) = -sigma score:  only the network's part is left.
-"""
+"""DDIM: the first-order exponential method, exact for a single data point, between the flow and ancestral sampling."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import ClassVar
 
-from torch import Tensor
-
-from .._arrays import Number, bcast, plus
-from ..problems import ScoreProblem
-from .base import Facts, Step, StepNoise, Stepper
+from .._arrays import Number, xp
+from ..processes import Process
+from .base import Facts
+from .linear import LinearSampler, Row, exponential_facts, half_log_snr, noise_level
 
 
 @dataclass(frozen=True)
-class DDIM(Stepper):
-    """DDIM:  x1 = (alpha_1/alpha_0) x + (sigma_1 - sigma_0 alpha_1/alpha_0) eps(x, t0).  [Song et al. 2021a, eq. 12 with eta = 0]
+class DDIM(LinearSampler):
+    """DDIM:  x1 = alpha_1 D + sqrt(sigma_1^2 - s^2) eps + s z,  s = eta sigma_1 sqrt(1 - e^(-2h)),  h the step in ln(alpha/sigma).
 
-    Euler's method in s = sigma/alpha; exact for a single data point.  Order 1, one call a step.  The plain choice for 20 to 100 calls.
+    With D = E[x_0 | x] and eps = E[eps | x] at t0.  [Song et al. 2021a, eq. 12 and 16].  Order 1, one call a step; exact for a single
+    data point at every eta.  eta = 0 is the probability flow (Euler's method in sigma/alpha), eta = 1 ancestral sampling.  The plain choice
+    for 20 to 100 calls.
+
+    Arguments:
+        eta: noise level, 0 <= eta <= 1.
+
+    Raises:
+        ValueError: eta out of range.
     """
 
-    facts: ClassVar[Facts] = Facts(evals=1, ode=1, needs=frozenset({"score"}), reference="Song, Meng & Ermon 2021")
+    eta: float = 0.0
+    memory: ClassVar[int] = 1
+    default_grid: ClassVar[str | None] = None
 
-    def step(self, problem: ScoreProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        p = problem.process
-        ratio = p.alpha_(t1) / p.alpha_(t0)
-        sigma = p.sigma_(t0)
-        on_score = sigma * (sigma * ratio - p.sigma_(t1))
-        return Step(plus(bcast(ratio, x) * x, on_score, problem.score(x, t0)))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eta", noise_level(self.eta, 1.0))
+
+    @cached_property
+    def facts(self) -> Facts:  # type: ignore[override]
+        return exponential_facts(1, 1.0, self.eta, "Song, Meng & Ermon 2021")
+
+    def row(self, process: Process, times: Sequence[Number], t1: Number) -> Row:
+        h = half_log_snr(process, t1) - half_log_snr(process, times[0])
+        m, sigma = xp(h), process.sigma_(t1)
+        noise = self.eta * self.eta * m.expm1(-2 * h)  # -s^2/sigma_1^2
+        log_share = 0.5 * m.log1p(noise)  # ln sqrt(1 - s^2/sigma_1^2)
+        on_x = sigma / process.sigma_(times[0]) * m.exp(log_share)
+        return Row(on_x, (-process.alpha_(t1) * m.expm1(log_share - h),), sigma * m.sqrt(-noise) if self.eta else None)

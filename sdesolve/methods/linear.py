@@ -11,16 +11,22 @@ formulas in float64 of the process and the times alone; a method of this family 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise, zip_longest
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from .._arrays import Number, bcast, plus
+from .._arrays import Number, bcast, plus, xp
+from .._errors import as_float
 from ..problems import ScoreProblem
 from ..processes import Process
-from .base import Step, StepNoise, Stepper
+from .base import Facts, Step, StepNoise, Stepper
+
+_TERMS = 18  # of the series of phi: below one rounding for |z| < 1
 
 
 class Row(NamedTuple):
@@ -32,6 +38,15 @@ class Row(NamedTuple):
     on_noise: Number | None = None
     """None where no noise is drawn."""
 
+    def corrected(self, implicit: Sequence[Number], explicit: Sequence[Number]) -> Row:
+        """This move after a correction of the state that it starts from: x + sum_j (implicit_j - explicit_j) D_j.
+
+        The step before went by ``explicit`` weights, on the outputs that were there; ``implicit`` ones, newest first, weigh the output at its end too,
+        which this move knows.  So an implicit corrector costs no call of its own.
+        """
+        change = [self.on_x * (new - old) for new, old in zip_longest(implicit, (0.0, *explicit), fillvalue=0.0)]
+        return self._replace(on_outputs=[a + b for a, b in zip_longest(self.on_outputs, change, fillvalue=0.0)])
+
 
 class History(NamedTuple):
     """What a step hands to the next: the last outputs and the times of their calls, newest first."""
@@ -41,10 +56,11 @@ class History(NamedTuple):
 
 
 class LinearSampler(Stepper):
-    """Base of the methods whose moves are rows.  A step visits ``nodes``, calling the network once at each."""
+    """Base of the methods whose moves are rows.  A step goes from node to node, calling the network once at each and drawing noise of its own for each move."""
 
     output: ClassVar[Literal["x0", "epsilon"]] = "x0"
     """What is combined."""
+    default_grid: ClassVar[str | None] = "log_snr"
 
     @property
     @abstractmethod
@@ -55,20 +71,116 @@ class LinearSampler(Stepper):
     def row(self, process: Process, times: Sequence[Number], t1: Number) -> Row:
         """The move to t1 from ``times[0]``, the newest of the times (at most ``memory``, newest first) at which the network was called."""
 
+    def nodes(self, process: Process, t0: Number, t1: Number) -> tuple[Number, ...]:
+        """Where a step calls the network: t0, and times within the step for a method with stages, whose memory then is the step's own."""
+        return (t0,)
+
     def init(self, problem: ScoreProblem, x: Tensor, t: Number) -> History:
         return History()
 
     def step(self, problem: ScoreProblem, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: History) -> Step:
+        nodes = self.nodes(problem.process, t0, t1)
+        history, mean = carry, x
+        for move, (t, to) in enumerate(pairwise((*nodes, t1))):
+            history, row = self._called(problem, x, t, to, history)
+            mean = combined(row, x, history.outputs)
+            x = mean if noise is None or row.on_noise is None else plus(mean, row.on_noise, noise.normal(move))
+        return Step(x, carry=history if len(nodes) == 1 else carry, mean=mean)
+
+    def _called(self, problem: ScoreProblem, x: Tensor, t: Number, to: Number, past: History) -> tuple[History, Row]:
+        """The network's output at (x, t) with those before it, and the row of the move from there."""
         called = problem.score.denoise if self.output == "x0" else problem.score.epsilon
-        outputs, times = (called(x, t0), *carry.outputs)[: self.memory], (t0, *carry.times)[: self.memory]
-        on_x, on_outputs, on_noise = self.row(problem.process, times, t1)
-        mean: Any = bcast(on_x, x) * x
-        for weight, output in zip(on_outputs, outputs, strict=False):
-            mean = plus(mean, weight, output)
-        x1 = mean if noise is None or on_noise is None else plus(mean, on_noise, noise.normal())
-        return Step(x1, carry=History(outputs, times), mean=mean)
+        outputs, times = (called(x, t), *past.outputs)[: self.memory], (t, *past.times)[: self.memory]
+        return History(outputs, times), self.row(problem.process, times, to)
+
+
+def combined(row: Row, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """The move without its noise."""
+    mean: Any = bcast(row.on_x, x) * x
+    for weight, output in zip(row.on_outputs, outputs, strict=False):
+        mean = plus(mean, weight, output)
+    return mean
 
 
 def half_log_snr(process: Process, t: Number) -> Number:
     """lambda = ln(alpha/sigma)."""
     return 0.5 * process.log_snr_(t)
+
+
+def phi(k: int, z: Number) -> Number:
+    """phi_k(z) = int_0^1 e^(z (1 - s)) s^(k-1) ds / (k-1)!  =  sum_j z^j / (j + k)!,  to a few roundings at every z; k >= 1."""
+    series: Number = 0.0 * z
+    for j in reversed(range(_TERMS)):
+        series = series * z + 1 / math.factorial(j + k)
+    if not isinstance(z, Tensor):
+        return series if abs(z) < 1 else _phi_recursion(k, z)
+    return torch.where(z.abs() < 1, series, _phi_recursion(k, z))
+
+
+def _phi_recursion(k: int, z: Number) -> Number:
+    value: Number = xp(z).expm1(z) / z
+    for j in range(1, k):
+        value = (value - 1 / math.factorial(j)) / z
+    return value
+
+
+def exponential_moments(z: Number, count: int) -> list[Number]:
+    """int_0^1 e^(z (1 - s)) s^k ds for k < count."""
+    return [math.factorial(k) * phi(k + 1, z) for k in range(count)]
+
+
+def interpolatory(at: Sequence[Number], moments: Sequence[Number]) -> list[Number]:
+    """Weights w_j with  sum_j w_j P(at[j]) = L(P)  for every polynomial P of degree < len(at), given L(s^k) = moments[k]."""
+    weights = []
+    for j, here in enumerate(at):
+        basis: list[Number] = [1.0]  # of Lagrange, lowest power first
+        for other in (*at[:j], *at[j + 1 :]):
+            shifted, same = [0.0, *basis], [*basis, 0.0]
+            basis = [(a - other * b) / (here - other) for a, b in zip(shifted, same, strict=True)]
+        weights.append(sum(a * m for a, m in zip(basis, moments, strict=False)))
+    return weights
+
+
+def adams(process: Process, t0: Number, t1: Number, through: Sequence[Number], eta: Number = 0.0) -> list[Number]:
+    """Weights on E[x_0 | x] at the times ``through`` of the exact solution from t0 to t1 where it is their polynomial in lambda:
+
+        (1 + eta) alpha_1 int_{lambda_0}^{lambda_1} e^{(1 + eta)(u - lambda_1)} P(u) du,
+
+    with eta = 0 for the probability flow and 1 for the reverse SDE.  Times up to t0 make an explicit method (Adams-Bashforth), with t1 among them
+    it is implicit (Adams-Moulton).
+    """
+    return interpolatory(*adams_moments(process, t0, t1, through, eta))
+
+
+def adams_moments(process: Process, t0: Number, t1: Number, through: Sequence[Number], eta: Number) -> tuple[list[Number], list[Number]]:
+    """Where ``through`` lies in s = (lambda - lambda_0)/h, and the integral of :func:`adams` for the powers of s."""
+    old, new = half_log_snr(process, t0), half_log_snr(process, t1)
+    h = new - old
+    scale = process.alpha_(t1) * (1 + eta) * h
+    return [(half_log_snr(process, t) - old) / h for t in through], [scale * m for m in exponential_moments(-(1 + eta) * h, len(through))]
+
+
+def kept(process: Process, t0: Number, t1: Number, eta: Number = 0.0) -> tuple[Number, Number | None]:
+    """(on_x, on_noise) of the exact solution from t0 to t1 at the noise level eta of :func:`adams`; the noise None for the flow."""
+    on_x = process.sigma_(t1) / process.sigma_(t0)
+    if not isinstance(eta, Tensor) and not eta:
+        return on_x, None
+    decay = eta * (half_log_snr(process, t0) - half_log_snr(process, t1))
+    m = xp(decay)
+    return on_x * m.exp(decay), process.sigma_(t1) * m.sqrt(-m.expm1(2 * decay))
+
+
+def noise_level(eta: object, most: float = math.inf) -> float:
+    """``eta`` if it is a number in [0, most]."""
+    value = as_float(eta)
+    if value is None or not (0 <= value <= most and value < math.inf):
+        raise ValueError(f"eta={eta!r}; expected a number from 0 (the ODE) {f'to {most:g}' if most < math.inf else 'up'}, as in eta=1.0 (the reverse SDE).")
+    return value
+
+
+def exponential_facts(ode: int, weak: float, eta: float, reference: str, evals: int = 1) -> Facts:
+    """Facts of a method that is an ODE method where eta = 0; its path is that of the reverse SDE where eta = 1."""
+    if not eta:
+        return Facts(evals=evals, ode=ode, needs=frozenset({"score"}), reference=reference)
+    strong = {"additive": 1.0} if eta == 1 else {}
+    return Facts(evals=evals, strong=strong, weak={"additive": weak}, needs=frozenset({"score"}), reference=reference)
