@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from . import exam
+from . import exam, grids
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
@@ -11,8 +11,11 @@ from .control import Control
 from .grids import Grid
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
+from .optimise import optimize_grid
+from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
+from .ranges import Range
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
@@ -38,8 +41,10 @@ __all__ = [
     "ModelCheck",
     "ModelCheckError",
     "Moment",
+    "OptimisedGrid",
     "ProbabilityFlow",
     "Process",
+    "Range",
     "RectifiedFlow",
     "ReverseSDE",
     "Score",
@@ -56,7 +61,9 @@ __all__ = [
     "check_model",
     "exam",
     "expand_time",
+    "grids",
     "methods",
+    "optimize_grid",
     "solve",
     "solver_card",
 ]

@@ -15,10 +15,13 @@ from ._errors import as_float, choice, integer
 from ._loops.dense import Event
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, make_grid, times_of
+from .grids import Grid, Recipe, make_grid, times_of
 from .methods import Facts, Stepper, make_method, methods
 from .noise import check_seed
+from .optimised import OptimisedGrid
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
+from .processes import Process
+from .ranges import Opening, Range
 
 AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
@@ -158,12 +161,25 @@ def _for_flow(problem: AnyProblem) -> str:
     return "Use process.reverse(score) for it. " if isinstance(problem, ProbabilityFlow) else ""
 
 
-def interval_of(problem: AnyProblem, interval: Interval | None, stepper: Stepper) -> Interval:
+def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening | None:
+    """What moves the prior draw to where the solve starts: a range given as the interval, or a grid that was optimised with one."""
+    given = [o for o in (interval, grid) if isinstance(o, Range | OptimisedGrid)]
+    if not given:
+        return None
+    if not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        raise ValueError(f"{type(given[0]).__name__} speaks of noise levels, and this problem has none; expected times: interval=(0.0, 1.0).")
+    if isinstance(grid, OptimisedGrid) and interval is not None:
+        raise ValueError("grid was optimised together with its interval; leave interval out.")
+    return given[0]
+
+
+def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
     own = stepper.own_grid
-    if own is not None and interval is None:
+    if own is not None and interval is None and opening is None:
         interval = own.ts[0], own.ts[-1]
-    return problem.interval if interval is None else problem.check_interval(interval)
+    times = opening.interval(problem.process) if opening else interval  # type: ignore[union-attr]
+    return problem.interval if times is None else problem.check_interval(times)  # type: ignore[arg-type]
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
@@ -204,10 +220,13 @@ def check_callback(callback: object) -> None:
         raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
 
 
-def check_denoise(denoise: bool, problem: AnyProblem) -> None:
-    """Tweedie's formula needs a score."""
+def denoise_of(denoise: bool | None, problem: AnyProblem, opening: Opening | None) -> bool:
+    """Whether to end with Tweedie's formula, which needs a score; by default where a range of noise says so."""
+    if denoise is None:
+        return opening is not None and opening.denoise
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
+    return denoise
 
 
 def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, event: object) -> str | None:
@@ -284,7 +303,7 @@ def grid_of(
     stepper: Stepper,
     interval: Interval,
     steps: int | None,
-    grid: Grid | str | Sequence[float] | Tensor | None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
@@ -302,7 +321,7 @@ def _chosen_grid(
     stepper: Stepper,
     interval: Interval,
     steps: int | None,
-    grid: Grid | str | Sequence[float] | Tensor | None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
@@ -319,13 +338,13 @@ def _chosen_grid(
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
-        steps = _steps_for(stepper, integer("nfe", nfe, 1), denoise)
-    if grid is None or isinstance(grid, str):
+        steps = steps_for(stepper, integer("nfe", nfe, 1), denoise)
+    if grid is None or isinstance(grid, str) or callable(grid):
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        name = grid or (stepper.default_grid or process.default_grid if process else "uniform")
-        return make_grid(name, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
+        recipe = grid or default_grid(stepper, process)
+        return make_grid(recipe, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
@@ -334,7 +353,13 @@ def _chosen_grid(
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
 
 
-def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
+def default_grid(stepper: Stepper, process: Process | None) -> str:
+    """The name of the grid that a method walks where none is given."""
+    return "uniform" if process is None else stepper.default_grid or process.default_grid
+
+
+def steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
+    """The largest number of steps whose calls, with the denoiser's, are no more than ``nfe``."""
     facts = stepper.facts
     fixed = facts.start + denoise
     if nfe < fixed + facts.evals:
