@@ -177,13 +177,10 @@ def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening |
 def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
     own = stepper.own_grid
-    if opening:
-        times = opening.interval(problem.process)  # type: ignore[union-attr]
-    elif own is not None and interval is None:
-        times = own.ts[0], own.ts[-1]
-    else:
-        times = interval  # type: ignore[assignment]
-    return problem.interval if times is None else problem.check_interval(times)
+    if own is not None and interval is None and opening is None:
+        interval = own.ts[0], own.ts[-1]
+    times = opening.interval(problem.process) if opening else interval  # type: ignore[union-attr]
+    return problem.interval if times is None else problem.check_interval(times)  # type: ignore[arg-type]
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
