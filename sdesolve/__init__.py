@@ -16,6 +16,7 @@ from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
+from .solver_card import SolverCard, solver_card
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
     from .methods import methods
@@ -43,6 +44,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "SolveWarning",
+    "SolverCard",
     "Status",
     "Stepper",
     "SubVPSDE",
@@ -54,4 +56,5 @@ __all__ = [
     "expand_time",
     "methods",
     "solve",
+    "solver_card",
 ]

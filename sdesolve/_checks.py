@@ -158,8 +158,11 @@ def _for_flow(problem: AnyProblem) -> str:
     return "Use process.reverse(score) for it. " if isinstance(problem, ProbabilityFlow) else ""
 
 
-def interval_of(problem: AnyProblem, interval: Interval | None) -> Interval:
+def interval_of(problem: AnyProblem, interval: Interval | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
+    own = stepper.own_grid
+    if own is not None and interval is None:
+        interval = own.ts[0], own.ts[-1]
     return problem.interval if interval is None else problem.check_interval(interval)
 
 
@@ -308,6 +311,11 @@ def _chosen_grid(
         if not (steps is None and grid is None and nfe is None):
             raise ValueError(f"{stepper.method} chooses its steps at rtol and atol here; expected no steps, grid or nfe.")
         return None
+    own = stepper.own_grid
+    if own is not None:
+        if not (steps is None and grid is None and nfe is None) or (own.ts[0], own.ts[-1]) != interval:
+            raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, grid, nfe or interval.")
+        return own
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:

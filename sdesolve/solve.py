@@ -130,7 +130,7 @@ def solve(
     with _tally.added_to(stats):
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
-        span = _checks.interval_of(problem, interval)
+        span = _checks.interval_of(problem, interval, stepper)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)

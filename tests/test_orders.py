@@ -137,7 +137,7 @@ def test_strong_order_on_the_reverse_sde(method: str) -> None:
     measured, declared = strong_on_the_reverse_sde(method), FACTS[method].strong["additive"]
     assert measured.order > declared - 0.1, measured
     if "score" in FACTS[method].needs:  # the others are held to it on harder problems
-        assert measured.order < declared + 0.1, measured
+        assert measured.order < declared + 0.15, measured  # multistep methods come down to it from above
 
 
 @pytest.mark.parametrize("process", PROCESSES)
