@@ -602,11 +602,11 @@ class _Impulse:
         return self.increment(t0, t1), (self.dt / 12).sqrt()[:, None] * self.normal(LEVY)
 
 
-def weak_on_a_gaussian(method: str, process: str) -> Measured:
+def weak_on_a_gaussian(method: str, process: str, steps: Sequence[int] = (8000, 16000, 32000)) -> Measured:
     """Distance of the standard deviation to the target's own at eps, by number of steps."""
-    p, steps = PROCESSES[process], [8000, 16000, 32000]
+    p = PROCESSES[process]
     errors = [abs(gaussian_outcome(method, p, n)[1] - GaussianTarget(p).law(p.eps)[1]) for n in steps]
-    return Measured(steps, errors, slope(steps, errors))
+    return Measured(list(steps), errors, slope(steps, errors))
 
 
 # -- the law of a sampler on two modes --------------------------------------------------------------------------------------

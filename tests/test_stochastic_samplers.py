@@ -339,10 +339,11 @@ def test_with_noise_its_law_tends_to_the_right_one(name: str) -> None:
     assert measured.order == pytest.approx(stepper.facts.weak["additive"], abs=0.2), measured
 
 
+@pytest.mark.slow
 def test_a_gaussian_flatters() -> None:
     """Predictor and corrector through two outputs have weak order 3 where the score is linear, and 2 where it is not."""
-    stepper, p, steps = make_method("sa_solver"), PROCESSES["VP"], [32, 48, 64, 96]
-    assert slope(steps, [law_on_two_modes(stepper, p, n, 26) for n in steps]) == pytest.approx(2.0, abs=0.2)
+    stepper, p, steps = make_method("sa_solver"), PROCESSES["VP"], [32, 48, 64]
+    assert slope(steps, [law_on_two_modes(stepper, p, n, 30) for n in steps]) == pytest.approx(2.0, abs=0.2)
 
 
 @pytest.mark.parametrize("name", [name for name, case in SDES.items() if make_method(case[0], **case[1]).facts.strong])
