@@ -30,6 +30,7 @@ from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
+from .ranges import gaussian_start
 from .solve import SolveWarning, solve
 
 FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.05, 0.15)  # ranges tried, in standard deviations of the data
@@ -89,7 +90,7 @@ def optimize_grid(
     stats: dict[str, Any] = {}
     with _tally.added_to(stats), _progress.count(progress, 2 + STARTS * ROUNDS, f"grid for {method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
-        ends = solve(flow, x, reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
+        ends = solve(flow, _centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
         advance()
         search = _Search(flow, method, options, steps, denoise, x, ends)
         starts = sorted(search.candidates(), key=lambda z: search.cost(z, search.seen))[:STARTS]
@@ -112,6 +113,12 @@ def _walker(method: str, options: dict[str, Any], flow: ProbabilityFlow) -> Step
         )
     _checks.suited(stepper, flow, method)
     return stepper
+
+
+def _centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:
+    """Draws of p_T, where the prior stands at zero: the data's mean is what the network makes of pure noise."""
+    t = flow.interval[0]
+    return gaussian_start(flow.process, x, t, flow.score.denoise(x, t).mean(0), 0.0)
 
 
 class _Part(NamedTuple):

@@ -21,7 +21,7 @@ from sdesolve import exam
 from sdesolve._loops import fixed
 from sdesolve.correctors import CORRECTORS, Langevin, trajectory
 from sdesolve.correctors.trajectory import Trajectory
-from sdesolve.grids import uniform
+from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
 from sdesolve.noise import SeededNormals, SeededStep
 
@@ -363,7 +363,7 @@ def test_a_flight_out_of_the_world_is_rejected(corrector: str) -> None:
 def test_no_host_read(how: dict[str, Any]) -> None:
     p = PROCESSES["VP"]
     stepper, x = make_method("pc", corrector_steps=2, **how), p.prior((4, 2, 3), seed=0)
-    grid, source = uniform(None, 1.0, 0.1, 5), SeededNormals(0, range(4), (2, 3), dtype=x.dtype, device=x.device, nodes=5)
+    grid, source = make_grid("uniform", None, 1.0, 0.1, 5), SeededNormals(0, range(4), (2, 3), dtype=x.dtype, device=x.device, nodes=5)
     problem = p.reverse(sd.as_score(lambda x, t: -x, p, predicts="epsilon"))
     with NoReads():
         out = fixed.run(stepper, problem, x, grid, lambda node: SeededStep(source, node), {}, None)
