@@ -117,6 +117,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "SDE method on a flow": (solve(problem=FLOW), r"Use process.reverse\(score\)"),
     "ODE method on an SDE": (solve(problem=PLAIN_SDE, method="rk4"), "Methods for it: euler_maruyama"),
     "score method on an SDE": (solve(problem=PLAIN_SDE, method="pc"), "needs a score"),
+    "corrector on an SDE": (solve(problem=PLAIN_SDE, method="pc", corrector="hmc"), "needs a score"),
     "score method on an ODE": (solve(problem=PLAIN_ODE, method="ddim"), "needs a score"),
     "diagonal method on a matrix": (
         solve(problem=sd.SDE(untouched, twisted, "general"), method="sriw1"),
