@@ -58,6 +58,12 @@ def test_an_image_does_not_depend_on_its_batch(method, options, batch_size):
     assert ((other - whole.images).abs().amax((1, 2, 3)) > 0.1).all()  # the tolerance above is far from what tells images apart
 
 
+def test_images_parallel_in_time_are_the_sequential_ones():
+    model = gen.load("mnist")
+    walked, near = (model.sample(2, "ddim", steps=20, seed=0, parallel=parallel) for parallel in (None, 10))
+    assert float((walked - near).abs().max()) < 1e-2
+
+
 def test_without_a_seed_torch_s_own_decides():
     m = tiny_model()
     torch.manual_seed(0)

