@@ -28,7 +28,7 @@ from .._files import atomic
 from .contenders import Contender, ours
 from .metrics import Reference, trajectory
 from .peers import peers
-from .problems import FINE, PROBLEMS, Network, Problem, Sources, Skipped, make
+from .problems import FINE, PROBLEMS, Network, Problem, Skipped, Sources, make
 
 EXACT = "exact draws"
 TRACKED = 2048  # rows whose flow is also solved finely
