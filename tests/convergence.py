@@ -108,7 +108,7 @@ class TwoModes:
         return 0.5 * (torch.special.ndtr((x - mean) / variance.sqrt()) + torch.special.ndtr((x + mean) / variance.sqrt()))
 
 
-def flow(method: str, process: str, backwards: bool = True) -> Measured:
+def flow(method: str | sd.Stepper, process: str, backwards: bool = True) -> Measured:
     """Distance to the exact probability flow of a nonlinear score at four times of the way, relative to the states there, by number of steps.
 
     The flow contracts or spreads, so the next term of the error shows; the order is that of the limit.  On equal steps in t, but for iPNDM with EDM, where they
@@ -312,10 +312,11 @@ def _reverse_paths() -> tuple[sd.ReverseSDE, Tensor, Path, Tensor]:
     return problem, x, path.coarse(STEPS[-1]), walk(make_method("sra3"), problem, x, path)
 
 
-def strong_on_the_reverse_sde(method: str) -> Measured:
+def strong_on_the_reverse_sde(method: str | sd.Stepper) -> Measured:
     """Root mean square distance to the end of the same path, by number of steps."""
     problem, x, path, end = _reverse_paths()
-    errors = [float((walk(make_method(method), problem, x, path.coarse(n)) - end).square().mean().sqrt()) for n in STEPS]
+    stepper = make_method(method) if isinstance(method, str) else method
+    errors = [float((walk(stepper, problem, x, path.coarse(n)) - end).square().mean().sqrt()) for n in STEPS]
     return Measured(STEPS, errors, slope(STEPS, errors))
 
 
@@ -601,11 +602,11 @@ class _Impulse:
         return self.increment(t0, t1), (self.dt / 12).sqrt()[:, None] * self.normal(LEVY)
 
 
-def weak_on_a_gaussian(method: str, process: str) -> Measured:
+def weak_on_a_gaussian(method: str, process: str, steps: Sequence[int] = (8000, 16000, 32000)) -> Measured:
     """Distance of the standard deviation to the target's own at eps, by number of steps."""
-    p, steps = PROCESSES[process], [8000, 16000, 32000]
+    p = PROCESSES[process]
     errors = [abs(gaussian_outcome(method, p, n)[1] - GaussianTarget(p).law(p.eps)[1]) for n in steps]
-    return Measured(steps, errors, slope(steps, errors))
+    return Measured(list(steps), errors, slope(steps, errors))
 
 
 # -- the law of a sampler on two modes --------------------------------------------------------------------------------------
@@ -634,9 +635,9 @@ class Line:
 class Slots:
     """Noise of one step, with Gauss's nodes for each slot in place of draws: all of them for each row in turn."""
 
-    def __init__(self, slots: int, rows: int) -> None:
-        gauss, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(5))
-        self._z = torch.cartesian_prod(*[gauss] * slots).reshape(-1, slots)
+    def __init__(self, slots: int, rows: int, gauss: int) -> None:
+        at, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(gauss))
+        self._z = torch.cartesian_prod(*[at] * slots).reshape(-1, slots)
         self.weights = torch.cartesian_prod(*[weight / weight.sum()] * slots).reshape(-1, slots).prod(1)
         self._rows = rows
 
@@ -647,11 +648,12 @@ class Slots:
         return self.normal() * math.sqrt(abs(t1 - t0))
 
 
-def law_on_two_modes(stepper: sd.Stepper, process: sd.Process, steps: int, n: int) -> float:
+def law_on_two_modes(stepper: sd.Stepper, process: sd.Process, steps: int, n: int, gauss: int = 5) -> float:
     """Root mean square error of E cos(k x), k = 1..4, where the score is that of two modes and the start has the exact law: without Monte-Carlo error.
 
     The expectation is carried back through the method's own steps,  u_i(x_i, x_i-1, ...) <- E[u_i+1(x_i+1, x_i, ...)],  from the last to the
-    first, with as many states as a linear sampler remembers outputs.  A function of them is its values at the products of ``n`` nodes each.
+    first, with as many states as a linear sampler remembers outputs.  A function of them is its values at the products of ``n`` nodes each;
+    the noise of a step is ``gauss`` nodes, 5 for what a step adds, and many for a jump as large as the state.
     """
     modes, k = TwoModes(process), torch.arange(1, 5, dtype=torch.float64)
     problem = suited(stepper, process.reverse(modes.score), "")
@@ -660,11 +662,11 @@ def law_on_two_modes(stepper: sd.Stepper, process: sd.Process, steps: int, n: in
     lines = [Line(mean + 5.5 * std, std, n) for mean, std in laws]
     stages = len(stepper.nodes(process, ts[0], ts[1])) if isinstance(stepper, LinearSampler) else 1
     memory = stepper.memory if isinstance(stepper, LinearSampler) and stages == 1 else 1
-    slots = next(s for s in (1, 2, 3) if _asks_for_no_more(stepper, problem, ts, s))
+    slots = next(s for s in (1, 2, 3) if _asks_for_no_more(stepper, problem, ts, s, gauss))
     u = torch.cos(lines[-1].nodes[:, None] * k)
     for i in reversed(range(steps)):
         states = torch.cartesian_prod(*[torch.arange(n)] * min(i + 1, memory)).reshape(n ** min(i + 1, memory), -1)
-        noise = Slots(slots, len(states))
+        noise = Slots(slots, len(states), gauss)
         x, *past = (lines[i - j].nodes[column][:, None] for j, column in enumerate(states.repeat_interleave(len(noise.weights), 0).unbind(1)))
         carry = stepper.init(problem, x, ts[i])
         if past:
@@ -681,11 +683,12 @@ def law_on_two_modes(stepper: sd.Stepper, process: sd.Process, steps: int, n: in
     return rms(got - exact)
 
 
-def _asks_for_no_more(stepper: sd.Stepper, problem: Any, ts: Sequence[float], slots: int) -> bool:
-    """Whether a step has enough with so many draws."""
-    x = torch.zeros(5**slots, 1, dtype=torch.float64)
+def _asks_for_no_more(stepper: sd.Stepper, problem: Any, ts: Sequence[float], slots: int, gauss: int) -> bool:
+    """Whether each step has enough with so many draws."""
+    x = torch.zeros(gauss**slots, 1, dtype=torch.float64)
     try:
-        stepper.step(problem, x, ts[0], ts[1], Slots(slots, 1), stepper.init(problem, x, ts[0]))
+        for t0, t1 in itertools.pairwise(ts):
+            stepper.step(problem, x, t0, t1, Slots(slots, 1, gauss), stepper.init(problem, x, t0))
     except IndexError:
         return False
     return True

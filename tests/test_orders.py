@@ -32,6 +32,7 @@ from sdesolve.methods import METHODS, make_method
 FACTS = {row.name: row.facts for row in sd.methods()}
 ODE_METHODS = [name for name, facts in FACTS.items() if facts.ode is not None]
 SAMPLERS = [name for name, facts in FACTS.items() if "additive" in facts.strong and "langevin" not in facts.needs]
+FLATTERED = {"sa_solver": 3.0}  # the order where the score is linear; with two modes it is as declared (test_a_gaussian_flatters)
 CORRECTED = {"pc", "annealed_langevin"}  # whose limit is the corrector's own law
 DIRECTIONS = [(0.0, 1.0), (1.0, 0.0)]
 
@@ -143,9 +144,9 @@ def test_strong_order_on_the_reverse_sde(method: str) -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("method", [m for m in SAMPLERS if not FACTS[m].start])
 def test_weak_order_on_a_gaussian(method: str, process: str) -> None:
-    """The limit is the target's own law at eps, and the standard deviation tends to it at the declared order."""
-    measured = weak_on_a_gaussian(method, process)
-    assert measured.order == pytest.approx(FACTS[method].weak["additive"], abs=0.2), measured
+    """The limit is the target's own law at eps, and the standard deviation tends to it at the declared order, or faster where that is said here."""
+    measured = weak_on_a_gaussian(method, process, (1000, 2000, 4000)) if method in FLATTERED else weak_on_a_gaussian(method, process)
+    assert measured.order == pytest.approx(FLATTERED.get(method, FACTS[method].weak["additive"]), abs=0.2), measured
     p = PROCESSES[process]
     assert gaussian_outcome(method, p, 32000)[0] == pytest.approx(float(p.alpha(p.eps)) * GaussianTarget.mean, abs=1e-4)
 
