@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._arrays import Number
 from .._errors import integer
-from ..correctors import Corrector
+from ..correctors import Corrector, Langevin
+from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from .base import Facts, Step, StepNoise, Stepper
 
@@ -20,7 +21,7 @@ class PredictorCorrector(Stepper):
     """A predictor's step from t0 to t1, then ``corrector_steps`` corrector steps at t1.  [Song et al. 2021, algorithm 1]
 
     The predictor follows the drift in time, the corrector repairs the marginal that it missed.  As the steps shrink, the
-    limit is the corrector's stationary law, right to O(snr^2).
+    limit is the corrector's stationary law: for ``langevin``, right to O(snr^2).
 
     Arguments:
         predictor: any stepper; an ODE method predicts along the probability flow; None for a corrector-only sampler.
@@ -39,19 +40,28 @@ class PredictorCorrector(Stepper):
     def facts(self) -> Facts:  # type: ignore[override]
         predictor = self.predictor.facts if self.predictor else Facts(evals=0)
         return Facts(
-            evals=predictor.start + predictor.evals + self.corrector_steps * self.corrector.evals,
+            evals=predictor.start + predictor.evals + self.corrector.calls(self.corrector_steps),
             weak={"additive": 1.0},
             needs=frozenset({"score"}),
             reference="Song et al. 2021",
         )
 
+    def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
+        return self.corrector.init(x)
+
+    @property
+    def couples_rows(self) -> bool:
+        return isinstance(self.corrector, Langevin) and self.corrector.norm == "batch"
+
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         if self.predictor:  # afresh each time: what it carried belongs to the state before the corrector
             predicted = self._predicted(problem)
             x = self.predictor.step(predicted, x, t0, t1, noise, self.predictor.init(predicted, x, t0)).x
-        for k in range(self.corrector_steps):
-            x = self.corrector.correct(problem, x, t1, noise.normal(slot=1 + k))
-        return Step(x)
+        x, carry = self.corrector.correct(problem, x, t1, self.corrector_steps, lambda k, part: noise.normal(1 + k + part * PART), carry)
+        return Step(x, carry=carry)
+
+    def stats(self, carry: Any) -> dict[str, Tensor]:
+        return self.corrector.stats(carry)
 
     def _predicted(self, problem: ReverseSDE) -> Problem | ScoreProblem:
         is_ode_method = self.predictor is not None and not self.predictor.facts.kinds
