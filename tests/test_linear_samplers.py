@@ -59,7 +59,11 @@ def test_adams_weights(process: str, eta: float, implicit: bool) -> None:
         through = [t1, *known[:count]] if implicit else known[:count]
         at, start, end = [lam(p, t) for t in through], lam(p, known[0]), lam(p, t1)
         scale = (1 + eta) * float(p.alpha(t1))
-        exact = [scale * mpmath.quad(lambda u, j=j: mpmath.exp((1 + eta) * (u - end)) * lagrange(at, j)(u), [start, end]) for j in range(len(at))]
+
+        def value(u: Any, j: int, at: list[float] = at, end: float = end) -> Any:
+            return mpmath.exp((1 + eta) * (u - end)) * lagrange(at, j)(u)
+
+        exact = [scale * mpmath.quad(lambda u, j=j, value=value: value(u, j), [start, end]) for j in range(len(at))]
         got = adams(p, known[0], t1, through, eta)
         assert got == pytest.approx([float(w) for w in exact], rel=1e-10, abs=1e-11 * scale * abs(end - start))  # what differences of lambda have lost
 
@@ -78,7 +82,7 @@ def test_deis_weights(variant: str, process: str) -> None:
             there = {"t": float(p.log_snr_inverse(2 * float(u))), "rho": mpmath.exp(-u), "log_rho": -u}[variant]
             return -mpmath.exp(-u) * lagrange(at, j)(there)
 
-        exact = [float(float(p.alpha(t1)) * mpmath.quad(lambda u, j=j: value(u, j), mpmath.linspace(start, end, 5))) for j in range(count)]
+        exact = [float(float(p.alpha(t1)) * mpmath.quad(lambda u, j=j, value=value: value(u, j), mpmath.linspace(start, end, 5))) for j in range(count)]
         got = DEIS(4, variant, published=True).row(p, known[:count], t1).on_outputs
         assert got == pytest.approx(exact, rel=1e-10, abs=1e-12 * sum(map(abs, exact)))
 
