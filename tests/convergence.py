@@ -635,7 +635,7 @@ class Line:
 
 
 class Slots:
-    """Noise of one step, with Gauss's nodes for each slot in place of draws: all of them for each row in turn."""
+    """Noise of one step, with Gauss's nodes for each of its moves in place of draws: all of them for each row in turn."""
 
     def __init__(self, slots: int, rows: int, gauss: int) -> None:
         at, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(gauss))
@@ -644,7 +644,7 @@ class Slots:
         self._rows = rows
 
     def normal(self, slot: int = 0) -> Tensor:
-        return self._z[:, slot].repeat(self._rows)[:, None]
+        return self._z[:, slot // MOVE].repeat(self._rows)[:, None]
 
     def increment(self, t0: float, t1: float) -> Tensor:
         return self.normal() * math.sqrt(abs(t1 - t0))

@@ -119,6 +119,9 @@ class Stepper:
         """Whether a row's step depends on the other rows: published rules that take a mean over the batch."""
         return False
 
+    outlives_moves: ClassVar[bool] = False
+    """Whether what a step carries still serves the next where something else has moved the state in between, as a corrector does."""
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
 

