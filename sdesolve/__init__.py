@@ -19,6 +19,7 @@ from .ranges import Range
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
+from .solver_card import SolverCard, solver_card
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
     from .methods import methods
@@ -50,6 +51,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "SolveWarning",
+    "SolverCard",
     "Status",
     "Stepper",
     "SubVPSDE",
@@ -63,4 +65,5 @@ __all__ = [
     "methods",
     "optimize_grid",
     "solve",
+    "solver_card",
 ]

@@ -173,10 +173,13 @@ def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening |
     return given[0]
 
 
-def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None) -> Interval:
+def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
-    times = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
-    return problem.interval if times is None else problem.check_interval(times)  # type: ignore[arg-type]
+    own = stepper.own_grid
+    times: Any = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
+    if own is not None and times is None:
+        times = own.ts[0], own.ts[-1]
+    return problem.interval if times is None else problem.check_interval(times)
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
@@ -327,6 +330,11 @@ def _chosen_grid(
         if not (steps is None and grid is None and nfe is None):
             raise ValueError(f"{stepper.method} chooses its steps at rtol and atol here; expected no steps, grid or nfe.")
         return None
+    own = stepper.own_grid
+    if own is not None:
+        if not (steps is None and grid is None and nfe is None) or (own.ts[0], own.ts[-1]) != interval:
+            raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, grid, nfe or interval.")
+        return own
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:

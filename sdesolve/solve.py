@@ -139,7 +139,7 @@ def solve(
         problem = _checks.suited(stepper, problem, name)
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)
-        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, denoise, tolerant))
+        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, denoise, tolerant), stepper)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)

@@ -24,7 +24,7 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"_arrays", "_errors", "_tally"},
     {"noise", "_philox", "brownian"},
     {"processes", "grids", "ranges", "optimised", "solution", "control"},
-    {"problems", "scores", "methods", "correctors"},
+    {"problems", "scores", "methods", "correctors", "solver_card"},
     {"_loops"},
     {"_backends"},
     {"solve", "_auto", "_checks", "_progress"},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._arrays import Number
 from ..control import Control
+from ..grids import Grid
 
 NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -109,6 +110,9 @@ class Stepper:
 
     default_grid: ClassVar[str | None] = None
     """Name of the grid that suits the method better than the process's own does."""
+
+    own_grid: ClassVar[Grid | None] = None
+    """The grid of a method that is made for one."""
 
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""

