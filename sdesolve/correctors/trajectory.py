@@ -83,7 +83,7 @@ class Record(NamedTuple):
 
     @staticmethod
     def of(carry: Tensor) -> Record:
-        return Record(*carry.detach().T.contiguous())  # contiguous: a column of few rows is read by other instructions than one of many
+        return Record(*carry.detach().T.contiguous())  # contiguous: columns are read alike in every batch
 
 
 @dataclass(frozen=True)
