@@ -80,7 +80,7 @@ def test_the_law_is_left_as_it_is(corrector: str, target: str, process: str, rat
     """With the Metropolis test at a large step, about the width of the narrowest part of p_t."""
     step_size = 1.2 * math.hypot(0.3, ratio) / ratio if target == "gaussian" else math.hypot(0.1, ratio) / ratio
     solution, law = chain(corrector, target, process, ratio, accept=True, step_size=step_size)
-    assert 0.7 < float(solution.stats["acceptance"].mean()) < 0.98
+    assert 0.6 < float(solution.stats["acceptance"].mean()) < 0.995
     assert min(p_values(solution.x, law)) > 1e-3
 
 
