@@ -33,15 +33,21 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def small():
-    return make("mixture_2d", 512, Sources())
+    return make("mixture_2d", 256, Sources())
+
+
+FEW = ("diffusers UniPC", "diffusers DPM++ 2M [our grid]", "k-diffusion dpmpp_2m, karras VP", "azula PC [our grid]", "torchdiffeq rk4", "score_sde PC (by hand)")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A tiny run with whatever peers are installed, and its folder."""
+    """A tiny run with a few of the peers that are installed, and its folder."""
     out = tmp_path_factory.mktemp("benchmark")
-    plan = Plan({"mixture_2d": 256, "mixture_64d": 64, "mnist_points": 8}, (5, 10), 2, ["ddim", "dpmpp_2m", "pc"], sources=Sources(cache=out / "cache"))
-    found = results(plan, run(plan, out / "cells.jsonl"), ["benchmark"])
+    here, skipped = peers()
+    plan = Plan({"mixture_2d": 256, "ring_2d": 64, "mnist_points": 8}, (5, 10), 2, ["ddim", "dpmpp_2m", "pc"], sources=Sources(cache=out / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdesolve_gen.benchmark.runner.peers", lambda: ([c for c in here if c.label in FEW], skipped))
+        found = results(plan, run(plan, out / "cells.jsonl"), ["benchmark"])
     write(found, out)
     return out, json.loads((out / "results.json").read_text())
 
@@ -144,9 +150,9 @@ def test_a_contender_keeps_to_its_budget_and_finds_the_law(contender, small):
     with torch.random.fork_rng():
         x, nfe, _ = sampled(small, contender, 60, seed=1)
     assert 56 <= nfe <= 60
-    assert x.shape == (512, 2) and bool(x.isfinite().all())
+    assert x.shape == (256, 2) and bool(x.isfinite().all())
     distance = sd.exam.sliced_wasserstein2(x, small.law).value
-    limit = 4.0 if contender.label in CRUDE else 0.04
+    limit = 4.0 if contender.label in CRUDE else 0.06
     assert distance < limit, distance
 
 
@@ -215,7 +221,7 @@ def test_the_json_has_everything(found):
     _, said = found
     assert said["format"] == 1 and said["plan"]["seeds"] == 2
     assert {"sdesolve", "torch", "python"} <= set(said["versions"]) and said["machine"]["cores"]
-    assert set(said["problems"]) == {"mixture_2d", "mixture_64d"} and "--data" in said["skipped"]["mnist_points"]
+    assert set(said["problems"]) == {"mixture_2d", "ring_2d"} and "--data" in said["skipped"]["mnist_points"]
     for problem in said["problems"].values():
         assert all(f["mean"] > 0 and f["se"] > 0 for f in problem["floor"].values())
     labels = {(r["problem"], r["contender"], r["budget"]) for r in said["results"]}

@@ -61,7 +61,7 @@ class Plan:
     sources: Sources = field(default_factory=Sources)
 
 
-QUICK = Plan({"mixture_2d": 32_768, "mixture_64d": 4096, "mnist_model": 4}, (5, 10, 20), 2)
+QUICK = Plan({"mixture_2d": 32_768, "mixture_64d": 2048, "mnist_model": 4}, (5, 10, 20), 2)
 FULL = Plan(
     {"mixture_2d": 32_768, "ring_2d": 32_768, "mixture_64d": 16_384, "lowrank_784d": 2048, "mnist_mixture": 2048, "mnist_points": 256,
      "cifar_points": 128, "mnist_model": 128},
