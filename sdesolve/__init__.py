@@ -2,17 +2,22 @@
 
 from typing import TYPE_CHECKING
 
-from . import exam
+from . import exam, grids
 from ._arrays import expand_time
 from ._backends import backends
 from ._loops.fixed import Moment
+from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
+from .correct import correct
 from .grids import Grid
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
+from .optimise import optimize_grid
+from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
-from .processes import EDM, VESDE, VPSDE, Process, SubVPSDE
+from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
+from .ranges import Range
 from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
@@ -33,12 +38,17 @@ __all__ = [
     "VPSDE",
     "BrownianPath",
     "Control",
+    "Cosine",
     "Grid",
     "ModelCheck",
     "ModelCheckError",
     "Moment",
+    "OptimisedGrid",
+    "Parallel",
     "ProbabilityFlow",
     "Process",
+    "Range",
+    "RectifiedFlow",
     "ReverseSDE",
     "Score",
     "Solution",
@@ -52,9 +62,12 @@ __all__ = [
     "as_score",
     "backends",
     "check_model",
+    "correct",
     "exam",
     "expand_time",
+    "grids",
     "methods",
+    "optimize_grid",
     "solve",
     "solver_card",
 ]

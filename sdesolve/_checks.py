@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ._backends import Backend, make_backend
-from ._errors import as_float, choice, integer
+from ._errors import as_float, as_int, choice, integer
 from ._loops.dense import Event
+from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, make_grid, times_of
+from .grids import Grid, Recipe, make_grid, times_of
 from .methods import Facts, Stepper, make_method, methods
 from .noise import check_seed
+from .optimised import OptimisedGrid
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
+from .processes import Process
+from .ranges import Opening, Range
 
 AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
@@ -158,12 +162,25 @@ def _for_flow(problem: AnyProblem) -> str:
     return "Use process.reverse(score) for it. " if isinstance(problem, ProbabilityFlow) else ""
 
 
-def interval_of(problem: AnyProblem, interval: Interval | None, stepper: Stepper) -> Interval:
+def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening | None:
+    """What moves the prior draw to where the solve starts: a range given as the interval, or a grid that was optimised with one."""
+    given = [o for o in (interval, grid) if isinstance(o, Range | OptimisedGrid)]
+    if not given:
+        return None
+    if not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        raise ValueError(f"{type(given[0]).__name__} speaks of noise levels, and this problem has none; expected times: interval=(0.0, 1.0).")
+    if isinstance(grid, OptimisedGrid) and interval is not None:
+        raise ValueError("grid was optimised together with its interval; leave interval out.")
+    return given[0]
+
+
+def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, stepper: Stepper, calls: int | None) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
     own = stepper.own_grid
-    if own is not None and interval is None:
+    if own is not None and interval is None and opening is None:
         interval = own.ts[0], own.ts[-1]
-    return problem.interval if interval is None else problem.check_interval(interval)
+    times = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
+    return problem.interval if times is None else problem.check_interval(times)  # type: ignore[arg-type]
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
@@ -204,10 +221,13 @@ def check_callback(callback: object) -> None:
         raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
 
 
-def check_denoise(denoise: bool, problem: AnyProblem) -> None:
-    """Tweedie's formula needs a score."""
+def denoise_of(denoise: bool | None, problem: AnyProblem, opening: Opening | None) -> bool:
+    """Whether to end with Tweedie's formula, which needs a score; by default where a range of noise says so."""
+    if denoise is None:
+        return opening is not None and opening.denoise
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
+    return denoise
 
 
 def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, event: object) -> str | None:
@@ -239,6 +259,28 @@ def check_compile(compile: bool, stepper: Stepper, chosen: bool, gradient: str |
         raise ValueError(f"compile=True compiles sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
     if compile and chosen and stepper.facts.largest is not None:
         raise ValueError("compile=True cannot trace this method's Jacobian in a batch whose size changes; expected steps, as in steps=100, or compile=False.")
+
+
+def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool, gradient: str | None, compile: bool) -> Parallel | None:
+    """How steps are taken at once, of a method of ours whose rows and steps stand apart; ``chosen``: whether it chooses its steps."""
+    if parallel is None:
+        return None
+    window = as_int(parallel)
+    if window is None and not isinstance(parallel, Parallel):
+        raise TypeError(f"parallel is a {type(parallel).__name__}; expected a number of steps, as in parallel=16, or sdesolve.Parallel(window=16, tolerance=1e-4).")
+    if isinstance(stepper, Backend):
+        raise ValueError(f"parallel takes sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
+    if chosen:
+        raise ValueError("parallel takes steps of a grid at once, and here they are chosen one after the other; expected a grid, as in steps=100.")
+    if gradient is not None:
+        raise ValueError(f"gradient={gradient!r} goes through steps that are taken one after the other; expected one of parallel and gradient.")
+    if compile:
+        raise ValueError("compile=True compiles a step for one number of rows, and parallel changes it; expected one of parallel and compile.")
+    if stepper.reversible:
+        raise ValueError("a reversible method carries a second state that swings about the first, which no iteration reaches sooner than the steps do; expected method='heun_sde'.")
+    if stepper.couples_rows:
+        raise ValueError("norm='batch' takes a mean over the batch, in which parallel puts many steps; expected norm='expected', or parallel=None.")
+    return parallel if isinstance(parallel, Parallel) else Parallel(integer("parallel", window, 1, example=16))
 
 
 def seed_of(seed: int | None, generator: torch.Generator | None) -> int:
@@ -284,7 +326,7 @@ def grid_of(
     stepper: Stepper,
     interval: Interval,
     steps: int | None,
-    grid: Grid | str | Sequence[float] | Tensor | None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
@@ -302,7 +344,7 @@ def _chosen_grid(
     stepper: Stepper,
     interval: Interval,
     steps: int | None,
-    grid: Grid | str | Sequence[float] | Tensor | None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
@@ -319,13 +361,13 @@ def _chosen_grid(
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
-        steps = _steps_for(stepper, integer("nfe", nfe, 1), denoise)
-    if grid is None or isinstance(grid, str):
+        steps = steps_for(stepper, integer("nfe", nfe, 1), denoise)
+    if grid is None or isinstance(grid, str) or callable(grid):
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        name = grid or (stepper.default_grid or process.default_grid if process else "uniform")
-        return make_grid(name, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
+        recipe = grid or default_grid(stepper, process)
+        return make_grid(recipe, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
@@ -334,12 +376,28 @@ def _chosen_grid(
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
 
 
-def _steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
+def default_grid(stepper: Stepper, process: Process | None) -> str:
+    """The name of the grid that a method walks where none is given."""
+    return "uniform" if process is None else stepper.default_grid or process.default_grid
+
+
+def steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
+    """The largest number of steps whose calls, with the denoiser's, are no more than ``nfe``."""
     facts = stepper.facts
     fixed = facts.start + denoise
     if nfe < fixed + facts.evals:
         raise ValueError(f"nfe={nfe} is too small for one step of this method; the smallest that works is nfe={fixed + facts.evals}.")
     return (nfe - fixed) // max(1, facts.evals)
+
+
+def calls_of(stepper: Stepper, steps: int | None, nfe: int | None, denoise: bool, tolerance: bool) -> int | None:
+    """Network calls that a walk will make, at most; None where steps are chosen."""
+    if nfe is not None:
+        return integer("nfe", nfe, 1)
+    if steps is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
+        return None
+    facts = stepper.facts
+    return facts.start + denoise + max(1, facts.evals) * integer("steps", DEFAULT_STEPS if steps is None else steps, 1)
 
 
 def control_of(stepper: Stepper, rtol: float | None, atol: float | None, dtype: torch.dtype) -> Control:
@@ -383,12 +441,19 @@ def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, i
 
 def check_rows_apart(problem: AnyProblem, x: Tensor, interval: Interval) -> None:
     """Where B equals the last axis, a time (B,) would multiply columns without a complaint: two calls tell whether it does."""
-    if not isinstance(problem, ODE) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
+    if isinstance(problem, ReverseSDE | ProbabilityFlow) or x.dim() < 2 or not 1 < len(x) == x.shape[-1]:
         return
     t = torch.linspace(interval[0], (interval[0] + interval[1]) / 2, len(x), dtype=torch.float64, device=x.device)
-    together, alone = problem.drift(x, t)[-1:], problem.drift(x[-1:], t[-1:])
+    _check_apart("drift", problem.drift, x, t)
+    if isinstance(problem, SDE):
+        event = problem.brownian_event(x)
+        _check_apart("diffusion", lambda x, t: problem.diffuse(x, t, x.new_ones((len(x), *event))), x, t)
+
+
+def _check_apart(name: str, field: Field, x: Tensor, t: Tensor) -> None:
+    together, alone = field(x, t)[-1:], field(x[-1:], t[-1:])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-6 * float(alone.abs().max().nan_to_num()), equal_nan=True):
-        raise ValueError(f"drift gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a sample. {PER_ROW_TIME}")
+        raise ValueError(f"{name} gives a row another value in a batch than alone; here t has shape ({len(x)},), one time a row. {PER_ROW_TIME}")
 
 
 def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, between: bool) -> dict[int, tuple[float, ...]]:

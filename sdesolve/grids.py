@@ -1,6 +1,7 @@
 """Time grids: where a fixed-step solver stands, and the only place where it learns its steps from.
 
-A grid of N steps has N + 1 nodes; step i goes from ts[i] to ts[i + 1], so the steps add up to the interval exactly.
+A grid of N steps has N + 1 nodes; step i goes from ts[i] to ts[i + 1], so the steps add up to the interval exactly.  A recipe makes a grid
+for an interval and a number of steps; those of this file have names, ``grid="karras"``, and options, ``grid=sd.grids.karras(rho=5)``.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ._errors import choice
+from ._errors import as_float, choice
 from .processes import Process
 
 
@@ -58,32 +60,107 @@ def times_of(name: str, values: Sequence[float] | Tensor) -> list[float]:
     return numbers
 
 
-def uniform(process: Process | None, t0: float, t1: float, steps: int) -> Grid:
-    """t_i = t0 + i (t1 - t0) / steps."""
-    return _pinned([t0 + (t1 - t0) * i / steps for i in range(steps + 1)], t0, t1)
+Recipe: TypeAlias = Callable[[Process | None, float, float, int], Grid]
+"""Nodes from (process, t0, t1, steps); the process is None for a problem without noise levels.  ``grid=`` takes one of your own, too."""
 
 
-def karras(process: Process | None, t0: float, t1: float, steps: int, rho: float = 7.0) -> Grid:
-    """Equal steps in (sigma/alpha)^(1/rho).  [Karras et al. 2022, eq. 5]"""
-    p = _needs_process("karras", process)
-    ends = [math.exp(-0.5 * float(p.log_snr(t)) / rho) for t in (t0, t1)]
-    levels = [ends[0] + (ends[1] - ends[0]) * i / steps for i in range(steps + 1)]
-    return _pinned([float(p.log_snr_inverse(-2 * rho * math.log(level))) for level in levels], t0, t1)
+def uniform() -> Recipe:
+    """t_i = t0 + i (t1 - t0) / N: equal steps of the time."""
+    return lambda process, t0, t1, steps: _pinned(_ramp(t0, t1, steps), t0, t1)
 
 
-def log_snr(process: Process | None, t0: float, t1: float, steps: int) -> Grid:
-    """Equal steps in the log signal-to-noise ratio.  [Lu et al. 2022, section 3.3]"""
-    p = _needs_process("log_snr", process)
-    first, last = (float(p.log_snr(t)) for t in (t0, t1))
-    return _pinned([float(p.log_snr_inverse(first + (last - first) * i / steps)) for i in range(steps + 1)], t0, t1)
+def power(rho: float = 2.0) -> Recipe:
+    """Equal steps of t^(1/rho): shorter steps towards t = 0 for rho > 1; rho = 2 is the quadratic grid of DDIM.  [Song, Meng & Ermon 2021, D.2]
+
+    Arguments:
+        rho: exponent > 0; 1 is :func:`uniform`.
+    """
+    rho = _positive("rho", rho)
+
+    def grid(process: Process | None, t0: float, t1: float, steps: int) -> Grid:
+        if min(t0, t1) < 0:
+            raise ValueError(f"grid='power' takes roots of the time and the interval is ({t0}, {t1}); expected times >= 0, or grid='uniform'.")
+        return _pinned([u**rho for u in _ramp(t0 ** (1 / rho), t1 ** (1 / rho), steps)], t0, t1)
+
+    return grid
 
 
-GRIDS: dict[str, Callable[[Process | None, float, float, int], Grid]] = {"uniform": uniform, "karras": karras, "log_snr": log_snr}
+def karras(rho: float = 7.0) -> Recipe:
+    """Equal steps of (sigma/alpha)^(1/rho).  [Karras et al. 2022, eq. 5]
+
+    Arguments:
+        rho: exponent > 0; 7 is the published value, with which the grid is also known as "edm".  Larger is nearer to :func:`log_snr`.
+    """
+    rho = _positive("rho", rho)
+    return _in_ratio("karras", lambda r: r ** (1 / rho), lambda u: u**rho)
 
 
-def make_grid(name: str, process: Process | None, t0: float, t1: float, steps: int) -> Grid:
-    """The named grid with ``steps`` steps from t0 to t1."""
-    return GRIDS[choice("grid", name, GRIDS)](process, t0, t1, steps)
+def log_snr() -> Recipe:
+    """Equal steps of the log signal-to-noise ratio.  [Lu et al. 2022, section 3.3]"""
+    return _in_ratio("log_snr", math.log, math.exp)
+
+
+def arctan(data_std: float = 0.5) -> Recipe:
+    """Equal steps of arctan(sigma / (alpha data_std)): short where the noise is as wide as the data, and everything is decided.
+
+    On Gaussian data of that width the flow turns x by this angle, dx/dsigma = x sigma / (sigma^2 + data_std^2) with alpha = 1, so that a
+    first-order method errs as much in each step.
+
+    Arguments:
+        data_std: standard deviation of the data, or of what the noise has to tell apart; > 0.
+    """
+    std = _positive("data_std", data_std)
+    return _in_ratio("arctan", lambda r: math.atan(r / std), lambda u: std * math.tan(u))
+
+
+GRIDS: dict[str, Callable[..., Recipe]] = {
+    "uniform": uniform,
+    "power": power,
+    "karras": karras,
+    "edm": karras,
+    "log_snr": log_snr,
+    "arctan": arctan,
+}
+
+
+def make_grid(grid: str | Recipe, process: Process | None, t0: float, t1: float, steps: int) -> Grid:
+    """The grid of a name or a recipe with ``steps`` steps from t0 to t1."""
+    recipe = GRIDS[choice("grid", grid, GRIDS)]() if isinstance(grid, str) else grid
+    made = recipe(process, t0, t1, steps)
+    if not isinstance(made, Grid):
+        raise TypeError(f"grid made a {type(made).__name__}; expected a function (process, t0, t1, steps) -> sdesolve.Grid, as sdesolve.grids.karras(rho=5).")
+    if len(made) != steps:
+        raise ValueError(f"grid made {len(made)} steps; expected {steps}.")
+    return made
+
+
+def _in_ratio(name: str, of: Callable[[float], float], inverse: Callable[[float], float]) -> Recipe:
+    """Equal steps of a rising function of sigma/alpha."""
+
+    def grid(process: Process | None, t0: float, t1: float, steps: int) -> Grid:
+        if process is None:
+            raise ValueError(
+                f"grid={name!r} needs the noise levels of a forward process; this problem has none. Use grid='uniform' or give the times."
+            )
+        first, last = (of(noise_ratio(process, t)) for t in (t0, t1))
+        return _pinned([time_at_ratio(process, inverse(u)) for u in _ramp(first, last, steps)], t0, t1)
+
+    return grid
+
+
+def noise_ratio(process: Process, t: float) -> float:
+    """sigma/alpha at the time t."""
+    return math.exp(-0.5 * float(process.log_snr(t)))
+
+
+def time_at_ratio(process: Process, ratio: float) -> float:
+    """The time at which sigma/alpha has the given value."""
+    return float(process.log_snr_inverse(-2 * math.log(ratio)))
+
+
+def _ramp(first: float, last: float, steps: int) -> list[float]:
+    """steps + 1 equally spaced numbers."""
+    return [first + (last - first) * i / steps for i in range(steps + 1)]
 
 
 def _pinned(ts: list[float], t0: float, t1: float) -> Grid:
@@ -91,7 +168,8 @@ def _pinned(ts: list[float], t0: float, t1: float) -> Grid:
     return Grid((t0, *ts[1:-1], t1))
 
 
-def _needs_process(name: str, process: Process | None) -> Process:
-    if process is None:
-        raise ValueError(f'grid="{name}" needs the noise levels of a forward process; this problem has none. Use grid="uniform" or give the times.')
-    return process
+def _positive(name: str, value: object) -> float:
+    number = as_float(value)
+    if number is None or not 0 < number < math.inf:
+        raise ValueError(f"{name}={value!r}; expected a finite number > 0.")
+    return number

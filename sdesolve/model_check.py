@@ -266,8 +266,9 @@ def _times(process: Process, variance: float, count: int, time: TimeConvention) 
     ts = [min(max(float(process.log_snr_inverse(value)), process.eps), process.T) for value in inner]
     if not isinstance(time, int):
         return ts
-    step = process.T / (time - 1)  # between levels the model was never meant to be right
-    return sorted({max(1, round(t / step)) * step for t in ts}, reverse=True)
+    step = process.horizon / (time - 1)  # between levels the model was never meant to be right
+    last = int(process.T / step * (1 + 1e-9))
+    return sorted({min(max(1, round(t / step)), last) * step for t in ts}, reverse=True)
 
 
 def _weights(process: Process, ts: list[float], variance: float) -> Tensor:

@@ -34,11 +34,14 @@ _LARGEST_GAP = 8  # ids skipped within one call
 _LONG = 16  # words of a sample from which on a loop over half of its numbers is a fast one
 _CHUNK = 1 << 16  # normals drawn ahead at once, or a block of each sample where that is more: small states do not pay Python's overhead at every node
 
-PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED = range(7)
+PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN = range(8)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
 
 LEVY, BETWEEN = 1 << 32, 1 << 33
 """Slots of a step's space-time Levy area and of its bridge, beyond any number of corrector steps."""
+
+PART, MOVE = 1 << 34, 1 << 48
+"""Between the slots of one corrector step, and between those of a step that draws several times, beyond those and one another."""
 
 
 class SeededNormals:

@@ -37,6 +37,7 @@ class Process(ABC):
     Attributes:
         T: end of the process, where x_T is (nearly) the prior.
         eps: where sampling stops by default, the value of the literature.
+        horizon: the time of the last level of a network that counts its levels: T, unless the process ends before it.
         default_grid: name of the time grid that suits the process (see ``sdesolve.grids``).
     """
 
@@ -133,6 +134,10 @@ class Process(ABC):
         noise = _standard_normal(x0.shape, seed, sample_ids, x0.dtype, x0.device, DATA)
         mean, _ = self.marginal(x0, t)
         return mean + bcast(self.sigma_(_as_number(t)), x0) * noise
+
+    @property
+    def horizon(self) -> float:
+        return self.T
 
     @property
     def prior_std(self) -> float:
@@ -363,6 +368,121 @@ class EDM(Process):
     @property
     def prior_std(self) -> float:
         return self.sigma_max
+
+
+@dataclass(frozen=True)
+class Cosine(Process):
+    """Variance preserving with  alpha(t) = cos(k (t + s)) / cos(k s),  k = pi / (2 (1 + s)).  [Nichol & Dhariwal 2021, eq. 17]
+
+    beta = 2 k tan(k (t + s)).  At t = 1 there is no signal left and no finite beta: the published code cuts beta at 0.999 of a step, here
+    the process ends before, where sigma/alpha = 119.  A network that counts its levels counts them up to t = 1.
+
+    Arguments:
+        s: offset s > 0 that keeps the noise of the first steps from vanishing; the published value is the default.
+        T: end time, 0 < T < 1; the default is the published one of DPM-Solver.  [Lu et al. 2022]
+    """
+
+    s: float = 0.008
+    T: float = 0.9946
+
+    def __post_init__(self) -> None:
+        _require(self, "s", 0 < self.s < math.inf, "a finite s > 0")
+        _require(self, "T", 0 < self.T < 1, "0 < T < 1: at t = 1 there is no signal left")
+
+    @property
+    def eps(self) -> float:  # type: ignore[override]
+        return 1e-3 * self.T
+
+    @property
+    def horizon(self) -> float:
+        return 1.0
+
+    @property
+    def _k(self) -> float:
+        return math.pi / (2 * (1 + self.s))
+
+    def log_alpha_(self, t: Number) -> Number:
+        return xp(t).log(self.alpha_(t))
+
+    def alpha_(self, t: Number) -> Number:
+        return xp(t).sin(self._k * (1 - t)) / math.sin(self._k)  # cos(k (t + s)) = sin(k (1 - t)), which keeps its digits towards t = 1
+
+    def sigma_(self, t: Number) -> Number:
+        return xp(t).sqrt(xp(t).sin(self._k * t) * xp(t).sin(self._k * (t + 2 * self.s))) / math.sin(self._k)
+
+    def drift_rate_(self, t: Number) -> Number:
+        return -self._k / xp(t).tan(self._k * (1 - t))
+
+    def diffusion_(self, t: Number) -> Number:
+        return xp(t).sqrt(-2 * self.drift_rate_(t))
+
+    def sigma_inverse_(self, sigma: Number) -> Number:
+        return self._inverse(xp(sigma).sqrt((1 - sigma) * (1 + sigma)), sigma)
+
+    def alpha_inverse_(self, alpha: Number) -> Number:
+        return self._inverse(alpha, xp(alpha).sqrt((1 - alpha) * (1 + alpha)))
+
+    def log_snr_inverse_(self, log_snr: Number) -> Number:
+        m = xp(log_snr)
+        return self._inverse(m.exp(-0.5 * softplus(-log_snr)), m.exp(-0.5 * softplus(log_snr)))
+
+    def _inverse(self, alpha: Number, sigma: Number) -> Number:
+        """The angle k (t + s) from its sine and cosine, so that neither end loses digits."""
+        sine = xp(sigma).sqrt(math.sin(self._k * self.s) ** 2 + (math.sin(self._k) * sigma) ** 2)
+        return xp(sigma).atan2(sine, math.sin(self._k) * alpha) / self._k - self.s
+
+
+@dataclass(frozen=True)
+class RectifiedFlow(Process):
+    """Straight lines between data and noise:  x_t = (1 - t) x_0 + t eps,  dx = -x/(1 - t) dt + sqrt(2 t/(1 - t)) dw.
+
+    [Liu et al. 2023, eq. 1].  Also known as flow matching with the linear path.  SD3 and FLUX count time as here, and their networks predict
+    dx/dt = eps - x_0:  ``as_score(model, process, predicts="flow")``.  The paper counts from noise to data: a network of that kind is
+    ``lambda x, t: -model(x, 1 - t)``.
+
+    The SDE has no finite coefficients at t = 1, where no signal is left, so the process ends just before.
+
+    Arguments:
+        T: end time, 0 < T < 1.
+    """
+
+    T: float = 0.999
+
+    def __post_init__(self) -> None:
+        _require(self, "T", self.eps < self.T < 1, f"{self.eps} < T < 1: at t = 1 there is no signal left")
+
+    @property
+    def eps(self) -> float:  # type: ignore[override]
+        return 1e-3
+
+    @property
+    def horizon(self) -> float:
+        return 1.0
+
+    def log_alpha_(self, t: Number) -> Number:
+        return xp(t).log1p(-t)
+
+    def sigma_(self, t: Number) -> Number:
+        return 1.0 * t
+
+    def drift_rate_(self, t: Number) -> Number:
+        return -1 / (1 - t)
+
+    def diffusion_(self, t: Number) -> Number:
+        return xp(t).sqrt(2 * t / (1 - t))
+
+    def sigma_inverse_(self, sigma: Number) -> Number:
+        return 1.0 * sigma
+
+    def alpha_inverse_(self, alpha: Number) -> Number:
+        return 1.0 - alpha
+
+    def log_snr_inverse_(self, log_snr: Number) -> Number:
+        return 1 / (1 + xp(log_snr).exp(0.5 * log_snr))
+
+    @property
+    def prior_std(self) -> float:
+        return self.T
 
 
 def _as_number(t: Any) -> Number:

@@ -36,7 +36,8 @@ class Solution:
 
     Attributes:
         x: (B, *event) final state, which is the state at its event for a sample that had one; denoised where ``denoise=True``.
-        nfe: network calls that each sample saw, counted as they happened: an int on a fixed grid, (B,) int64 where steps are chosen per sample.
+        nfe: network calls that each sample saw, counted as they happened: an int on a fixed grid, (B,) int64 where steps are chosen per
+            sample or taken at once.
         codes: (B,) int64 of :class:`Status`.
         failed_at: (B,) float64, the time at which a sample was given up; NaN for those that were not.
         ts, xs: saved times (S,) float64 and states (S, B, *event), where ``save`` asked for them; NaN at times that a sample did not reach.
@@ -44,7 +45,8 @@ class Solution:
         stats: the ledger.  method, seed, steps; accepted and rejected steps (per sample where steps are chosen); calls of the network or
             drift, however many rows each had; rows that they were given in all, less than calls times B where samples finished early;
             jvps and vjps, derivatives taken of the diffusion and by the adjoint (calls, rows and vjps grow when an adjoint is asked for
-            its gradient); peak_memory, the most bytes that the process has held so far; wall_time in seconds.
+            its gradient); where steps are taken at once, iterations, (B,), and depth, the calls that came one after the other;
+            peak_memory, the most bytes that the process has held so far; wall_time in seconds.
     """
 
     x: Tensor

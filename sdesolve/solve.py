@@ -17,16 +17,19 @@ from ._backends import Backend
 from ._checks import AnyProblem, Stochastic
 from ._errors import integer
 from ._loops import adaptive, adjoint, fixed
+from ._loops import parallel as in_parallel
 from ._loops.adaptive import Task
 from ._loops.compiled import Compiled
 from ._loops.fixed import Moment, Observer, Outcome
+from ._loops.parallel import Parallel
 from ._loops.promises import Promises
 from ._loops.replay import Script, replay
 from .brownian import BrownianPath, PathStep
-from .grids import Grid
+from .grids import Grid, Recipe
 from .methods import StepNoise, Stepper
 from .noise import SeededNormals, SeededStep, sample_ids_of
 from .problems import Field
+from .ranges import Opening, Range
 from .scores import Score
 from .solution import Solution, Status
 
@@ -52,11 +55,11 @@ def solve(
     method: str | Stepper,
     *,
     steps: int | None = None,
-    grid: Grid | str | Sequence[float] | Tensor | None = None,
+    grid: Grid | str | Recipe | Sequence[float] | Tensor | None = None,
     nfe: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    interval: tuple[float, float] | None = None,
+    interval: tuple[float, float] | Range | None = None,
     seed: int | None = None,
     generator: torch.Generator | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
@@ -66,11 +69,12 @@ def solve(
     event_direction: int = 0,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
-    denoise: bool = False,
+    denoise: bool | None = None,
     max_steps: int = 10_000,
     throw: bool = False,
     gradient: str | None = None,
     compile: bool = False,
+    parallel: int | Parallel | None = None,
     **options: Any,
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
@@ -84,11 +88,12 @@ def solve(
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
         method: a name from :func:`methods` or :func:`backends`, or a :class:`Stepper` of your own.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
-        grid: "uniform", "karras" or "log_snr" (with ``steps``), or the times themselves.
+        grid: "uniform", "power", "karras" ("edm"), "log_snr" or "arctan", or the same with options, as in ``sd.grids.karras(rho=5)`` (with
+            ``steps`` or ``nfe``); or the times themselves; or an :class:`OptimisedGrid`, which brings its interval, start and ``denoise``.
         nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.
         rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
             (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
-        interval: (first, last) instead of the problem's own.
+        interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved.
         seed: 0 <= seed < 2**64, names the noise: with ``sample_ids`` it fixes every sample whatever the batch around it.
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
@@ -103,7 +108,8 @@ def solve(
         event_direction: 1 for changes from - to + alone, -1 for those from + to -, along the interval; 0 for both.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
-        denoise: apply Tweedie's formula at the last time (one more call; needs a score).
+        denoise: apply Tweedie's formula at the last time (one more call; needs a score); default: where a :class:`Range` or
+            :class:`OptimisedGrid` says so.
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
         gradient: what derivatives of ``sol.x`` and ``sol.xs`` by x and by whatever the problem was made from cost; None for none at all.
@@ -113,6 +119,8 @@ def solve(
             Where steps are chosen, their lengths are constants, and the first two walk the accepted steps a second time.
         compile: compile the method's step together with the drift or network by ``torch.compile``, once for each problem, method and shape
             (seconds to minutes; needs a C++ compiler on a CPU).  The last bits of the result may differ.
+        parallel: evaluate so many steps of the grid at once and iterate until they are the sequential ones to a tolerance, as
+            :class:`Parallel` has it: fewer calls one after the other, and more rows in all.  Memory of about 6 such windows.
         options: the method's own, as in ``method="pc", corrector="langevin", snr=0.16``.
 
     Returns:
@@ -130,14 +138,16 @@ def solve(
     with _tally.added_to(stats):
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
-        span = _checks.interval_of(problem, interval, stepper)
+        opening = _checks.opening_of(problem, interval, grid)
+        denoise = _checks.denoise_of(denoise, problem, opening)
+        span = _checks.interval_of(problem, interval, opening, stepper, _checks.calls_of(stepper, steps, nfe, denoise, tolerant))
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
-        _checks.check_denoise(denoise, problem)
         how = _checks.gradient_of(gradient, stepper, problem, event)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)
+        at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile)
         seed = _checks.seed_of(seed, generator)
         _checks.check_own_noise(stepper, sample_ids, noise)
         ids = sample_ids_of(sample_ids, len(x))
@@ -145,14 +155,14 @@ def solve(
         max_steps = integer("max_steps", max_steps, 1)
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
-        x = _apart(x, how)
+        x = _started(opening, problem, _apart(x, how), span[0], how)
         runs = stepper.compiled(lambda part: cast(Stepper, Compiled(part))) if compile else stepper
 
         with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
             observe = _observer(callback, drawn)
             if chosen is not None:
                 noise_at = _noise(problem, x, seed, ids, chosen, path)
-                ts, out = _walk(runs, problem, x, chosen, noise_at, save, observe, how, stats)
+                ts, out = _walk(runs, problem, x, chosen, noise_at, save, observe, how, at_once, stats)
             else:
                 control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
                 ts, out = _adapt(runs, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
@@ -160,10 +170,11 @@ def solve(
             out = _denoised(problem.score, out, span[1]) if denoise else out  # type: ignore[union-attr]
             xs = torch.stack(list(out.xs)) if ts else None
     stats |= {"seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
+    stats |= stepper.stats(out.carry)
     stats |= {"peak_memory": _tally.peak_memory(x.device), "wall_time": time.perf_counter() - start}
     times = torch.tensor(ts, dtype=torch.float64) if ts else None
     solution = Solution(out.x, out.nfe, out.codes, out.failed_at, times, xs, stats, out.event_time)
-    _report(solution, throw)
+    report(solution, throw)
     return solution
 
 
@@ -171,6 +182,12 @@ def _apart(x: Tensor, gradient: str | None) -> Tensor:
     """``x`` with memory of its own for every row: the rows of an expanded state share theirs, and no derivative is taken there."""
     with torch.set_grad_enabled(gradient is not None):
         return x.contiguous() if 0 in x.stride() else x
+
+
+def _started(opening: Opening | None, problem: AnyProblem, x: Tensor, t: float, gradient: str | None) -> Tensor:
+    """``x``, or what a range of noise makes of that draw of the prior."""
+    with torch.set_grad_enabled(gradient is not None):
+        return opening.start(problem.process, x, t) if opening else x  # type: ignore[union-attr]
 
 
 def _walk(
@@ -182,11 +199,19 @@ def _walk(
     save: Save,
     observe: Observer | None,
     gradient: str | None,
+    at_once: Parallel | None,
     stats: dict[str, Any],
 ) -> tuple[tuple[float, ...], Outcome]:
     """The saved times and the outcome of a walk along a grid."""
-    saves = _checks.saved_on_grid(save, grid, between=bool(stepper.facts.strong) or stepper.facts.dense is not None)
+    between = bool(stepper.facts.strong) or stepper.facts.dense is not None
+    saves = _checks.saved_on_grid(save, grid, between=between and not at_once)
     ts = tuple(itertools.chain(*saves.values()))
+    if at_once:
+        calls = _tally.calls()
+        _checks.check_rows_apart(problem, x.repeat_interleave(min(at_once.window, len(grid)), 0), (grid.ts[0], grid.ts[-1]))
+        checked = _tally.calls() - calls
+        out = in_parallel.run(stepper, problem, x, grid, noise_at, saves, observe, at_once, stats)
+        return ts, out._replace(nfe=out.nfe + checked)
     if isinstance(stepper, Backend):
         return ts, stepper.walk(problem, x, grid, noise_at, saves, observe)
     if gradient == "adjoint":
@@ -270,7 +295,7 @@ def _observer(*observers: Observer | None) -> Observer | None:
     return observe
 
 
-def _report(solution: Solution, throw: bool) -> None:
+def report(solution: Solution, throw: bool) -> None:
     """Say which samples failed: the first few by index, status and time."""
     failures = solution.failures()
     if not failures:

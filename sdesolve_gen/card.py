@@ -1,7 +1,7 @@
 """The card of a model: everything about it but its weights, as one JSON object.
 
     name             letters, digits, "_", "-" and "."; it names files
-    process          "vp", "subvp", "ve" or "edm";  process_options: its constants
+    process          "vp", "subvp", "ve", "edm", "cosine" or "rectified_flow";  process_options: its constants
     predicts, time   parameterisation, as in :func:`sdesolve.as_score`
     network          "UNet";  network_options: its arguments
     shape            [C, H, W] of an image;  data_range: [low, high] of its values;  levels: values a pixel of the data took

@@ -15,12 +15,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import sdesolve as sd
 
+from . import benchmark
+from .benchmark import PROBLEMS
 from .models import embedded, load
 from .outputs import Record, outputs, write
 from .training import TrainConfig, train
@@ -96,6 +99,47 @@ def sample_command(
         typer.echo(record.figures())
     if (samples.status != "ok").any():
         raise typer.Exit(1)
+
+
+@app.command("benchmark")
+def benchmark_command(
+    quick: Annotated[bool, typer.Option("--quick/--full", help="A few problems and budgets (under 3 minutes on 2 cores), or all of them (hours).")] = True,
+    problems: Annotated[str | None, typer.Option(metavar="NAMES", help=f"Of: {', '.join(PROBLEMS)}; separated by commas.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="Ours, separated by commas; any method of `sample` will do.")] = None,
+    budgets: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Network calls, separated by commas.")] = None,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Run diffusers, k-diffusion, azula, torchsde, torchdiffeq beside ours.")] = True,
+    seed: Seed = 0,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds a cell; standard errors are over these.")] = None,
+    rows: Annotated[int | None, typer.Option(min=8, help="Samples a cell, instead of each problem's own number.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for everything that is written.")] = "runs/benchmark",
+    data: Annotated[str | None, typer.Option(help="Folder with mnist/test.parquet and cifar10/test.parquet, for the problems that want images.")] = None,
+    classifier: Annotated[str | None, typer.Option(help="Folder that benchmarks/mnist_classifier.py wrote: its features for a Fréchet distance.")] = None,
+) -> None:
+    """Quality against network calls: our methods and other packages', on laws with exact scores and on a trained network.
+
+    Writes `results.json`, `table.md`, a PNG a problem, and `benchmark.html`, a page that opens from disk. A run that was interrupted goes on with
+    the same command: what is done stands in `cells.jsonl`.
+
+    **Examples**
+
+    `sdesolve-gen benchmark --quick`
+
+    `sdesolve-gen benchmark --full --data ../shared/data --classifier runs/classifier --out runs/full`
+
+    `sdesolve-gen benchmark --problems ring_2d --methods ddim,dpmpp_2m --budgets 5,10 --no-peers`
+
+    Exit codes: 0 done, 2 a bad value, 130 interrupted.
+    """
+    with _told(interrupted=f"what is done stands in {out}/cells.jsonl: the same command goes on from there"):
+        plan = benchmark.planned(
+            "quick" if quick else "full", problems=_names(problems), methods=_names(methods), budgets=_numbers("--budgets", budgets),
+            peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier,
+        )  # fmt: skip
+        ran = benchmark.run(plan, Path(out) / "cells.jsonl")
+        found = benchmark.results(plan, ran, sys.argv[1:])
+        written = benchmark.write(found, Path(out))
+        typer.echo(f"\n{benchmark.text(found)}")
+        typer.echo(f"wrote {', '.join(map(str, written))}")
 
 
 @app.command("train")
@@ -176,6 +220,21 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
         except ValueError:
             pairs[key] = value
     return pairs
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names that commas separate."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers > 0 that commas separate, in ascending order."""
+    names = _names(text)
+    if names is None:
+        return None
+    if not names or not all(name.isdecimal() and int(name) > 0 for name in names):
+        raise ValueError(f"{flag} {text!r}; expected whole numbers > 0 with commas between them, as in {flag} 5,10,20.")
+    return tuple(sorted({int(name) for name in names}))
 
 
 OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol")

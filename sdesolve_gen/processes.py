@@ -8,7 +8,14 @@ import sdesolve as sd
 
 from ._errors import unknown
 
-PROCESSES: dict[str, type[sd.Process]] = {"vp": sd.VPSDE, "subvp": sd.SubVPSDE, "ve": sd.VESDE, "edm": sd.EDM}
+PROCESSES: dict[str, type[sd.Process]] = {
+    "vp": sd.VPSDE,
+    "subvp": sd.SubVPSDE,
+    "ve": sd.VESDE,
+    "edm": sd.EDM,
+    "cosine": sd.Cosine,
+    "rectified_flow": sd.RectifiedFlow,
+}
 
 
 def make_process(name: str, options: Mapping[str, float]) -> sd.Process:

@@ -24,7 +24,7 @@ from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
 from sdesolve.methods.linear import History, LinearSampler
 from sdesolve.methods.reversible_heun import ReversibleHeun
-from sdesolve.noise import LEVY
+from sdesolve.noise import LEVY, MOVE
 
 Interval = tuple[float, float]
 
@@ -525,28 +525,30 @@ def gaussian_outcome(
 ) -> tuple[float, float]:
     """Mean and standard deviation of a sampler's law on a Gaussian target, from those at the start (default: exact), with no Monte-Carlo error.
 
-    The score is linear, so each step is x -> gain x + offset + kicks z, and the law is carried along in closed form.  All
-    steps are probed at once: a step takes a time per row.  What a linear sampler remembers is part of the state whose law is carried.
+    The score is linear, so each step is x -> gain x + offset + kicks z, and the law is carried along in closed form; that of reversible
+    Heun is the joint law of its two states, that of a linear sampler the joint law of the state and what it remembers.  All steps are
+    probed at once: a step takes a time per row.
     """
     target, stepper = GaussianTarget(process), make_method(method, **options)
     problem = suited(stepper, process.reverse(target.score), method)
     ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, None, False, False, method).ts, dtype=torch.float64)
     if isinstance(stepper, LinearSampler):
         return linear_law(stepper, problem, ts, *(start or target.law(float(ts[0]))))
-    rows = len(ts) - 1
+    states = 2 if isinstance(stepper, ReversibleHeun) else 1  # x, and the y of the carry
 
-    def stepped(value: float, slot: int | None) -> Tensor:
-        x = torch.full((rows, 1), value, dtype=torch.float64)
-        return stepper.step(problem, x, ts[:-1], ts[1:], _Impulse(slot, ts.diff().abs()), stepper.init(problem, x, ts[:-1])).x[:, 0]
+    def stepped(state: Tensor, slot: int | None) -> Tensor:
+        x, y = (value.expand(len(ts) - 1, 1) for value in (state[0], state[-1]))
+        out = stepper.step(problem, x, ts[:-1], ts[1:], _Impulse(slot, ts.diff().abs()), stepper.init(problem, y, ts[:-1]))
+        return torch.cat([out.x, out.carry[:, 0]], 1) if states == 2 else out.x
 
-    offset = stepped(0.0, None)
-    gain = stepped(1.0, None) - offset
-    kick = sum((stepped(0.0, slot) - offset).square() for slot in (0, 1, 2, LEVY))
-    mean, std = start or target.law(float(ts[0]))
-    variance = std**2
-    for a, b, c in zip(gain.tolist(), offset.tolist(), kick.tolist(), strict=True):
-        mean, variance = a * mean + b, a * a * variance + c
-    return mean, math.sqrt(variance)
+    offset = stepped(torch.zeros(states, dtype=torch.float64), None)
+    gain = torch.stack([stepped(unit, None) - offset for unit in torch.eye(states, dtype=torch.float64)], 2)
+    kicks = torch.stack([stepped(torch.zeros(states, dtype=torch.float64), slot) - offset for slot in (0, 1, 2, MOVE, 2 * MOVE, LEVY)], 2)
+    first, std = start or target.law(float(ts[0]))
+    mean, covariance = np.full(states, first), np.full((states, states), std**2)
+    for a, b, c in zip(gain.numpy(), offset.numpy(), (kicks @ kicks.mT).numpy(), strict=True):
+        mean, covariance = a @ mean + b, a @ covariance @ a.T + c
+    return float(mean[0]), math.sqrt(covariance[0, 0])
 
 
 def moves(stepper: LinearSampler, process: sd.Process, ts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -633,7 +635,7 @@ class Line:
 
 
 class Slots:
-    """Noise of one step, with Gauss's nodes for each slot in place of draws: all of them for each row in turn."""
+    """Noise of one step, with Gauss's nodes for each of its moves in place of draws: all of them for each row in turn."""
 
     def __init__(self, slots: int, rows: int, gauss: int) -> None:
         at, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(gauss))
@@ -642,7 +644,7 @@ class Slots:
         self._rows = rows
 
     def normal(self, slot: int = 0) -> Tensor:
-        return self._z[:, slot].repeat(self._rows)[:, None]
+        return self._z[:, slot // MOVE].repeat(self._rows)[:, None]
 
     def increment(self, t0: float, t1: float) -> Tensor:
         return self.normal() * math.sqrt(abs(t1 - t0))

@@ -66,7 +66,14 @@ class GaussianTarget:
         return alpha * self.mean, math.hypot(alpha * self.std, float(self.process.sigma(t)))
 
 
-PROCESSES = {"VP": sd.VPSDE(), "subVP": sd.SubVPSDE(), "VE": sd.VESDE(), "EDM": sd.EDM()}
+PROCESSES: dict[str, sd.Process] = {
+    "VP": sd.VPSDE(),
+    "subVP": sd.SubVPSDE(),
+    "VE": sd.VESDE(),
+    "EDM": sd.EDM(),
+    "cosine": sd.Cosine(),
+    "flow": sd.RectifiedFlow(),
+}
 
 
 def solvable(method: str, network: Callable[[Tensor, Tensor], Tensor], process: sd.Process = PROCESSES["VP"]) -> Any:

@@ -99,4 +99,4 @@ def test_published_norm_couples_the_batch() -> None:
     t, z = 0.5, torch.ones(8, 4)
     score = problem.score(x, t)
     e = 2 * (0.16 * z.norm(dim=1).mean() / score.norm(dim=1).mean()) ** 2
-    assert torch.allclose(Langevin(0.16, norm="batch").correct(problem, x, t, z), x + e * score + (2 * e).sqrt() * z)
+    assert torch.allclose(Langevin(0.16, norm="batch").correct(problem, x, t, 1, lambda k, part: z, None)[0], x + e * score + (2 * e).sqrt() * z)

@@ -11,11 +11,11 @@ from scipy import integrate, stats
 from sdesolve import exam
 from sdesolve.exam.measures import kolmogorov_p
 from sdesolve.exam.targets import ExactScore
-from sdesolve.processes import EDM, VESDE, VPSDE, SubVPSDE
+from sdesolve.processes import EDM, VESDE, VPSDE, Cosine, RectifiedFlow, SubVPSDE
 from sdesolve.scores import PARAMETERISATIONS, as_score
 
 torch.set_num_threads(1)
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), EDM()]
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), EDM(), Cosine(), RectifiedFlow()]
 by_name = {"ids": lambda p: type(p).__name__}
 
 
@@ -186,8 +186,8 @@ def test_mixture_proportions():
 @pytest.mark.parametrize("time", ["continuous", "t*999", "sigma", "log_sigma/4", 1000])
 def test_as_model_round_trips(process, predicts, time):
     target = exam.mixture_2d()
-    index = torch.tensor([1, 30, 400, 999])
-    t = index.double() * (process.T / 999) if time == 1000 else torch.tensor(fractions(process, 0.0, 0.1, 0.6, 1.0), dtype=torch.float64)
+    index = torch.tensor([1, 30, 400, int(999 * process.T / process.horizon)])
+    t = index.double() * (process.horizon / 999) if time == 1000 else torch.tensor(fractions(process, 0.0, 0.1, 0.6, 1.0), dtype=torch.float64)
     x = process.perturb(target.sample(4, dtype=torch.float64), t, seed=1)
     score = as_score(exam.as_model(target, process, predicts=predicts, time=time), process, predicts=predicts, time=time)
     torch.testing.assert_close(score(x, t), target.score(process)(x, t), rtol=1e-6, atol=1e-6)

@@ -20,6 +20,7 @@ import sdesolve_gen as gen
 from sdesolve_gen import images as pictures
 from sdesolve_gen import models
 from sdesolve_gen._files import atomic
+from sdesolve_gen.processes import PROCESSES
 
 # -- sampling ------------------------------------------------------------------------------------------------------------
 
@@ -55,6 +56,12 @@ def test_an_image_does_not_depend_on_its_batch(method, options, batch_size):
     torch.testing.assert_close(reordered, whole.images[[4, 2]], rtol=0, atol=1e-4)
     other = m.sample(5, method, seed=2, **options)
     assert ((other - whole.images).abs().amax((1, 2, 3)) > 0.1).all()  # the tolerance above is far from what tells images apart
+
+
+def test_images_parallel_in_time_are_the_sequential_ones():
+    model = gen.load("mnist")
+    walked, near = (model.sample(2, "ddim", steps=20, seed=0, parallel=parallel) for parallel in (None, 10))
+    assert float((walked - near).abs().max()) < 1e-2
 
 
 def test_without_a_seed_torch_s_own_decides():
@@ -137,10 +144,10 @@ def test_a_saved_model_is_the_model(folder):
     assert sorted(file.name for file in folder.iterdir()) == ["card.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_every_process_comes_back(tmp_path, name):
     m = gen.load(tiny_model(process=name).save(tmp_path / "m"))
-    assert isinstance(m.process, {"vp": sd.VPSDE, "subvp": sd.SubVPSDE, "ve": sd.VESDE, "edm": sd.EDM}[name])
+    assert isinstance(m.process, PROCESSES[name])
     assert m.sample(1, "euler_maruyama", steps=3, seed=0).isfinite().all()
 
 

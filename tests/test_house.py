@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
     {"_arrays", "_errors", "_tally"},
     {"noise", "_philox", "brownian"},
-    {"processes", "grids", "solution", "control"},
+    {"processes", "grids", "ranges", "optimised", "solution", "control"},
     {"problems", "scores", "methods", "correctors", "solver_card"},
     {"_loops"},
     {"_backends"},
-    {"solve", "_checks", "_progress"},
-    {"model_check", "divergence", "likelihood", "exam"},
+    {"solve", "correct", "_checks", "_progress"},
+    {"model_check", "optimise", "divergence", "likelihood", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way
     ("sdesolve.processes", "TYPE_CHECKING", "sdesolve.problems"),

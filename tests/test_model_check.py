@@ -12,13 +12,20 @@ import torch
 from problems import mixture_score
 from torch import Tensor, nn
 
-from sdesolve import EDM, VESDE, VPSDE, Process, SubVPSDE, exam
+from sdesolve import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE, exam
 from sdesolve.model_check import ModelCheckError, check_model
 from sdesolve.scores import PARAMETERISATIONS, TIME_CONVENTIONS, Model, TimeConvention, as_score
 
 torch.set_num_threads(1)
 
-PROCESSES: dict[str, Process] = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "edm": EDM()}
+PROCESSES: dict[str, Process] = {
+    "vp": VPSDE(),
+    "subvp": SubVPSDE(),
+    "ve": VESDE(),
+    "edm": EDM(),
+    "cosine": Cosine(),
+    "flow": RectifiedFlow(),
+}
 TIMES: list[TimeConvention] = [*TIME_CONVENTIONS, 1000]
 TARGET = exam.gaussian_mixture([1.0, 1.0, 1.0], [[-1.0, 0.4], [0.9, 0.9], [0.2, -0.8]], [0.15, 0.15, 0.15])
 X0 = TARGET.sample(1024, seed=3)
@@ -28,7 +35,7 @@ def t_of(p: Process, time: TimeConvention, value: Tensor) -> Tensor:
     """The t of which a network was told ``value``."""
     value = value.double()
     if isinstance(time, int):
-        return value * p.T / (time - 1)
+        return value * p.horizon / (time - 1)
     if time == "sigma":
         return p.log_snr_inverse(-2 * value.log())
     if time == "log_sigma/4":

@@ -34,7 +34,7 @@ def test_fixed_loop_has_no_host_read(method: str, process: sd.Process) -> None:
     stepper, x = make_method(method), process.prior((4, 2, 3), seed=0)
     problem = solvable(method, sd.as_score(lambda x, t: -x, process, predicts="epsilon", time="log_sigma/4"), process)
     problem = prepared(stepper, problem, x, problem.interval)
-    grid = uniform(None, *problem.interval, 5)
+    grid = uniform()(None, *problem.interval, 5)
     shape = problem.brownian_event(x) if stepper.facts.kinds else ()
     source = SeededNormals(0, range(4), shape, dtype=x.dtype, device=x.device, nodes=5)
     with NoReads():
@@ -45,7 +45,7 @@ def test_fixed_loop_has_no_host_read(method: str, process: sd.Process) -> None:
 def test_the_guard_sees_a_read() -> None:
     problem = sd.ODE(lambda x, t: -x * float(x.abs().max() > -1))
     with NoReads(), pytest.raises(AssertionError, match="host read"):
-        fixed.run(make_method("euler"), problem, torch.ones(2, 2), uniform(None, 0.0, 1.0, 3), lambda node: None, {}, None)
+        fixed.run(make_method("euler"), problem, torch.ones(2, 2), uniform()(None, 0.0, 1.0, 3), lambda node: None, {}, None)
 
 
 @pytest.mark.parametrize("extra", [{}, {"save": [0.9, 0.5, 0.1]}, {"event": lambda x, t: x[:, 0]}], ids=["plain", "save", "event"])

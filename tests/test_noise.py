@@ -13,7 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve.noise import PATH, PRIOR, SeededNormals, SeededStep, _box_muller
+from sdesolve.correctors import CORRECTORS
+from sdesolve.methods import make_method
+from sdesolve.noise import LEVY, PATH, PRIOR, SeededNormals, SeededStep, _box_muller
 
 
 def normals(seed: int = 0, ids: object = range(8), event: tuple[int, ...] = (5,), **keywords: object) -> SeededNormals:
@@ -163,3 +165,32 @@ def test_matrix_noise_on_a_scalar_state() -> None:
 def test_a_step_s_slots_are_independent() -> None:
     step = SeededStep(normals(), 2)
     assert not torch.isclose(step.normal(0), step.normal(1)).any()
+
+
+class _Asked:
+    """The noise of a step that keeps account of what is asked of it; nothing may be asked twice."""
+
+    def __init__(self, source: SeededNormals) -> None:
+        self._step, self.slots = SeededStep(source, 3), list[int]()
+
+    def normal(self, slot: int = 0) -> Tensor:
+        self.slots.append(slot)
+        return self._step.normal(slot)
+
+    def increment(self, t0: float, t1: float) -> Tensor:
+        return self.normal() * abs(t1 - t0) ** 0.5
+
+    def levy(self, t0: float, t1: float) -> tuple[Tensor, Tensor]:
+        return self.increment(t0, t1), self.normal(LEVY) * abs(t1 - t0) ** 0.5
+
+
+@pytest.mark.parametrize("corrector", CORRECTORS)
+@pytest.mark.parametrize("predictor", [row.name for row in sd.methods() if "additive" in row.facts.kinds and row.facts.needs <= {"score"} and row.name not in ("pc", "annealed_langevin")])
+def test_predictor_and_corrector_share_no_numbers(predictor: str, corrector: str) -> None:
+    """Three corrector steps after a step of every predictor: each draw of the step has a slot of its own."""
+    process = sd.VPSDE()
+    stepper = make_method("pc", predictor=predictor, corrector=corrector, corrector_steps=3)
+    problem, x = process.reverse(lambda x, t: -x), torch.ones(8, 5)
+    noise = _Asked(normals())
+    stepper.step(problem, x, 0.02, 0.01, noise, stepper.init(problem, x, 0.02))  # over the lower end of a restart
+    assert len(set(noise.slots)) == len(noise.slots) > 1, noise.slots

@@ -170,7 +170,10 @@ def test_langevin_inflates_the_variance_as_its_page_says(process: sd.Process, sn
     v = float(process.alpha(t)) ** 2 * target.std**2 + float(process.sigma(t)) ** 2
     problem = process.reverse(target.score)
     x, z, zero = (torch.full((1, 1), value, dtype=torch.float64) for value in (1.0, 1.0, 0.0))
-    step = Langevin(snr).correct
+
+    def step(problem: sd.ReverseSDE, x: Tensor, t: float, z: Tensor) -> Tensor:
+        return Langevin(snr).correct(problem, x, t, 1, lambda k, part: z, None)[0]
+
     offset = float(step(problem, zero, t, zero))
     gain, kick = float(step(problem, x, t, zero)) - offset, float(step(problem, zero, t, z)) - offset
     e = 2 * snr**2 * float(process.sigma(t)) ** 2

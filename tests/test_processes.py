@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_inverses(process: sd.Process) -> None:
 
 
 def test_alpha_inverse() -> None:
-    for process in (sd.VPSDE(), sd.SubVPSDE()):
+    for process in (sd.VPSDE(), sd.SubVPSDE(), sd.Cosine(), sd.RectifiedFlow()):
         t = times(process)
         assert torch.allclose(process.alpha_inverse(process.alpha(t)), t, rtol=1e-8)
     with pytest.raises(ValueError, match="alpha\\(t\\) = 1 at every time"):
@@ -97,7 +98,7 @@ def test_floats_and_tensors_agree(process: sd.Process) -> None:
 
 
 def test_published_constants() -> None:
-    vp, subvp, ve, edm = PROCESSES.values()
+    vp, subvp, ve, edm, cosine, flow = PROCESSES.values()
     assert float(vp.alpha(1.0)) == pytest.approx(math.exp(-0.25 * 19.9 - 0.05))
     assert float(vp.sigma(0.5)) == pytest.approx(math.sqrt(1 - math.exp(-0.5 * 0.25 * 19.9 - 0.05)))
     assert float(subvp.sigma(0.5)) == pytest.approx(float(vp.sigma(0.5)) ** 2)
@@ -105,15 +106,64 @@ def test_published_constants() -> None:
     assert float(ve.sigma(1.0)) == pytest.approx(50.0) and float(ve.sigma(0.0)) == pytest.approx(0.01)
     assert float(ve.diffusion(0.3)) == pytest.approx(float(ve.sigma(0.3)) * math.sqrt(2 * math.log(5000)))
     assert float(edm.sigma(3.0)) == 3.0 and edm.T == 80.0 and edm.eps == 0.002
-    assert (vp.eps, subvp.eps, ve.eps) == (1e-3, 1e-3, 1e-5)
-    assert (vp.prior_std, subvp.prior_std, ve.prior_std, edm.prior_std) == (1.0, 1.0, 50.0, 80.0)
+    levels = [math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2 for t in (0.25, 0.5, 0.99)]
+    assert cosine.alpha(torch.tensor([0.25, 0.5, 0.99], dtype=torch.float64)).square().tolist() == pytest.approx(levels)  # eq. 17 of Nichol & Dhariwal 2021
+    assert float(cosine.sigma(cosine.T) / cosine.alpha(cosine.T)) == pytest.approx(118.8, abs=0.1)
+    assert (float(flow.alpha(0.3)), float(flow.sigma(0.3)), float(flow.diffusion(0.5)) ** 2) == pytest.approx((0.7, 0.3, 2.0))
+    assert (vp.eps, subvp.eps, ve.eps, flow.eps) == (1e-3, 1e-3, 1e-5, 1e-3)
+    assert [p.prior_std for p in PROCESSES.values()] == [1.0, 1.0, 50.0, 80.0, 1.0, 0.999]
+    assert (cosine.T, flow.T, cosine.horizon, flow.horizon) == (0.9946, 0.999, 1.0, 1.0)
 
 
 @given(t=st.floats(1e-8, 1e-4))
 def test_no_cancellation_near_zero(t: float) -> None:
-    """sigma^2 = beta_min t + O(t^2) to full precision, where 1 - exp(...) would have lost its digits."""
+    """sigma^2 = beta_min t + O(t^2) to full precision, where 1 - exp(...) would have lost its digits; for the cosine sigma^2 = beta(0) t + (k t)^2."""
     exponent = 0.1 * t + 0.5 * 19.9 * t * t
     assert float(sd.VPSDE().sigma(t)) ** 2 == pytest.approx(exponent - exponent**2 / 2, rel=1e-9)
+    k, s = math.pi / 2.016, 0.008
+    assert float(sd.Cosine().sigma(t)) ** 2 == pytest.approx(2 * k * t * math.tan(k * s) + (k * t) ** 2 * (1 - math.tan(k * s) ** 2), rel=1e-7)
+
+
+@given(gap=st.floats(1e-12, 1e-3))
+def test_no_cancellation_near_the_end(gap: float) -> None:
+    """At t = 1 - gap, where a cosine near pi/2 and 1 - t would have lost their digits: alpha = k gap, and the inverse finds t again."""
+    t = 1 - gap
+    gap = 1 - t
+    cosine, flow, k = sd.Cosine(T=t), sd.RectifiedFlow(T=t), math.pi / 2.016
+    assert float(cosine.alpha(t)) == pytest.approx(math.sin(k * gap) / math.sin(k), rel=1e-12)
+    assert float(cosine.diffusion(t)) ** 2 == pytest.approx(2 * k / math.tan(k * gap), rel=1e-12)
+    assert float(flow.log_snr(t)) == pytest.approx(2 * math.log(gap / t), rel=1e-12)
+    for p in (cosine, flow):
+        assert 1 - float(p.log_snr_inverse(p.log_snr(t))) == pytest.approx(gap, rel=1e-9, abs=1e-15)
+
+
+def test_a_rectified_flow_network_is_read_as_published() -> None:
+    """SD3 and FLUX: the network says eps - x_0 = dx/dt.  One Euler step of its own is x + (t1 - t0) v, whatever t0, and DDIM is the same."""
+    p, x = sd.RectifiedFlow(), torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    velocity = torch.linspace(-2, 2, 15, dtype=torch.float64).reshape(5, 3)
+    score = sd.as_score(lambda x, t: velocity, p, predicts="flow")
+    for first, last in ((p.T, 0.6), (0.6, 0.1), (p.T, p.eps)):
+        for method in ("euler", "ddim"):
+            end = sd.solve(p.probability_flow(score), x, method, steps=1, interval=(first, last)).x
+            assert torch.allclose(end, x + (last - first) * velocity, rtol=1e-10, atol=1e-10)
+    x0, eps = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.allclose(score.target(0.7 * x0 + 0.3 * eps, eps, 0.3), eps - x0)
+
+
+@pytest.mark.parametrize("process", [sd.Cosine(), sd.RectifiedFlow()], ids=str)
+def test_a_network_with_levels_counts_them_to_the_horizon(process: sd.Process) -> None:
+    """The process ends before t = 1, where the last of the network's levels is."""
+    told: list[torch.Tensor] = []
+    score = sd.as_score(lambda x, t: told.append(t) or x, process, predicts="x0", time=1000)
+    score(torch.zeros(2, 1), process.T)
+    score(torch.zeros(2, 1), 0.5)
+    assert [t[0].item() for t in told] == [round(999 * process.T), round(999 * 0.5)]
+
+
+@pytest.mark.parametrize("make", [lambda: sd.Cosine(s=0.0), lambda: sd.Cosine(T=1.0), lambda: sd.RectifiedFlow(T=1.0), lambda: sd.RectifiedFlow(T=1e-3)])
+def test_an_end_without_signal_is_refused(make: Callable[[], sd.Process]) -> None:
+    with pytest.raises(ValueError, match="out of range; expected"):
+        make()
 
 
 @EACH

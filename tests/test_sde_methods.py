@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -181,6 +182,22 @@ def test_the_reversible_heun_method_goes_back(kind: str, interval: tuple[float, 
     for i in reversed(range(200)):
         state, _, carry, *_ = stepper.step_back(problem, state, ts[i], ts[i + 1], StepOf(path.w[i], path.area[i], 1 / 200, i), carry)
     assert torch.allclose(state, x, rtol=1e-12, atol=1e-12) and torch.allclose(carry, start, rtol=1e-12, atol=1e-12)
+
+
+def test_the_second_state_strays_by_what_the_equation_contracts() -> None:
+    """On x' = -x over 5 units of time x falls by e^-5, and a distance of y from x grows by e^5 and turns at every step."""
+    problem, stepper, ts = sd.SDE(lambda x, t: -x, lambda x, t: 0 * x, "additive", interval=(0.0, 5.0)), make_method("reversible_heun"), uniform(0.0, 5.0, 101)
+
+    def walked(apart: float) -> tuple[float, float]:
+        x = torch.ones(1, 1, dtype=torch.float64)
+        carry = stepper.init(problem, x + apart, 0.0)
+        for t0, t1 in itertools.pairwise(ts):
+            x, _, carry, *_ = stepper.step(problem, x, t0, t1, StepOf(0 * x, 0 * x, t1 - t0, 0), carry)
+        return float(x), float(carry[:, 0] - x)
+
+    (x, gap), (_, wider) = walked(0.0), walked(1e-3)
+    assert x == pytest.approx(math.exp(-5), rel=2e-2)
+    assert (wider - gap) / 1e-3 == pytest.approx(-math.exp(5), rel=1e-2)
 
 
 # -- underdamped Langevin dynamics ---------------------------------------------------------------------------------------

@@ -17,30 +17,20 @@ and depends on their number; it is left out here, in both rules.  On a Gaussian 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
 from .._arrays import Number, plus, xp
 from .._errors import as_float, choice
 from ..problems import ScoreProblem
+from .base import Corrector, Normals
 
 NORMS = ("expected", "batch")
 
 
-class Corrector(Protocol):
-    """A Markov step at fixed time that leaves p_t (nearly) unchanged."""
-
-    evals: ClassVar[int]
-    """Network calls a step."""
-
-    def correct(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:
-        """One step at time t with the standard normals ``normal``."""
-        ...
-
-
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Corrector):
     """Unadjusted Langevin steps.  [Song et al. 2021, algorithms 4 and 5]
 
     Arguments:
@@ -50,7 +40,6 @@ class Langevin:
 
     snr: float = 0.16
     norm: Literal["expected", "batch"] = "expected"
-    evals: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         choice("norm", self.norm, NORMS)
@@ -59,7 +48,15 @@ class Langevin:
             raise ValueError(f"snr={self.snr!r}; expected a number, 0 < snr < 1, as in snr=0.16.")
         object.__setattr__(self, "snr", snr)
 
-    def correct(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:
+    def calls(self, steps: int) -> int:
+        return steps
+
+    def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: None) -> tuple[Tensor, None]:
+        for k in range(steps):
+            x = self._step(problem, x, t, normals(k, 0))
+        return x, carry
+
+    def _step(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:
         score = problem.score(x, t)
         e = 2 * (self.snr * self._score_radius(problem, t, score, normal)) ** 2
         return plus(plus(x, e, score), xp(e).sqrt(2 * e), normal)

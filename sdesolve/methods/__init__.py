@@ -44,11 +44,9 @@ def pc(
     **corrector_options: Any,
 ) -> PredictorCorrector:
     """Predictor-corrector sampling; options the predictor-corrector does not know go to the corrector."""
-    if corrector_options and not isinstance(corrector, str):
-        raise ValueError(f"unknown argument(s) {', '.join(corrector_options)}: the options of a corrector object are given when it is made.")
     return PredictorCorrector(
         predictor=make_method(predictor) if isinstance(predictor, str) else predictor,
-        corrector=_make("corrector", corrector, CORRECTORS, corrector_options) if isinstance(corrector, str) else corrector,
+        corrector=make_corrector(corrector, **corrector_options),
         corrector_steps=corrector_steps,
     )
 
@@ -145,6 +143,23 @@ def make_method(name: str, **options: Any) -> Stepper:
     return _make("method", name, METHODS, options)
 
 
+def make_corrector(corrector: str | Corrector, **options: Any) -> Corrector:
+    """The named corrector with its options, or one that is made already.
+
+    Raises:
+        ValueError: an unknown name or option; options beside a corrector.
+        TypeError: neither a name nor a corrector.
+    """
+    if isinstance(corrector, str):
+        made: Corrector = _make("corrector", corrector, CORRECTORS, options)
+        return made
+    if not isinstance(corrector, Corrector):
+        raise TypeError(f"corrector is a {type(corrector).__name__}; expected one of {', '.join(CORRECTORS)}, or a sdesolve.correctors.Corrector.")
+    if options:
+        raise ValueError(f"unknown argument(s) {', '.join(options)}: the options of a corrector object are given when it is made.")
+    return corrector
+
+
 def methods() -> MethodTable:
     """A table of every method: order on ODEs, strong and weak order by noise kind, calls a step, needs, reference."""
     return MethodTable(MethodRow(name, make().facts) for name, make in METHODS.items())
@@ -168,4 +183,4 @@ class _Callable(ModuleType):
 
 sys.modules[__name__].__class__ = _Callable
 
-__all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_method", "methods"]
+__all__ = ["METHODS", "Adaptive", "Facts", "MethodTable", "RungeKutta", "Step", "StepNoise", "Stepper", "make_corrector", "make_method", "methods"]

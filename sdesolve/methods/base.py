@@ -114,6 +114,14 @@ class Stepper:
     own_grid: ClassVar[Grid | None] = None
     """The grid of a method that is made for one."""
 
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's step depends on the other rows: published rules that take a mean over the batch."""
+        return False
+
+    outlives_moves: ClassVar[bool] = False
+    """Whether what a step carries still serves the next where something else has moved the state in between, as a corrector does."""
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
 
@@ -128,6 +136,10 @@ class Stepper:
     def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: Any, carry: Any) -> Step:
         """From (x, t0) to t1; ``noise`` is a :class:`StepNoise`, or None for a problem without noise."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def stats(self, carry: Any) -> dict[str, Tensor]:
+        """What the last step's carry says about each sample, (B,), by its name in ``Solution.stats``."""
+        return {}
 
     def interpolant(self, problem: Any, x: Tensor, t0: Number, t1: Number, stages: Sequence[Tensor]) -> Sequence[Tensor]:
         """c_1, c_2, ... of  x(t0 + theta (t1 - t0)) = x + c_1 theta + c_2 theta^2 + ...  from the ``stages`` of a step from x."""

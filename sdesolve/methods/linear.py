@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._arrays import Number, bcast, plus, xp
 from .._errors import as_float
+from ..noise import MOVE
 from ..problems import ScoreProblem
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
@@ -61,6 +62,7 @@ class LinearSampler(Stepper):
     output: ClassVar[Literal["x0", "epsilon"]] = "x0"
     """What is combined."""
     default_grid: ClassVar[str | None] = "log_snr"
+    outlives_moves: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -84,7 +86,7 @@ class LinearSampler(Stepper):
         for move, (t, to) in enumerate(pairwise((*nodes, t1))):
             history, row = self._called(problem, x, t, to, history)
             mean = combined(row, x, history.outputs)
-            x = mean if noise is None or row.on_noise is None else plus(mean, row.on_noise, noise.normal(move))
+            x = mean if noise is None or row.on_noise is None else plus(mean, row.on_noise, noise.normal(move * MOVE))
         return Step(x, carry=history if len(nodes) == 1 else carry, mean=mean)
 
     def _called(self, problem: ScoreProblem, x: Tensor, t: Number, to: Number, past: History) -> tuple[History, Row]:

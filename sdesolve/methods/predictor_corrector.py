@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from .._arrays import Number
 from .._errors import integer
-from ..correctors import Corrector
+from ..correctors import Corrector, Langevin
+from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from .base import Facts, Step, StepNoise, Stepper
 
@@ -19,8 +21,11 @@ from .base import Facts, Step, StepNoise, Stepper
 class PredictorCorrector(Stepper):
     """A predictor's step from t0 to t1, then ``corrector_steps`` corrector steps at t1.  [Song et al. 2021, algorithm 1]
 
+    A multistep predictor (``dpmpp_2m``, ``er_sde``, ...) keeps its memory, though the corrector has moved the states that its outputs belong to: on mixtures the
+    samples err a half to a tenth as much as where it starts afresh in each step, as other methods with a carry do.
+
     The predictor follows the drift in time, the corrector repairs the marginal that it missed.  As the steps shrink, the
-    limit is the corrector's stationary law, right to O(snr^2).
+    limit is the corrector's stationary law: for ``langevin``, right to O(snr^2).
 
     Arguments:
         predictor: any stepper; an ODE method predicts along the probability flow; None for a corrector-only sampler.
@@ -39,19 +44,37 @@ class PredictorCorrector(Stepper):
     def facts(self) -> Facts:  # type: ignore[override]
         predictor = self.predictor.facts if self.predictor else Facts(evals=0)
         return Facts(
-            evals=predictor.start + predictor.evals + self.corrector_steps * self.corrector.evals,
+            evals=predictor.start + predictor.evals + self.corrector.calls(self.corrector_steps),
             weak={"additive": 1.0},
             needs=frozenset({"score"}),
             reference="Song et al. 2021",
         )
 
+    def compiled(self, compile: Callable[[Stepper], Stepper]) -> Stepper:
+        """As a whole, unless the predictor cannot be."""
+        if self.predictor is None or type(self.predictor).compiled is Stepper.compiled:
+            return compile(self)
+        return replace(self, predictor=self.predictor.compiled(compile))
+
+    def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
+        predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
+        return predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x)
+
+    @property
+    def couples_rows(self) -> bool:
+        return isinstance(self.corrector, Langevin) and self.corrector.norm == "batch"
+
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        if self.predictor:  # afresh each time: what it carried belongs to the state before the corrector
+        past, corrected = carry
+        if self.predictor:
             predicted = self._predicted(problem)
-            x = self.predictor.step(predicted, x, t0, t1, noise, self.predictor.init(predicted, x, t0)).x
-        for k in range(self.corrector_steps):
-            x = self.corrector.correct(problem, x, t1, noise.normal(slot=1 + k))
-        return Step(x)
+            past = past if self.predictor.outlives_moves else self.predictor.init(predicted, x, t0)
+            x, _, past, *_ = self.predictor.step(predicted, x, t0, t1, noise, past)
+        x, corrected = self.corrector.correct(problem, x, t1, self.corrector_steps, lambda k, part: noise.normal(1 + k + part * PART), corrected)
+        return Step(x, carry=(past, corrected))
+
+    def stats(self, carry: Any) -> dict[str, Tensor]:
+        return self.corrector.stats(carry[1])
 
     def _predicted(self, problem: ReverseSDE) -> Problem | ScoreProblem:
         is_ode_method = self.predictor is not None and not self.predictor.facts.kinds

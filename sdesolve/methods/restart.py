@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._arrays import Number, plus
 from .._errors import as_float, as_int
+from ..noise import MOVE
 from ..problems import ProbabilityFlow, ReverseSDE
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
@@ -95,7 +96,7 @@ class Restart(Stepper):
                 continue
             times = _karras(process, high, t1, steps)
             for draw in range(draws, draws + repeats):
-                x = self._down(flow, self._up(process, x, t1, times[0], noise.normal(draw)), times)
+                x = self._down(flow, self._up(process, x, t1, times[0], noise.normal(draw * MOVE)), times)
             draws += repeats
             carry = self.solver.init(flow, x, t1)
         return Step(x, carry=carry)

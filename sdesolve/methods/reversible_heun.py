@@ -20,7 +20,8 @@ class ReversibleHeun(Stepper):
         y1 = 2 x - y + f(y, t0) h + g(y, t0) W,     x1 = x + (f(y, t0) + f(y1, t1)) h/2 + (g(y, t0) + g(y1, t1)) W/2,
 
     from y = x.  The carry is y and f(y).  Strong order 1 where the noise commutes and 1/2 where it does not; weak order 1, and 2 for
-    additive noise; one call a step.  Take it where memory for gradients is scarce: each state is recovered from the next.  Not for stiff problems: y oscillates about x.
+    additive noise; one call a step.  Take it where memory for gradients is scarce: each state is recovered from the next.  Not for stiff problems:
+    with z = h df/dx a step multiplies x by exp(asinh z) and y - x by -exp(-asinh z), so what the equation contracts, y strays by.
     """
 
     facts: ClassVar[Facts] = Facts(

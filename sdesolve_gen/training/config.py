@@ -18,7 +18,7 @@ class TrainConfig:
         out: folder for the checkpoint and, at the end, the model.
         name: of the model, for its card.
         init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones.
-        process, process_options: forward process ("vp", "subvp", "ve", "edm") and its constants.
+        process, process_options: forward process ("vp", "subvp", "ve", "edm", "cosine", "rectified_flow") and its constants.
         predicts, time: parameterisation of the network, as in :func:`sdesolve.as_score`.
         network: options of :class:`sdesolve_gen.networks.UNet`.
         log_sigma_mean, log_sigma_std: of ln(sigma/alpha), normally distributed over the batch (stratified), clipped to the

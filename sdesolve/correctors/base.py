@@ -1,0 +1,34 @@
+"""What a corrector is: Markov steps at a fixed time that leave p_t, or nearly, as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from .._arrays import Number
+from ..problems import ScoreProblem
+
+Normals: TypeAlias = Callable[[int, int], Tensor]
+"""Standard normals shaped like the state, by the number of the step and of the part of it that they are for; all independent."""
+
+
+class Corrector:
+    """Base of every corrector: a frozen dataclass of its options."""
+
+    def calls(self, steps: int) -> int:
+        """Network calls of so many steps at one time."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many calls it makes")
+
+    def init(self, x: Tensor) -> Tensor | None:
+        """The first carry: None, or what each sample knows about its steps, a tensor whose first axis is the batch."""
+        return None
+
+    def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: Any) -> tuple[Tensor, Any]:
+        """The state after so many steps at time t, and the carry."""
+        raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def stats(self, carry: Any) -> dict[str, Tensor]:
+        """What a carry says about each sample, (B,), by name."""
+        return {}

@@ -1,0 +1,157 @@
+"""A grid that was made for one model, method and budget by ``optimize_grid``, and the JSON file that keeps it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .grids import Grid
+from .processes import Process
+from .ranges import gaussian_start
+
+FORMAT = "sdesolve.OptimisedGrid/1"
+LARGEST_FILE = 1 << 23  # bytes; the largest that is written has 2^16 means and a few hundred nodes
+
+
+@dataclass(frozen=True)
+class OptimisedGrid(Grid):
+    """Nodes with all that sampling along them needs: ``sd.solve(problem, x_T, grid.method, grid=grid)``, x_T a draw of the prior.
+
+    A solve along it starts from  alpha m + sqrt(alpha^2 s^2 + sigma^2) x_T / prior_std  at the first node, as a :class:`Range` does, and
+    denoises at the last where ``denoise``.  The grid fits its process alone; for another method than its own it is a grid like any other.
+
+    Attributes:
+        ts: the nodes, from noise to data.
+        process: the forward process, as it prints itself.
+        method, options, nfe: what the grid was made for: the method's name, its options and network calls, the denoiser's included.
+        denoise: whether the solve ends with Tweedie's formula.
+        data_mean: m, one number or one for each coordinate of the flattened event.
+        data_std: s, standard deviation about m.
+        error: mean distance of held-back samples to where the flow takes them, each the root mean square over its coordinates.
+        baseline: the same of the process's default grid at the same ``nfe``.
+        calls, rows: what the search cost: network calls, and the samples that they were given in all.
+    """
+
+    process: str
+    method: str
+    options: tuple[tuple[str, Any], ...]
+    nfe: int
+    denoise: bool
+    data_mean: tuple[float, ...]
+    data_std: float
+    error: float
+    baseline: float
+    calls: int
+    rows: int
+
+    def interval(self, process: Process, calls: int | None = None) -> tuple[float, float]:
+        """First and last node; a ValueError for another process than the grid's own."""
+        if repr(process) != self.process:
+            raise ValueError(f"grid was optimised for {self.process} and the problem has {process!r}; expected a grid of its own: sd.optimize_grid(problem, ...).")
+        return self.ts[0], self.ts[-1]
+
+    def start(self, process: Process, x: Tensor, t: float) -> Tensor:
+        """A draw x of the prior, (B, *event), moved to the Gaussian that stands for the law at the first node."""
+        mean = torch.tensor(self.data_mean, dtype=torch.float64)
+        if len(mean) not in (1, x[0].numel()):
+            raise ValueError(f"grid was optimised for samples of {len(mean)} numbers and x has {x[0].numel()}; expected a grid of its own.")
+        return gaussian_start(process, x, t, mean.reshape(x.shape[1:]) if len(mean) > 1 else float(mean), self.data_std)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the grid as JSON; whole, or not at all."""
+        path = Path(path)
+        text = json.dumps({"format": FORMAT, **asdict(self), "options": dict(self.options)}, indent=1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> OptimisedGrid:
+        """A grid from the file that :meth:`save` wrote, which may come from anywhere: nothing in it is trusted, and nothing runs.
+
+        Raises:
+            ValueError: no such file, or one that holds something else; the message names the file and the entry.
+        """
+        path = Path(path)
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"{path} is not a file of at most {LARGEST_FILE} bytes; expected one that OptimisedGrid.save wrote.")
+        try:
+            content = json.loads(path.read_bytes(), parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON ({error}); expected a file that OptimisedGrid.save wrote.") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f'{path} does not say "format": "{FORMAT}"; expected a file that OptimisedGrid.save wrote.')
+        if set(content) != set(_ENTRIES):
+            raise ValueError(f"{path} has the entries {', '.join(sorted(content))}; expected {', '.join(_ENTRIES)}.")
+        for name, (holds, expected) in _ENTRIES.items():
+            if not holds(content[name]):
+                raise ValueError(f"{path}: {name} = {str(content[name])[:80]}; expected {expected}.")
+        try:
+            return cls(**{**content, **{name: tuple(content[name]) for name in ("ts", "data_mean")}, "options": tuple(content["options"].items())})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(_number(v) for v in value)
+
+
+def _positive(value: object) -> bool:
+    return _number(value) and value > 0  # type: ignore[operator]
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and len(value) < 1000
+
+
+def _options(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str | bool) or _number(v) for v in value.values())
+
+
+_ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "ts": (lambda value: _numbers(value) and value[0] > value[-1] > 0, "falling numbers > 0"),  # type: ignore[index]
+    "process": (_text, "text"),
+    "method": (_text, "text"),
+    "options": (_options, "an object of numbers, texts and truth values"),
+    "nfe": (_count, "an integer > 0"),
+    "denoise": (lambda value: isinstance(value, bool), "true or false"),
+    "data_mean": (_numbers, "numbers"),
+    "data_std": (_positive, "a number > 0"),
+    "error": (_positive, "a number > 0"),
+    "baseline": (_positive, "a number > 0"),
+    "calls": (_count, "an integer > 0"),
+    "rows": (_count, "an integer > 0"),
+}
+assert list(_ENTRIES) == [field.name for field in fields(OptimisedGrid)]

@@ -1,0 +1,10 @@
+"""The benchmark: quality for a number of network calls, ours beside other packages', on laws with exact scores and on trained networks.
+
+    sdesolve-gen benchmark --quick --out runs/benchmark
+"""
+
+from .problems import PROBLEMS
+from .report import results, text, write
+from .runner import FULL, PRESETS, QUICK, Plan, planned, run
+
+__all__ = ["FULL", "PRESETS", "PROBLEMS", "QUICK", "Plan", "planned", "results", "run", "text", "write"]

@@ -1,0 +1,224 @@
+"""What is sampled from: problems whose law, or whose flow, is known so well that a sampler's error shows.
+
+Every package speaks of the same network in its own coordinates.  Here the ones they share are
+
+    y = x / alpha,   s = sigma / alpha,   D(y, s) = E[x_0 | y],     y = x_0 + s eps
+
+and :class:`Network` gives D, x-space scores for our own methods, and the number of times that it was asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve.exam import Empirical, Gaussian, Mixture, Target, mixture_2d, mixture_64d, ring_2d
+
+from .._errors import unknown
+from ..models import load
+from ..training.data import read_images
+from .mixture import cached_mixture
+
+PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
+FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
+
+
+class Skipped(Exception):
+    """A problem or a peer that cannot be had here; the message says why, and what would change that."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, and what its samples ought to be.
+
+    Attributes:
+        name: as ``--problems`` has it.
+        event: shape of one sample.
+        network, predicts, time: as :func:`sdesolve.as_score` takes them.
+        rows: samples a cell.
+        std: root mean variance of the data, the unit of a noise level.
+        law: what is to be sampled; None for a trained network, whose law is known by its own fine solve alone.
+        features: (n, *event) -> (n, k), on which the Frechet distance is taken; None for no Frechet distance.
+        primary: the metric by which samplers are ranked.
+    """
+
+    name: str
+    event: tuple[int, ...]
+    network: Callable[[Tensor, Tensor], Tensor]
+    rows: int
+    std: float
+    predicts: str = "score"
+    time: Any = "continuous"
+    process: sd.Process = PROCESS
+    law: Target | None = None
+    features: Callable[[Tensor], Tensor] | None = None
+    primary: str = "sliced_w2"
+    batch: int | None = None
+    """Rows that are solved together; None for all of them."""
+
+    def draws(self, n: int, seed: int) -> Tensor:
+        """n exact draws of the law."""
+        assert self.law is not None
+        return self.law.sample(n, seed=seed)
+
+    def start(self, seed: int, first: int = 0, rows: int | None = None) -> Tensor:
+        """Standard normals, (rows, *event), from which every sampler starts; row i is a function of (seed, i)."""
+        count = self.rows if rows is None else rows
+        return PROCESS.prior((count, *self.event), seed=seed, sample_ids=range(first, first + count))
+
+
+@dataclass
+class Network:
+    """A problem's network, counted."""
+
+    problem: Problem
+    calls: int = 0
+    score: sd.Score = field(init=False)
+
+    def __post_init__(self) -> None:
+        p = self.problem
+        self.score = sd.as_score(self._counted, p.process, predicts=p.predicts, time=p.time)
+
+    def _counted(self, x: Tensor, time: Tensor) -> Tensor:
+        self.calls += 1
+        return self.problem.network(x, time)
+
+    @torch.no_grad()
+    def denoised(self, y: Tensor, s: float) -> Tensor:
+        """D(y, s), shaped like y."""
+        p = self.problem.process
+        t = self.time(s)
+        return self.score.denoise((p.alpha_(t) * y).to(y.dtype), t)
+
+    def time(self, s: float) -> float:
+        """The t at which sigma/alpha = s; what lies beyond the process's end is its end."""
+        p = self.problem.process
+        return min(float(p.log_snr_inverse(-2 * math.log(s))), p.T)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a problem's parts come from."""
+
+    data: Path | None = None
+    """Folder with mnist/test.parquet and cifar10/test.parquet."""
+    classifier: Path | None = None
+    """Folder with classifier.safetensors, whose features serve on digits."""
+    cache: Path = Path("runs")
+    """Where a fitted mixture is kept."""
+
+
+def make(name: str, rows: int, sources: Sources) -> Problem:
+    """A problem by name.
+
+    Raises:
+        ValueError: an unknown name.  Skipped: its data are not here.
+    """
+    if name not in PROBLEMS:
+        raise ValueError(unknown("problem", name, PROBLEMS))
+    return PROBLEMS[name](name, rows, sources)
+
+
+def _exact(name: str, law: Target, rows: int, **more: Any) -> Problem:
+    std = math.sqrt(float(law.variance.mean()))
+    return Problem(name, law.event, law.score(PROCESS), rows, std, law=law, **more)
+
+
+def _whole(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+def _leading(law: Target, count: int = 32) -> Callable[[Tensor], Tensor]:
+    """Coordinates along the directions of largest variance of a law."""
+    x = law.sample(4096, seed=2**32).flatten(1)
+    _, _, directions = torch.svd_lowrank(x - x.mean(0), q=count + 8, niter=4)
+    return lambda samples: samples.flatten(1) @ directions[:, :count].to(samples)
+
+
+def _mixture_2d(name: str, rows: int, sources: Sources) -> Problem:
+    return _exact(name, mixture_2d(), rows, features=_whole)
+
+
+def _ring_2d(name: str, rows: int, sources: Sources) -> Problem:
+    return _exact(name, ring_2d(), rows, features=_whole)
+
+
+def _mixture_64d(name: str, rows: int, sources: Sources) -> Problem:
+    return _exact(name, mixture_64d(), rows, features=_whole)
+
+
+def _lowrank_784d(name: str, rows: int, sources: Sources) -> Problem:
+    """Eight clusters on planes of rank 8 in 784 dimensions, with a little noise in all of them: flat like data, known like a Gaussian."""
+    generator = torch.Generator().manual_seed(784)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    scale = 0.6 * 0.7 ** torch.arange(8, dtype=torch.float64)
+    parts = [Gaussian(0.35 * draw(784), factor=draw(784, 8) * scale, floor=0.05) for _ in range(8)]
+    law = Mixture(torch.arange(8.0, 16.0), parts)
+    return _exact(name, law, rows, features=_leading(law))
+
+
+def _mnist_mixture(name: str, rows: int, sources: Sources) -> Problem:
+    file = sources.cache / "mnist_mixture.safetensors"
+    law = cached_mixture(file, lambda: _pixels(sources, "mnist"))
+    return _exact(name, law, rows, features=_digits(sources) or _leading(law))
+
+
+def _points(data: str, count: int, name: str, rows: int, sources: Sources) -> Problem:
+    law = Empirical(_pixels(sources, data)[:count])
+    return _exact(name, law, rows, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
+
+
+def _mnist_points(name: str, rows: int, sources: Sources) -> Problem:
+    return _points("mnist", 2000, name, rows, sources)
+
+
+def _cifar_points(name: str, rows: int, sources: Sources) -> Problem:
+    return _points("cifar10", 1000, name, rows, sources)
+
+
+def _mnist_model(name: str, rows: int, sources: Sources) -> Problem:
+    """The embedded network.  Its data have the standard deviation of MNIST in [-1, 1]."""
+    model = load("mnist")
+    return Problem(
+        name, model.shape, model.network, rows, 0.616, predicts=model.card["predicts"], time=model.card["time"], process=model.process,
+        features=_digits(sources), primary="trajectory", batch=64,
+    )  # fmt: skip
+
+
+PROBLEMS: dict[str, Callable[[str, int, Sources], Problem]] = {
+    "mixture_2d": _mixture_2d,
+    "ring_2d": _ring_2d,
+    "mixture_64d": _mixture_64d,
+    "lowrank_784d": _lowrank_784d,
+    "mnist_mixture": _mnist_mixture,
+    "mnist_points": _mnist_points,
+    "cifar_points": _cifar_points,
+    "mnist_model": _mnist_model,
+}
+
+
+def _pixels(sources: Sources, data: str) -> Tensor:
+    """(n, C, H, W) float32 in [-1, 1], the middle of each of the 256 bins."""
+    if sources.data is None:
+        raise Skipped(f"needs the images of {data}: add --data FOLDER, which holds {data}/test.parquet")
+    path = sources.data / data / "test.parquet"
+    if not path.is_file():
+        raise Skipped(f"{path} is not a file: expected --data FOLDER with {data}/test.parquet in it")
+    return (read_images(path)[0].float() + 0.5) / 128 - 1
+
+
+def _digits(sources: Sources) -> Callable[[Tensor], Tensor] | None:
+    """Features of the digit classifier, where one was given."""
+    if sources.classifier is None:
+        return None
+    from .classifier import features, load_classifier
+
+    classifier = load_classifier(sources.classifier)
+    return lambda images: features(classifier, images.reshape(-1, 1, 28, 28))

@@ -1,0 +1,174 @@
+"""From cells to what is read: one JSON object with everything, a table, plots and a page.  Each file is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._files import atomic
+from .._versions import versions
+from .contenders import OUR_GRID, OURS, USERS
+from .metrics import METRICS, excess, mean_and_error
+from .peers import peer_versions
+from .runner import EXACT, Plan
+
+FORMAT = 1
+
+
+def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str, Any]:
+    """The JSON object: means and standard errors over seeds, the floors, and the table of the best.
+
+    Arguments:
+        plan, ran: what was asked of :func:`.runner.run`, and what it gave back.
+        command: arguments of the command line.
+    """
+    grouped: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for cell in ran["cells"]:
+        grouped[cell["problem"], cell["contender"], cell["budget"]].append(cell)
+    problems = {}
+    for p in ran["problems"]:
+        floor = _averaged(grouped.pop((p.name, EXACT, 0), []))["metrics"]
+        problems[p.name] = {"event": list(p.event), "rows": p.rows, "std": round(p.std, 4), "primary": p.primary, "floor": floor}
+    rows = []
+    for (problem, label, budget), cells in grouped.items():
+        row = {"problem": problem, "contender": label, "budget": budget, **_averaged(cells)}
+        for metric, value in row.get("metrics", {}).items():
+            value["excess"] = excess(metric, value, problems[problem]["floor"].get(metric))
+        rows.append(row)
+    line_up = {c.label: {"family": c.family, "setting": c.setting, "flow": c.flow} for c in ran["contenders"]}
+    return {
+        "format": FORMAT,
+        "command": ["sdesolve-gen", *command],
+        "versions": {**versions(), **peer_versions()},
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.platform()},
+        "plan": {"rows": dict(plan.rows), "budgets": list(plan.budgets), "seed": plan.seed, "seeds": plan.seeds, "peers": plan.peers},
+        "metrics": METRICS,
+        "problems": problems,
+        "contenders": line_up,
+        "skipped": ran["skipped"],
+        "results": rows,
+        "table": table(problems, rows, line_up),
+    }
+
+
+def _averaged(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard error over the seeds of one contender at one budget."""
+    failed = [cell["failed"] for cell in cells if "failed" in cell]
+    if failed or not cells:
+        return {"failed": failed[0] if failed else "not run", "metrics": {}}
+    metrics = {}
+    for metric in cells[0]["metrics"]:
+        mean, error = mean_and_error([cell["metrics"][metric] for cell in cells])
+        metrics[metric] = {"mean": mean, "se": error}
+    seconds, spread = mean_and_error([cell["seconds"] for cell in cells])
+    return {"nfe": max(cell["nfe"] for cell in cells), "seconds": {"mean": seconds, "se": spread}, "metrics": metrics}
+
+
+def table(problems: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], line_up: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Our best method and the best peers of both settings at each budget, by each problem's own metric, and by the trajectory.
+
+    A gain is the peer's excess error over ours; ``bound`` says ">=" where ours is lost in the floor, "<=" where the peer's is; None where both are.
+    """
+    rows, lines = list(rows), []
+    for problem, about in problems.items():
+        for metric in dict.fromkeys((about["primary"], "trajectory")):
+            here = [row for row in rows if row["problem"] == problem and metric in row.get("metrics", {})]
+            for budget in sorted({row["budget"] for row in here}):
+                best = {}
+                for setting in (OURS, USERS, OUR_GRID):
+                    group = [row for row in here if row["budget"] == budget and line_up[row["contender"]]["setting"] == setting]
+                    if group:
+                        row = min(group, key=lambda row: row["metrics"][metric]["mean"])
+                        best[setting] = {"contender": row["contender"], "nfe": row["nfe"], **row["metrics"][metric]}
+                line: dict[str, Any] = {"problem": problem, "metric": metric, "budget": budget, "best": best}
+                line["gain"] = {s: gain(best[s]["excess"], best[OURS]["excess"]) for s in (USERS, OUR_GRID) if s in best and OURS in best}
+                lines.append(line)
+    return lines
+
+
+def gain(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | None:
+    """theirs / ours with its standard error; see :func:`table`."""
+    if not theirs["resolved"] and not ours["resolved"]:
+        return None
+    ratio = theirs["mean"] / ours["mean"]
+    if not (theirs["resolved"] and ours["resolved"]):
+        return {"ratio": ratio, "se": None, "bound": ">=" if theirs["resolved"] else "<="}
+    errors = [(side["se"] or 0.0) / side["mean"] for side in (theirs, ours)]
+    known = theirs["se"] is not None and ours["se"] is not None
+    return {"ratio": ratio, "se": ratio * math.hypot(*errors) if known else None, "bound": "="}
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The table as Markdown that reads well as it stands."""
+    blocks: list[str] = []
+    for problem, about in found["problems"].items():
+        for metric in dict.fromkeys(line["metric"] for line in found["table"] if line["problem"] == problem):
+            lines = [line for line in found["table"] if line["problem"] == problem and line["metric"] == metric]
+            floor = about["floor"].get(metric)
+            said = f"noise floor {_number(floor)}" if floor else "no floor: the same start, solved finely"
+            head = f"{problem}: {METRICS[metric]}, {about['rows']} samples, {said}"
+            blocks.append(f"{head}\n\n{_markdown(lines)}")
+    if found["skipped"]:
+        blocks.append("Left out:\n\n" + "\n".join(f"- {name}: {reason}" for name, reason in found["skipped"].items()))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown(lines: list[dict[str, Any]]) -> str:
+    columns = ["calls", "ours", "", f"peer, {USERS}", "", "gain", f"peer, {OUR_GRID}", "", "gain"]
+    body = [columns]
+    for line in lines:
+        cells = [str(line["budget"])]
+        for setting in (OURS, USERS, OUR_GRID):
+            best = line["best"].get(setting)
+            cells += [best["contender"].removesuffix(" [our grid]"), _number(best)] if best else ["-", "-"]
+            if setting != OURS:
+                cells.append(_ratio(line["gain"].get(setting)) if best else "-")
+        body.append(cells)
+    widths = [max(len(row[i]) for row in body) for i in range(len(columns))]
+    shown = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in body]
+    shown.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(shown)
+
+
+def _number(value: Mapping[str, Any]) -> str:
+    return f"{value['mean']:.4f}" + (f" ± {value['se']:.4f}" if value["se"] is not None else "")
+
+
+def _ratio(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "both at the floor"
+    bound = {">=": "≥ ", "<=": "≤ ", "=": ""}[found["bound"]]
+    return f"{bound}{found['ratio']:.2f}" + (f" ± {found['se']:.2f}" if found["se"] is not None else "")
+
+
+def write(found: Mapping[str, Any], out: Path) -> list[Path]:
+    """results.json, table.md, a PNG a problem and benchmark.html in the folder ``out``."""
+    from .page import page
+    from .plots import plots
+
+    written = [out / "table.md", *plots(found, out), out / "benchmark.html", out / "results.json"]
+    _write(written[0], text(found))
+    _write(out / "benchmark.html", page(found))
+    _write(out / "results.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return written
+
+
+def _write(file: Path, content: str) -> None:
+    with atomic(file) as path:
+        path.write_text(content, encoding="utf-8")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())

@@ -1,0 +1,254 @@
+"""The runner: every (problem, contender, budget, seed) is a cell, and a line of ``cells.jsonl`` once it is done.
+
+A run that was interrupted goes on where it stopped, because cells that are there are not done again; a last line that was cut short is
+dropped.  The row "exact draws" of budget 0 is the law itself, measured like a sampler: the noise floor.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+import sdesolve as sd
+
+from .._errors import unknown
+from .._files import atomic
+from .contenders import Contender, ours
+from .metrics import Reference, trajectory
+from .peers import peers
+from .problems import FINE, PROBLEMS, Network, Problem, Skipped, Sources, make
+
+EXACT = "exact draws"
+TRACKED = 2048  # rows whose flow is also solved finely
+DRAWN = 8  # exact draws for each sample, against which the samples are measured
+FLOORS = 4  # exact samples a seed that are measured for the floor
+_REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        rows: problem -> samples a cell; its keys are the problems.
+        budgets: network calls.
+        seeds: seeds a cell; standard errors are over these.
+        methods: labels of ours; None for all.
+        peers: whether other packages take part.
+        seed: the first of the seeds.
+        sources: data, classifier, cache.
+    """
+
+    rows: Mapping[str, int]
+    budgets: tuple[int, ...]
+    seeds: int
+    methods: list[str] | None = None
+    peers: bool = True
+    seed: int = 0
+    sources: Sources = field(default_factory=Sources)
+
+
+QUICK = Plan({"mixture_2d": 32_768, "mixture_64d": 4096, "mnist_model": 16}, (5, 10, 20), 2)
+FULL = Plan(
+    {"mixture_2d": 32_768, "ring_2d": 32_768, "mixture_64d": 16_384, "lowrank_784d": 2048, "mnist_mixture": 2048, "mnist_points": 256,
+     "cifar_points": 128, "mnist_model": 128},
+    (5, 8, 10, 15, 20, 35, 50, 100), 3,
+)  # fmt: skip
+PRESETS = {"quick": QUICK, "full": FULL}
+
+
+def planned(
+    preset: str,
+    *,
+    problems: list[str] | None = None,
+    methods: list[str] | None = None,
+    budgets: tuple[int, ...] | None = None,
+    peers: bool = True,
+    seed: int = 0,
+    seeds: int | None = None,
+    rows: int | None = None,
+    out: str | Path = "runs/benchmark",
+    data: str | Path | None = None,
+    classifier: str | Path | None = None,
+) -> Plan:
+    """A preset ("quick" or "full") with what is given instead of its own.
+
+    Raises:
+        ValueError: an unknown problem.  NotADirectoryError: data or classifier is no folder.
+    """
+    plan = PRESETS[preset]
+    for flag, folder in (("--data", data), ("--classifier", classifier)):
+        if folder is not None and not Path(folder).is_dir():
+            raise NotADirectoryError(f"{flag} {folder} is not a folder.")
+    for name in problems or []:
+        if name not in PROBLEMS:
+            raise ValueError(unknown("problem", name, PROBLEMS))
+    sizes = {**FULL.rows, **plan.rows}
+    sources = Sources(None if data is None else Path(data), None if classifier is None else Path(classifier), Path(out) / "cache")
+    return replace(
+        plan,
+        rows={name: rows or sizes[name] for name in problems or plan.rows},
+        budgets=budgets or plan.budgets,
+        seeds=seeds or plan.seeds,
+        methods=methods,
+        peers=peers,
+        seed=seed,
+        sources=sources,
+    )
+
+
+def run(plan: Plan, file: Path) -> dict[str, Any]:
+    """Do the plan's cells that ``file`` lacks, with a bar; returns what there is to report: cells, contenders, problems, skipped.
+
+    Raises:
+        ValueError: unknown problems or methods, before anything is run.
+    """
+    theirs, skipped = peers() if plan.peers else ([], {})
+    line_up = [*ours(plan.methods), *theirs]
+    problems: list[Problem] = []
+    for name, rows in plan.rows.items():
+        try:
+            problems.append(make(name, rows, plan.sources))
+        except Skipped as reason:
+            skipped[name] = str(reason)
+    cells = {_key(cell): cell for cell in read(file)}
+    judges = [_Judge(p, plan.sources.cache) for p in problems]
+    todo = [(judge, seed) for judge in judges for seed in range(plan.seed, plan.seed + plan.seeds)]
+    total = len(todo) * (1 + len(line_up) * len(plan.budgets))
+    wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
+    with tqdm(total=total, unit="cell") as bar:
+        for judge, seed in todo:
+            bar.set_description(f"{judge.problem.name}, seed {seed}")
+            for cell in _cells(judge, seed, line_up, plan.budgets, cells):
+                if _key(cell) not in cells:
+                    append(file, cell)
+                wanted[_key(cell)] = cell
+                bar.update()
+    return {"cells": list(wanted.values()), "contenders": line_up, "problems": problems, "skipped": skipped}
+
+
+def _cells(
+    judge: _Judge, seed: int, line_up: list[Contender], budgets: tuple[int, ...], done: Mapping[tuple[Any, ...], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The floor, and every contender at every budget: as they stand in ``done``, or made."""
+    p = judge.problem
+    head = {"problem": p.name, "seed": seed, "rows": p.rows, "version": sd.__version__}
+    floor = {**head, "contender": EXACT, "budget": 0}
+    yield done.get(_key(floor)) or {**floor, **judge.exact(seed)}
+    for contender in line_up:
+        for budget in budgets:
+            cell = {**head, "contender": contender.label, "budget": budget}
+            yield done.get(_key(cell)) or {**cell, **judge.measured(contender, budget, seed)}
+
+
+class _Judge:
+    """Measures samples of one problem; what that takes is made when it is first asked for."""
+
+    def __init__(self, problem: Problem, cache: Path) -> None:
+        self.problem, self.cache = problem, cache
+        self._ends: dict[int, Tensor] = {}
+
+    def exact(self, seed: int) -> dict[str, Any]:
+        """The floor: exact draws, measured."""
+        p = self.problem
+        if p.law is None or self._reference is None:
+            return {"nfe": 0, "seconds": 0.0, "metrics": {}}
+        floors = [self._reference.measure(p.draws(p.rows, _REFERENCE + 1 + FLOORS * seed + i)) for i in range(FLOORS)]
+        return {"nfe": 0, "seconds": 0.0, "metrics": {name: sum(f[name] for f in floors) / FLOORS for name in floors[0]}}
+
+    def measured(self, contender: Contender, budget: int, seed: int) -> dict[str, Any]:
+        """Run a contender, and measure what it made; or say why there is nothing to measure."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                x, nfe, seconds = sampled(self.problem, contender, budget, seed)
+        except Exception as error:  # a peer may raise anything, and the others go on
+            return {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+        found = {"nfe": nfe, "seconds": round(seconds, 4)}
+        broken = int((~torch.isfinite(x).flatten(1).all(1)).sum())
+        if nfe > budget:
+            return {**found, "failed": f"asked the network {nfe} times"}
+        if broken:
+            return {**found, "failed": f"{broken} of {len(x)} samples are not finite"}
+        metrics = {} if self._reference is None else self._reference.measure(x)
+        if contender.flow:
+            metrics["trajectory"] = trajectory(x, self._fine(seed))
+        return {**found, "metrics": metrics}
+
+    @functools.cached_property
+    def _reference(self) -> Reference | None:
+        """What samples are compared with: exact draws, or, of a trained network with features, the ends of its own fine solve."""
+        p = self.problem
+        if p.law is not None:
+            return Reference.of(p.draws(DRAWN * p.rows, _REFERENCE), p.rows, p.features)
+        return None if p.features is None else Reference.of(fine(p, _REFERENCE, p.rows, self.cache), p.rows, p.features)
+
+    def _fine(self, seed: int) -> Tensor:
+        if seed not in self._ends:
+            self._ends[seed] = fine(self.problem, seed, min(TRACKED, self.problem.rows), self.cache)
+        return self._ends[seed]
+
+
+def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
+    """Samples, network calls that each row saw, and seconds."""
+    size = problem.batch or problem.rows
+    parts, seen, start = [], set(), time.perf_counter()
+    for first in range(0, problem.rows, size):
+        network = Network(problem)
+        parts.append(contender.run(network, problem.start(seed, first, min(size, problem.rows - first)), budget, seed, first))
+        seen.add(network.calls)
+    return torch.cat(parts).float(), max(seen), time.perf_counter() - start
+
+
+def fine(problem: Problem, seed: int, rows: int, cache: Path) -> Tensor:
+    """Ends of the flow from the first ``rows`` normals of a seed, by steps so small that they count as exact; kept in ``cache``."""
+    file = cache / f"fine-{problem.name}-{seed}-{rows}.safetensors"
+    if not file.is_file():
+        size, ends = problem.batch or rows, []
+        for first in range(0, rows, size):
+            z = problem.start(seed, first, min(size, rows - first))
+            flow = problem.process.probability_flow(Network(problem).score, eps=FINE if problem.law is not None else None)
+            exact = problem.law is not None
+            x, method, tolerance = (z.double(), "dop853", 1e-7) if exact else (z, "rk45", 2e-4)
+            ends.append(sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, denoise=True, throw=True).x.float())
+        with atomic(file) as path:
+            save_file({"ends": torch.cat(ends)}, path)
+    return load_file(file)["ends"]
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The whole cells of a file; a last line that was cut short is taken off it."""
+    if not file.is_file():
+        return []
+    text = file.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with atomic(file) as path:
+            path.write_bytes(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def append(file: Path, cell: Mapping[str, Any]) -> None:
+    """One more line, written at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(cell, allow_nan=False) + "\n"
+    with open(file, "ab") as stream:
+        stream.write(line.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in ("problem", "contender", "budget", "seed", "rows", "version"))

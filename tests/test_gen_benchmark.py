@@ -1,0 +1,338 @@
+"""The benchmark: what it counts, what it measures, how it goes on after an interruption, and what it writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import sdesolve as sd
+from sdesolve_gen import cli
+from sdesolve_gen.benchmark import Plan, metrics, mixture, planned, report, results, run, write
+from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
+from sdesolve_gen.benchmark.peers import MODULES, peers
+from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
+from sdesolve_gen.benchmark.runner import EXACT, fine, read, sampled
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own code
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make("mixture_2d", 512, Sources())
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A tiny run with whatever peers are installed, and its folder."""
+    out = tmp_path_factory.mktemp("benchmark")
+    plan = Plan({"mixture_2d": 256, "mixture_64d": 64, "mnist_points": 8}, (5, 10), 2, ["ddim", "dpmpp_2m", "pc"], sources=Sources(cache=out / "cache"))
+    found = results(plan, run(plan, out / "cells.jsonl"), ["benchmark"])
+    write(found, out)
+    return out, json.loads((out / "results.json").read_text())
+
+
+# -- problems and measures ---------------------------------------------------------------------------------------------
+
+
+def test_the_network_is_the_posterior_mean_and_counts_itself(small):
+    """D(y, s) of a Gaussian mixture, from its definition: a mean over exact draws, weighted by the likelihood of y."""
+    network, s = Network(small), 0.7
+    y = torch.tensor([[0.5, -0.2], [-1.0, 0.9]])
+    x0 = small.draws(200_000, 3).double()
+    weights = (-(y.double()[:, None] - x0).square().sum(2) / (2 * s * s)).softmax(1)
+    assert torch.allclose(network.denoised(y, s).double(), weights @ x0, atol=0.02)
+    assert network.calls == 1
+
+
+def test_measures_agree_with_those_of_the_exam(small):
+    x = 0.8 * small.draws(4096, 5) + 0.1
+    reference = metrics.Reference.of(small.draws(8 * 4096, 6), 4096, small.features)
+    found, directions = reference.measure(x), metrics.IN_THE_PLANE
+    energy = sd.exam.energy_distance(x, small.law, projections=directions)
+    assert abs(found["energy"] - energy.value) < 4 * energy.standard_error
+    assert found["ks"] == pytest.approx(sd.exam.ks(x, small.law, projections=directions).value, abs=0.01)
+    w2 = sd.exam.sliced_wasserstein2(x, small.law, projections=directions)
+    assert abs(found["sliced_w2"] ** 2 - w2.value) < 4 * w2.standard_error
+    mean, law_mean = x.double().mean(0), small.law.mean
+    assert found["frechet"] > float((mean - law_mean).square().sum()) - 0.01
+
+
+def test_sliced_w2_of_a_shift_is_its_length_along_the_directions():
+    y = torch.randn(8000, 3)
+    reference = metrics.Reference.of(y, 8000, None)
+    shift = torch.tensor([1.0, 2.0, -1.0])
+    along = reference.directions @ shift
+    assert reference.measure(y + shift)["sliced_w2"] == pytest.approx(float(along.square().mean().sqrt()), rel=1e-4)
+
+
+def test_frechet_of_gaussians_that_commute():
+    a = (torch.zeros(2, dtype=torch.float64), torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64)))
+    b = (torch.tensor([1.0, 0.0], dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    assert metrics.frechet(a, b) == pytest.approx(1 + (2 - 1) ** 2)
+
+
+def test_the_excess_is_what_the_floor_leaves():
+    value, floor = {"mean": 0.5, "se": 0.01}, {"mean": 0.3, "se": 0.0}
+    root = metrics.excess("sliced_w2", value, floor)
+    assert root["mean"] == pytest.approx(0.4) and root["se"] == pytest.approx(0.5 * 0.01 / 0.4)
+    assert metrics.excess("energy", value, floor) == {"mean": pytest.approx(0.2), "se": pytest.approx(0.01), "resolved": True}
+    lost = metrics.excess("sliced_w2", {"mean": 0.31, "se": 0.02}, floor)
+    assert not lost["resolved"] and lost["mean"] == pytest.approx(math.sqrt(0.31**2 - 0.09 + 2 * 2 * 0.31 * 0.02))
+
+
+def test_gains_are_ratios_of_excess_and_say_when_they_are_bounds():
+    theirs, us = {"mean": 0.6, "se": 0.06, "resolved": True}, {"mean": 0.2, "se": 0.01, "resolved": True}
+    assert report.gain(theirs, us) == {"ratio": pytest.approx(3.0), "se": pytest.approx(3 * math.hypot(0.1, 0.05)), "bound": "="}
+    lost = {"mean": 0.1, "se": None, "resolved": False}
+    assert report.gain(theirs, lost) == {"ratio": pytest.approx(6.0), "se": None, "bound": ">="}
+    assert report.gain(lost, us)["bound"] == "<="
+    assert report.gain(lost, lost) is None
+
+
+def test_a_mixture_is_fitted_and_kept(tmp_path):
+    """EM finds the two clusters of a law of its own kind, and the second call reads the file."""
+    law = sd.exam.Mixture([0.5, 0.5], [sd.exam.Gaussian(m * torch.ones(1, 6, 6), factor=torch.ones(36, 1) * f, floor=0.1) for m, f in ((-1, 0.1), (1, 0.3))])
+    x = law.sample(4000, seed=0)
+    first = mixture.mixture(mixture.fit(x, components=2, rank=1))
+    means = sorted(float(c.mean.mean()) for c in first.components)
+    assert means == [pytest.approx(-1, abs=0.02), pytest.approx(1, abs=0.05)]
+    assert float(first.log_prob(x).mean()) > float(law.log_prob(x).mean()) - 0.02
+    kept = mixture.cached_mixture(tmp_path / "m.safetensors", lambda: law.sample(1000, seed=1))
+    again = mixture.cached_mixture(tmp_path / "m.safetensors", lambda: pytest.fail("fitted again"))
+    y = law.sample(5, seed=2)
+    assert torch.equal(kept.log_prob(y), again.log_prob(y))
+
+
+def test_a_fine_solve_is_a_solution(small, tmp_path):
+    """The fine ends do not move when the tolerance is 30 times as small, and come from the file the second time."""
+    ends = fine(small, 0, 32, tmp_path)
+    flow = small.process.probability_flow(small.law.score(small.process), eps=1e-4)
+    exact = sd.solve(flow, small.start(0, 0, 32).double(), "dop853", rtol=3e-9, atol=3e-9, denoise=True).x
+    assert torch.allclose(ends.double(), exact, atol=1e-4)
+    assert torch.equal(fine(small, 0, 32, tmp_path), ends)
+
+
+# -- contenders --------------------------------------------------------------------------------------------------------
+
+
+def test_ours_are_those_of_the_registry():
+    known = {row.name for row in sd.methods()}
+    assert {c.label for c in ours()} == {label for label, options in METHODS.items() if options["method"] in known}
+    assert [c.label for c in ours(["rk4"])] == ["rk4"]
+    with pytest.raises(ValueError, match=r"method 'ddin' is not known.*ddim"):
+        ours(["ddin"])
+
+
+@pytest.mark.parametrize("contender", [*ours(), *peers()[0]], ids=lambda c: c.label)
+def test_a_contender_keeps_to_its_budget_and_finds_the_law(contender, small):
+    """Calls are those that the network itself counted; with 60 of them the samples are near the law, whoever made them."""
+    with torch.random.fork_rng():
+        x, nfe, _ = sampled(small, contender, 60, seed=1)
+    assert 56 <= nfe <= 60
+    assert x.shape == (512, 2) and bool(x.isfinite().all())
+    distance = sd.exam.sliced_wasserstein2(x, small.law).value
+    limit = 4.0 if contender.label in CRUDE else 0.04
+    assert distance < limit, distance
+
+
+CRUDE = {"azula xEAB-3", "azula PC", "pc", "torchsde srk", "score_sde PC (by hand)"}
+"""Whose error at 60 calls is their own: steps too large for the method, or a corrector's bias."""
+
+
+def test_a_peer_on_our_grid_is_our_method(small):
+    """DDIM and DPM-Solver++ 2M of every package that has them take the same states to the same ends as ours, on the same levels."""
+    found = {c.label: c for c in [*ours(["ddim", "dpmpp_2m"]), *peers()[0]]}
+    pairs = {"diffusers DPM++ 1 (DDIM) [our grid]": "ddim", "k-diffusion euler [our grid]": "ddim", "azula DDIM [our grid]": "ddim"}
+    pairs |= {"diffusers DPM++ 2M [our grid]": "dpmpp_2m", "k-diffusion dpmpp_2m [our grid]": "dpmpp_2m"}
+    here = {theirs: mine for theirs, mine in pairs.items() if theirs in found}
+    if not here:
+        pytest.skip("no peer is installed")
+    for theirs, mine in here.items():
+        (a, calls_a, _), (b, calls_b, _) = (sampled(small, found[label], 12, seed=0) for label in (theirs, mine))
+        assert calls_a == calls_b == 12
+        assert float((a - b).abs().max()) < 1e-5 * float(b.abs().max()) * 10, theirs
+
+
+def test_peers_that_are_not_installed_say_so(monkeypatch):
+    for module in MODULES.values():
+        if hasattr(module, "find_spec"):
+            monkeypatch.setattr(module, "find_spec", lambda name: None)
+    here, skipped = peers()
+    assert {c.family for c in here} == {"score_sde"}
+    assert set(skipped) == {"diffusers", "k_diffusion", "azula", "torchsde and torchdiffeq"}
+    assert all("not installed" in reason and "pip install" in reason for reason in skipped.values())
+
+
+def test_our_grid_is_the_one_of_karras(small):
+    levels = ladder(small, 5)
+    roots = [s ** (1 / 7) for s in levels]
+    assert levels[0] > levels[-1] and all(a - b == pytest.approx(roots[0] - roots[1]) for a, b in zip(roots, roots[1:], strict=False))
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    plan = Plan({"mixture_2d": 64}, (5, 10), 2, ["ddim"], peers=False, sources=Sources(cache=tmp_path / "cache"))
+    file = tmp_path / "cells.jsonl"
+    whole = run(plan, file)
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2 * (1 + 2)
+    file.write_bytes(b"".join(lines[:2]) + lines[2][:20])  # torn off in the third cell
+    done = []
+    monkeypatch.setattr("sdesolve_gen.benchmark.runner.sampled", lambda *a: (done.append(a[2:]), sampled(*a))[1])
+    again = run(plan, file)
+    assert done == [(10, 0), (5, 1), (10, 1)]
+    assert [{**c, "seconds": 0} for c in again["cells"]] == [{**c, "seconds": 0} for c in whole["cells"]]
+    assert len(read(file)) == 6
+    run(replace(plan, rows={"mixture_2d": 32}), file)  # another size is another cell
+    assert len(read(file)) == 12
+
+
+def test_what_fails_is_a_line_and_not_an_end(tmp_path):
+    plan = Plan({"mixture_2d": 64}, (1, 10), 1, ["heun", "euler_maruyama"], peers=False, sources=Sources(cache=tmp_path))
+    found = results(plan, run(plan, tmp_path / "cells.jsonl"), [])
+    failed = {(r["contender"], r["budget"]): r["failed"] for r in found["results"] if "failed" in r}
+    assert failed.keys() == {("heun", 1), ("euler_maruyama", 1)} and all("nfe=1 is too small" in reason for reason in failed.values())
+
+
+def test_the_json_has_everything(found):
+    _, said = found
+    assert said["format"] == 1 and said["plan"]["seeds"] == 2
+    assert {"sdesolve", "torch", "python"} <= set(said["versions"]) and said["machine"]["cores"]
+    assert set(said["problems"]) == {"mixture_2d", "mixture_64d"} and "--data" in said["skipped"]["mnist_points"]
+    for problem in said["problems"].values():
+        assert all(f["mean"] > 0 and f["se"] > 0 for f in problem["floor"].values())
+    labels = {(r["problem"], r["contender"], r["budget"]) for r in said["results"]}
+    assert labels == {(p, c, b) for p in said["problems"] for c in said["contenders"] for b in (5, 10)}
+    for row in said["results"]:
+        flow = said["contenders"][row["contender"]]["flow"]
+        if "failed" not in row:
+            assert row["nfe"] <= row["budget"] and ("trajectory" in row["metrics"]) == flow
+            assert all({"mean", "se", "excess"} == set(m) for m in row["metrics"].values())
+
+
+def test_the_table_is_the_best_of_the_rows(found):
+    """Recomputed from the cells: who is best, and the ratio of what the floor leaves."""
+    out, said = found
+    cells = [cell for cell in read(out / "cells.jsonl") if "metrics" in cell]
+
+    def mean(problem, contender, budget, metric):
+        values = [c["metrics"][metric] for c in cells if (c["problem"], c["contender"], c["budget"]) == (problem, contender, budget) and metric in c["metrics"]]
+        return sum(values) / 2 if len(values) == 2 else math.inf
+
+    checked = 0
+    for line in said["table"]:
+        problem, budget, metric = line["problem"], line["budget"], line["metric"]
+        for setting, best in line["best"].items():
+            group = [label for label, c in said["contenders"].items() if c["setting"] == setting]
+            assert best["mean"] == pytest.approx(min(mean(problem, label, budget, metric) for label in group))
+            assert best["mean"] == pytest.approx(mean(problem, best["contender"], budget, metric))
+        floor = mean(problem, EXACT, 0, metric) if metric != "trajectory" else 0.0
+        for setting, gain in line["gain"].items():
+            if gain is not None and gain["bound"] == "=":
+                theirs, us = (math.sqrt(line["best"][s]["mean"] ** 2 - floor**2) for s in (setting, OURS))
+                assert gain["ratio"] == pytest.approx(theirs / us)
+                checked += 1
+    settings = {c["setting"] for c in said["contenders"].values()}
+    assert settings <= {OURS, USERS, OUR_GRID} and checked > 0
+
+
+def test_the_page_asks_the_net_for_nothing(found):
+    out, said = found
+    page = (out / "benchmark.html").read_text(encoding="utf-8")
+    urls = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"'<>]*", page.replace(json.dumps(said["machine"]), "")))
+    assert urls <= {"http://www.w3.org/2000/svg"}, "only the name of the SVG namespace, which nothing loads"
+    assert not re.search(r"<(?:link|img|iframe|script[^>]+src)|@import|url\((?!#)|fetch\(|XMLHttpRequest|import\(", page)
+    data = re.search(r'<script id="results" type="application/json">(.*?)</script>', page, re.S).group(1)
+    assert json.loads(data) == said
+    assert len(page) < 3_000_000
+    assert (out / "table.md").read_text(encoding="utf-8").count("| calls") == 2 * 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_there_is_a_plot_for_each_problem(found):
+    from PIL import Image
+
+    out, said = found
+    for problem in said["problems"]:
+        with Image.open(out / f"{problem}.png") as picture:
+            assert picture.width > 1000 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments):
+    return CliRunner().invoke(cli.app, ["benchmark", *map(str, arguments)])
+
+
+def test_the_command_writes_and_tells(tmp_path):
+    result = command("--problems", "ring_2d", "--methods", "ddim,rk4", "--budgets", "10,5", "--no-peers", "--seeds", 1, "--rows", 64, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "ring_2d: sliced Wasserstein-2 distance, 64 samples, noise floor" in result.output
+    assert {"results.json", "table.md", "benchmark.html", "cells.jsonl"} <= {file.name for file in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "results.json").read_text())["plan"]["budgets"] == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--problems", "ring_3d"], "problem 'ring_3d' is not known"),
+        (["--methods", "ddin"], "Did you mean 'ddim'"),
+        (["--budgets", "5,x"], "as in --budgets 5,10,20"),
+        (["--data", "nowhere"], "--data nowhere is not a folder"),
+    ],
+)
+def test_bad_values_are_found_before_anything_is_run(arguments, said, tmp_path):
+    result = command(*arguments, "--no-peers", "--out", tmp_path)
+    assert result.exit_code == 2 and said in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_quick_is_a_part_of_full():
+    quick, full = planned("quick"), planned("full")
+    assert set(quick.rows) < set(full.rows) and set(quick.budgets) < set(full.budgets)
+
+
+def test_ctrl_c_leaves_whole_files_and_a_way_to_go_on(tmp_path):
+    arguments = [sys.executable, "-m", "sdesolve_gen", "benchmark", "--problems", "mixture_2d", "--no-peers", "--rows", "2048", "--budgets", "100", "--out", str(tmp_path)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
+    file, limit = tmp_path / "cells.jsonl", time.monotonic() + 60
+    while not file.is_file() and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert not (tmp_path / "results.json").exists() and all(json.loads(line) for line in file.read_text().splitlines())
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_images_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(Skipped, match="--data FOLDER"):
+        make("mnist_mixture", 8, Sources(cache=tmp_path))
+    with pytest.raises(Skipped, match=r"cifar10.test\.parquet is not a file"):
+        make("cifar_points", 8, Sources(data=tmp_path, cache=tmp_path))
+
+
+def test_real_images(shared_data, tmp_path):
+    problem = make("mnist_points", 8, Sources(data=shared_data, cache=tmp_path))
+    x, nfe, _ = sampled(problem, ours(["ddim"])[0], 10, seed=0)
+    assert nfe == 10 and x.shape == (8, 1, 28, 28)
+    nearest = torch.cdist(x.flatten(1), problem.law.sample(4000, seed=1).flatten(1)).amin(1)
+    assert float(nearest.median()) < 12, "most are near an image"

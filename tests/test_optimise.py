@@ -1,0 +1,216 @@
+"""optimize_grid: nearer to the flow than any named grid, the same for the same seed, and a file that is trusted with nothing."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import PROCESSES, mixture_score
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve import exam
+from sdesolve.grids import GRIDS
+from sdesolve.optimise import _cost, _Search, _weights
+
+TARGET = exam.mixture_2d()
+STD = float(TARGET.variance.mean().sqrt())
+
+
+def flow(process: str = "VP") -> sd.ProbabilityFlow:
+    return PROCESSES[process].probability_flow(mixture_score(TARGET, PROCESSES[process]))
+
+
+@functools.cache
+def optimised(method: str, nfe: int, process: str = "VP", **options: Any) -> sd.OptimisedGrid:
+    return sd.optimize_grid(flow(process), method, nfe=nfe, shape=(2,), dtype=torch.float64, **options)
+
+
+@functools.cache
+def fresh(process: str) -> tuple[Tensor, Tensor]:
+    """Draws that no search has seen, and where the flow takes them."""
+    p = PROCESSES[process]
+    x = p.prior((2000, 2), seed=77, dtype=torch.float64)
+    start = p.alpha(p.T) * TARGET.mean + p.sigma(p.T) / p.prior_std * x
+    return x, sd.solve(flow(process), start, "tsit5", rtol=1e-5, atol=1e-5, denoise=True).x
+
+
+def distance(process: str, method: str, **how: Any) -> float:
+    """Mean distance to where the flow takes each draw."""
+    x, ends = fresh(process)
+    return float((sd.solve(flow(process), x, method, **how).x - ends).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize(("method", "nfe", "process", "gain"), [
+    ("ddim", 5, "VP", 3.0),
+    ("ddim", 10, "VP", 2.0),
+    ("ddim", 8, "flow", 1.4),
+    ("heun", 9, "EDM", 20.0),
+    ("heun", 9, "VE", 5.0),
+    ("euler", 10, "flow", 1.4),
+])
+def test_it_beats_the_default_grid_on_fresh_draws(method: str, nfe: int, process: str, gain: float) -> None:
+    """By the stated factor; and every named grid over the whole interval, and over the best of four ranges of noise."""
+    grid = optimised(method, nfe, process)
+    found = distance(process, method, grid=grid)
+    assert distance(process, method, nfe=nfe, denoise=True) > gain * found
+    ranges = [sd.Range(STD, TARGET.mean, first=first, last=last) for first in (5, 20) for last in (0.05, 0.15)]
+    others = [{"denoise": True}, *({"interval": span} for span in ranges)]
+    assert found < 1.02 * min(distance(process, method, nfe=nfe, grid=g, **how) for g, how in itertools.product(GRIDS, others))
+    assert grid.error < grid.baseline and grid.error == pytest.approx(found / 2**0.5, rel=0.4)  # what it says of itself, from 128 draws
+
+
+def test_the_nodes_are_a_minimum() -> None:
+    """The denoised ends of the seen draws get no nearer by any node that moves a little."""
+    process = PROCESSES["VP"]
+    x = process.prior((256, 2), seed=0, dtype=torch.float64)
+    search = _Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x)
+    assert torch.equal(torch.cat([search.seen.x, search.held.x]), x)  # those that judge are not those that were fitted
+    start = search._pieces(search.default().ts)
+    z = search.refined(start, lambda: None)
+    here = search.cost(z, search.seen)
+    assert here < 0.5 * search.cost(start, search.seen)
+    for i, move in itertools.product(range(len(z)), (-0.1, 0.1)):
+        assert search.cost(z + move * torch.eye(len(z), dtype=z.dtype)[i], search.seen) > 0.99 * here
+
+
+def test_the_weights_are_the_derivative_of_the_cost() -> None:
+    apart = 0.3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    d = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope = (_cost(apart + 1e-6 * d) - _cost(apart - 1e-6 * d)) / 2e-6
+    assert slope == pytest.approx(float((2 * _weights(apart) * (apart * d).mean(1)).mean()), rel=1e-6)
+
+
+@given(z=st.lists(st.floats(-6, 6), min_size=9, max_size=9), denoise=st.booleans(), process=st.sampled_from(sorted(PROCESSES)))
+def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str) -> None:
+    p = PROCESSES[process]
+    draws = torch.zeros(4, 2, dtype=torch.float64)
+    draws[::2] = 1
+    steps = 7 if denoise else 8
+    search = _Search(flow(process), "ddim", {}, steps, denoise, draws, draws)
+    pieces = torch.tensor(z, dtype=torch.float64)
+    grid = search.grid(pieces)
+    assert len(grid) == steps and grid.ts[0] <= p.T and grid.ts[-1] >= p.eps and grid.ts[0] > grid.ts[-1]
+    assert denoise or grid.ts[-1] == p.eps
+    assert torch.allclose(torch.softmax(search._pieces(grid.ts), 0), torch.softmax(pieces, 0), atol=2e-3)
+
+
+def test_the_same_seed_the_same_grid() -> None:
+    again = sd.optimize_grid(flow(), "ddim", nfe=5, shape=(2,), dtype=torch.float64)
+    assert again == optimised("ddim", 5)
+    other = sd.optimize_grid(PROCESSES["VP"].reverse(mixture_score(TARGET, PROCESSES["VP"])), "ddim", nfe=5, shape=(2,), dtype=torch.float64, seed=1)
+    assert other.ts != again.ts
+    assert torch.tensor(other.ts).log() == pytest.approx(torch.tensor(again.ts).log(), abs=0.5)
+
+
+def test_every_call_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """By a hook; the search is seen on a bar."""
+
+    class Network(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return mixture_score(TARGET, PROCESSES["VP"])(x, t)
+
+    network, rows = Network(), list[int]()
+    network.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    grid = sd.optimize_grid(PROCESSES["VP"].probability_flow(network), "ddim", nfe=4, shape=(2,), samples=32, progress=True)
+    assert (grid.calls, grid.rows) == (len(rows), sum(rows))
+    assert "26/26" in capsys.readouterr().err
+
+
+def test_without_a_denoiser_the_end_stays() -> None:
+    grid = optimised("heun", 8, denoise=False)
+    assert grid.ts[-1] == PROCESSES["VP"].eps and len(grid) == 4 and not grid.denoise
+    x, _ = fresh("VP")
+    solution = sd.solve(flow(), x[:5], "heun", grid=grid)
+    assert solution.nfe == 8
+    assert torch.equal(solution.x, sd.solve(flow(), grid.start(PROCESSES["VP"], x[:5], grid.ts[0]), "heun", grid=grid.ts, interval=(grid.ts[0], grid.ts[-1])).x)
+
+
+def test_a_grid_that_was_saved(tmp_path: Path) -> None:
+    grid = optimised("ddim", 5)
+    loaded = sd.OptimisedGrid.load(grid.save(tmp_path / "grids" / "ddim.json"))
+    assert loaded == grid
+    assert [file.name for file in (tmp_path / "grids").iterdir()] == ["ddim.json"]
+    x, _ = fresh("VP")
+    assert torch.equal(sd.solve(flow(), x, "ddim", grid=loaded).x, sd.solve(flow(), x, "ddim", grid=grid).x)
+    assert sd.solve(flow(), x, loaded.method, grid=loaded).nfe == loaded.nfe == 5
+
+
+def changed(**entries: Any) -> Callable[[dict[str, Any]], str]:
+    return lambda content: json.dumps({**content, **entries})
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
+    "not JSON": (lambda c: "ts = [1, 2]", "is not JSON"),
+    "deep": (lambda c: "[" * 100_000, "is not JSON"),
+    "NaN": (lambda c: json.dumps({**c, "ts": [1.0, float("nan")]}), "NaN is not a JSON number"),
+    "a list": (lambda c: "[]", "does not say"),
+    "another format": (changed(format="pickle"), "does not say"),
+    "an entry more": (changed(code="import os"), "has the entries"),
+    "an entry less": (lambda c: json.dumps({k: v for k, v in c.items() if k != "nfe"}), "has the entries"),
+    "times as text": (changed(ts=["1.0", "0.5"]), "ts = "),
+    "rising times": (changed(ts=[0.1, 0.5]), "ts = .*expected falling"),
+    "two equal times": (changed(ts=[0.9, 0.5, 0.5, 0.1]), r"grid\[2\] = 0.5 does not go on"),
+    "a time of zero": (changed(ts=[0.9, 0.0]), "ts = "),
+    "no width": (changed(data_std=0.0), "data_std = 0.0; expected a number > 0"),
+    "a mean of text": (changed(data_mean=["0"]), "data_mean = "),
+    "a truth value for a number": (changed(nfe=True), "nfe = True"),
+    "an infinite error": (lambda c: json.dumps({**c, "error": 1}).replace('"error": 1', '"error": 1e999'), "error = inf"),
+    "options that are more": (changed(options={"f": {"__class__": 1}}), "options = "),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_is_trusted_with_nothing(case: str, tmp_path: Path) -> None:
+    corrupt, message = HOSTILE[case]
+    path = optimised("ddim", 5).save(tmp_path / "grid.json")
+    path.write_text(corrupt(json.loads(path.read_text())))
+    with pytest.raises(ValueError, match=message):
+        sd.OptimisedGrid.load(path)
+
+
+def test_a_file_that_is_none_or_too_large(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a file"):
+        sd.OptimisedGrid.load(tmp_path)
+    (tmp_path / "large").write_bytes(b" " * ((1 << 23) + 1))
+    with pytest.raises(ValueError, match="at most 8388608 bytes"):
+        sd.OptimisedGrid.load(tmp_path / "large")
+
+
+def search(method: str = "ddim", problem: Any = None, **how: Any) -> Callable[[], Any]:
+    return lambda: sd.optimize_grid(problem or flow(), method, **{"nfe": 5, "shape": (2,), **how})
+
+
+def solved(**how: Any) -> Callable[[], Any]:
+    return lambda: sd.solve(**{"problem": flow(), "x": torch.ones(2, 2), "method": "ddim", "grid": optimised("ddim", 5), **how})
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "a stochastic method": (search("euler_maruyama"), "draws noise.*expected a deterministic method"),
+    "too few calls": (search(nfe=1), "smallest that works is nfe=2"),
+    "calls that are no number": (search(nfe=2.5), "nfe=2.5; expected an integer"),
+    "another package's method": (search("scipy:RK45"), "expected the name of one of sdesolve.methods"),
+    "no such method": (search("dim"), "Did you mean 'ddim'"),
+    "an equation without noise levels": (search(problem=sd.ODE(lambda x, t: -x)), "problem is a ODE"),
+    "too few samples": (search(samples=4), "samples=4; expected an integer >= 16"),
+    "another process": (solved(problem=flow("VE")), "was optimised for VPSDE"),
+    "another shape": (solved(x=torch.ones(2, 5)), "samples of 2 numbers and x has 5"),
+    "an interval besides": (solved(interval=(1.0, 0.1)), "leave interval out"),
+    "steps besides": (solved(steps=5), "steps and nfe must be left out"),
+    "a plain equation": (solved(problem=sd.ODE(lambda x, t: -x), method="euler"), "this problem has none"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_refused_before_the_first_call(case: str) -> None:
+    attempt, message = BAD[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        attempt()
