@@ -47,6 +47,24 @@ def test_a_corrector_is_one_graph(corrector: str, accept: bool, one_graph: None)
     assert all(torch.allclose(traced.stats[name], plain.stats[name], rtol=1e-4) for name in ("acceptance", "step_size") if name in plain.stats)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("edm", {"s_churn": 5.0, "s_tmin": 0.1, "s_tmax": 3.0}),
+        ("sa_solver", {"window": (0.1, 3.0)}),
+        ("seeds", {"stages": 3, "eta": 0.5}),
+        ("restart", {"solver": "dpmpp_2m"}),
+        ("pc", {"predictor": "er_sde"}),
+        ("pc", {"predictor": "restart"}),
+    ],
+)
+def test_a_step_with_options_is_one_graph(method: str, options: dict[str, Any], one_graph: None) -> None:
+    process = PROCESSES["VP"]
+    problem, x = process.reverse(lambda x, t: -torch.sin(x)), process.prior((3, 2), seed=0)
+    plain, traced = (sd.solve(problem, x, method, steps=6, seed=0, compile=compile, **options) for compile in (False, True))
+    assert torch.allclose(traced.x, plain.x, rtol=1e-4, atol=1e-4) and traced.nfe == plain.nfe and traced.stats["calls"] == plain.stats["calls"]
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if make_method(name).error_order and name != "rodas5p"])  # torch has no vmap of jvp for sizes that change
 def test_chosen_steps_are_one_graph(method: str, one_graph: None) -> None:
     """Also as finished rows leave the batch."""

@@ -46,7 +46,7 @@ def lagrange(at: list[float], j: int) -> Callable[[Any], Any]:
     return lambda s: mpmath.fprod((s - other) / (mpmath.mpf(at[j]) - other) for i, other in enumerate(at) if i != j)
 
 
-TIMES = [(0.6, 0.7, 0.85, 1.0), (0.002, 0.02, 0.2, 0.9), (0.5, 0.50005, 0.5001, 0.50015)]
+TIMES = [(0.6, 0.7, 0.85, 0.99), (0.002, 0.02, 0.2, 0.9), (0.5, 0.50005, 0.5001, 0.50015)]
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -74,7 +74,7 @@ def test_deis_weights(variant: str, process: str) -> None:
     """alpha_1 times the integral over rho of each Lagrange polynomial in the variable, to 1e-12 of the step."""
     p = PROCESSES[process]
     of: Callable[[float], float] = {"t": lambda t: t, "rho": lambda t: float(p.sigma(t) / p.alpha(t)), "log_rho": lambda t: -lam(p, t)}[variant]
-    for (t1, *known), count in itertools.product(TIMES[:2], (1, 2, 3)):
+    for (t1, *known), count in itertools.product([*TIMES[:2], (0.003, 0.4, 0.7, 0.99)], (1, 2, 3)):  # the last step is 3 to 5 long in lambda
         at = [of(t) for t in known[:count]]
         start, end = lam(p, known[0]), lam(p, t1)
 
@@ -104,6 +104,21 @@ def test_ddim_is_the_published_step(eta: float) -> None:
     expected = a1 * d + np.sqrt(s1**2 - s**2) * (x - a0 * d) / s0 + s * z
     on_x, (on_d,), on_z = make_method("ddim", eta=eta).row(P, [t0], t1)
     assert on_x * x + on_d * d + (on_z or 0.0) * z == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("published", [True, False])
+def test_third_order_as_published_and_whole(eta: float, published: bool) -> None:
+    """The update of the published code, with slope d1 and half-curvature d2 of the parabola through the outputs; its weight of d2 is half of the integral."""
+    ts, outputs = [0.5, 0.6, 0.75], [0.3, -0.2, 1.1]
+    lams, end = [lam(P, t) for t in ts], lam(P, 0.42)
+    h, (r0, r1) = end - lams[0], -np.diff(lams) / (end - lams[0])
+    a, b = (outputs[0] - outputs[1]) / r0, (outputs[1] - outputs[2]) / r1
+    d1, d2, full = a + (a - b) * r0 / (r0 + r1), (a - b) / (r0 + r1), (1 + eta) * h
+    p2 = np.expm1(-full) / full + 1
+    expected = -np.expm1(-full) * outputs[0] + p2 * d1 - (p2 / full - 0.5) * d2 * (1 if published else 2)
+    row = make_method("dpmpp_3m", eta=eta, published=published).row(P, ts, 0.42)
+    assert np.dot(row.on_outputs, outputs) == pytest.approx(float(P.alpha(0.42)) * expected, rel=1e-11)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -214,6 +229,14 @@ def test_weak_order_between_ode_and_sde(method: str, options: dict[str, Any], or
 def test_an_option_out_of_range(method: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         make_method(method, **options)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_default_grid_is_the_methods_own(process: str) -> None:
+    p = PROCESSES[process]
+    for method, grid in (("dpmpp_2m", "log_snr"), ("ddim", p.default_grid), ("heun", p.default_grid)):
+        solution = sd.solve(p.probability_flow(lambda x, t: -x), torch.ones(1, 1), method, steps=3, save="all")
+        assert solution.ts.tolist() == list(make_grid(grid, p, p.T, p.eps, 3).ts)
 
 
 # -- the product -----------------------------------------------------------------------------------------------------------

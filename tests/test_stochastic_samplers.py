@@ -70,9 +70,9 @@ def weighed(weights: Sequence[float], outputs: Sequence[Tensor]) -> Any:
 
 
 @ALL
-@pytest.mark.parametrize("tau", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("tau", [0.0, 0.7, lambda t: 0.6 + 0.3 * math.cos(20 * t)], ids=["0", "0.7", "of t"])
 @pytest.mark.parametrize("orders", [(1, 0), (1, 2), (2, 2), (3, 4), (3, 2), (2, 1), (2, 4)])
-def test_sa_solver_is_its_algorithm(orders: tuple[int, int], tau: float, process: sd.Process) -> None:
+def test_sa_solver_is_its_algorithm(orders: tuple[int, int], tau: float | Callable[[float], float], process: sd.Process) -> None:
     """Predict, call, correct with the same noise; the last state is predicted."""
     predictor, corrector = orders
     ts = at_levels(process)
@@ -80,14 +80,14 @@ def test_sa_solver_is_its_algorithm(orders: tuple[int, int], tau: float, process
     lam, alpha, sigma = list(UNEVEN), [float(process.alpha(t)) for t in ts], [float(process.sigma(t)) for t in ts]
     outputs = [denoise(x, ts[0])]  # newest first
     for i in range(5):
-        past, h = lam[i::-1], lam[i + 1] - lam[i]
-        base = sigma[i + 1] / sigma[i] * math.exp(-(tau**2) * h) * x + sigma[i + 1] * math.sqrt(1 - math.exp(-2 * tau**2 * h)) * noise[i, 0]
+        past, h, eta = lam[i::-1], lam[i + 1] - lam[i], (tau(ts[i]) if callable(tau) else tau) ** 2
+        base = sigma[i + 1] / sigma[i] * math.exp(-eta * h) * x + sigma[i + 1] * math.sqrt(1 - math.exp(-2 * eta * h)) * noise[i, 0]
         through = past[:predictor]
-        x = base + alpha[i + 1] * weighed(adams(past, lam[i + 1], through, tau**2), outputs[: len(through)])
+        x = base + alpha[i + 1] * weighed(adams(past, lam[i + 1], through, eta), outputs[: len(through)])
         outputs.insert(0, denoise(x, ts[i + 1]))
         if corrector and i < 4:
             through = lam[i + 1 :: -1][:corrector]
-            x = base + alpha[i + 1] * weighed(adams(past, lam[i + 1], through, tau**2), outputs[: len(through)])
+            x = base + alpha[i + 1] * weighed(adams(past, lam[i + 1], through, eta), outputs[: len(through)])
     assert solution.nfe == 5
     assert torch.allclose(solution.x, x, rtol=1e-11, atol=1e-12)
 
@@ -202,13 +202,14 @@ def test_edm_is_its_algorithm(process: sd.Process) -> None:
 
 @ALL
 def test_edm_calls_where_its_algorithm_does(process: sd.Process) -> None:
-    """At the lifted time and at the node, never beyond the end of the process; without churn at the nodes to the last bit."""
+    """At the lifted time and at the node, never beyond the end of the process; where nothing is added, at the nodes to the last bit."""
     seen: list[float] = []
     problem = process.reverse(lambda x, t: seen.append(float(t.flatten()[0])) or -x)  # type: ignore[func-returns-value]
     x, ts = process.prior((2, 2), seed=0).double(), make_grid("karras", process, process.T, process.eps, 5).ts
-    sd.solve(problem, x, "edm", grid=ts, seed=0)
-    assert seen == [t for pair in itertools.pairwise(ts) for t in pair]
-    seen.clear()
+    for options in ({}, {"s_churn": 1.0, "s_tmin": 1e6}):
+        sd.solve(problem, x, "edm", grid=ts, seed=0, **options)
+        assert seen == [t for pair in itertools.pairwise(ts) for t in pair]
+        seen.clear()
     sd.solve(problem, x, "edm", grid=ts, seed=0, s_churn=1.0)
     assert seen[1::2] == list(ts[1:]) and seen[0] == pytest.approx(process.T, rel=1e-12) and max(seen) <= process.T * (1 + 1e-12)
     assert [level(process, t) for t in seen[2::2]] == pytest.approx([1.2 * level(process, t) for t in ts[1:-1]])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +49,12 @@ class PredictorCorrector(Stepper):
             needs=frozenset({"score"}),
             reference="Song et al. 2021",
         )
+
+    def compiled(self, compile: Callable[[Stepper], Stepper]) -> Stepper:
+        """As a whole, unless the predictor cannot be."""
+        if self.predictor is None or type(self.predictor).compiled is Stepper.compiled:
+            return compile(self)
+        return replace(self, predictor=self.predictor.compiled(compile))
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
