@@ -174,13 +174,13 @@ def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening |
     return given[0]
 
 
-def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, stepper: Stepper, calls: int | None) -> Interval:
+def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
     own = stepper.own_grid
-    if own is not None and interval is None and opening is None:
-        interval = own.ts[0], own.ts[-1]
-    times = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
-    return problem.interval if times is None else problem.check_interval(times)  # type: ignore[arg-type]
+    times: Any = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
+    if own is not None and times is None:
+        times = own.ts[0], own.ts[-1]
+    return problem.interval if times is None else problem.check_interval(times)
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
+from ._auto import for_calls
 from ._errors import integer
 from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
@@ -64,7 +65,7 @@ def optimize_grid(
 
     Arguments:
         problem: ``process.probability_flow(score)`` or ``process.reverse(score)``.
-        method: a deterministic method by name; a stochastic one takes the grid of its deterministic counterpart.
+        method: a deterministic method by name, or "auto"; a stochastic one takes the grid of its deterministic counterpart.
         nfe: most network calls that a sample may see, the denoiser's included.
         shape: of one sample, without the batch: (1, 28, 28).
         samples: draws of the prior, at least 16; half find the nodes, half judge them.
@@ -84,6 +85,9 @@ def optimize_grid(
     if not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise TypeError(f"problem is a {type(problem).__name__}; expected process.probability_flow(score) or process.reverse(score).")
     flow = problem.probability_flow() if isinstance(problem, ReverseSDE) else problem
+    if method == "auto":
+        method, chosen = for_calls(integer("nfe", nfe, 1, 10))
+        options = {**chosen, **options}
     stepper = _walker(method, options, flow)
     steps = _checks.steps_for(stepper, integer("nfe", nfe, 1, 10), denoise)
     x = flow.process.prior((integer("samples", samples, 16, 256), *shape), seed=seed, dtype=dtype, device=device)

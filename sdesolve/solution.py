@@ -45,8 +45,8 @@ class Solution:
         stats: the ledger.  method, seed, steps; accepted and rejected steps (per sample where steps are chosen); calls of the network or
             drift, however many rows each had; rows that they were given in all, less than calls times B where samples finished early;
             jvps and vjps, derivatives taken of the diffusion and by the adjoint (calls, rows and vjps grow when an adjoint is asked for
-            its gradient); where steps are taken at once, iterations, (B,), and depth, the calls that came one after the other;
-            peak_memory, the most bytes that the process has held so far; wall_time in seconds.
+            its gradient); what a corrector says of each sample; where steps are taken at once, iterations, (B,), and depth, the calls that came
+            one after the other; peak_memory, the most bytes that the process has held so far; wall_time in seconds.
     """
 
     x: Tensor

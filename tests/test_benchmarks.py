@@ -54,15 +54,16 @@ def test_gradients_and_compiled_measure(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(compiled.seconds(case, compile=False, steps=2) > 0 for case in compiled.CASES)
 
 
-def test_the_asv_suite_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = loaded("asv_suite/solve.py", monkeypatch)
+@pytest.mark.parametrize("file", ["solve", "samplers"])
+def test_the_asv_suite_runs(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = loaded(f"asv_suite/{file}.py", monkeypatch)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     classes = [c for _, c in inspect.getmembers(suite, inspect.isclass) if c.__module__ == suite.__name__]
     assert len(classes) == 2
     for benchmark in classes:
-        names = [name for name, _ in inspect.getmembers(benchmark, inspect.isfunction) if name.startswith(("time_", "track_"))]
-        shapes, *methods = getattr(benchmark, "params", ((),))
-        for arguments in itertools.product(shapes[:1], *methods) if methods else [()]:
+        names = [name for name, _ in inspect.getmembers(benchmark, inspect.isfunction) if name.startswith(("time_", "track_", "peakmem_"))]
+        first, *others = getattr(benchmark, "params", ((),))
+        for arguments in itertools.product(first[:1], *others) if first else [()]:
             made = benchmark()
             made.setup(*arguments)
             results = [getattr(made, name)(*arguments) for name in names]

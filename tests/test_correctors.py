@@ -37,6 +37,8 @@ EVERY: dict[str, dict[str, Any]] = {  # each corrector in each of its forms
         "plain": {"accept": False, "step_size": 0.4},
     }.items()},
 }  # fmt: skip
+VP_2D = PROCESSES["VP"].reverse(lambda x, t: -x)
+X = torch.ones(3, 2)
 every = pytest.mark.parametrize("how", EVERY.values(), ids=EVERY.keys())
 
 
@@ -69,7 +71,7 @@ def p_values(x: Tensor, law: exam.Target) -> tuple[float, float, float]:
 def cases() -> list[object]:
     """Three noise levels, other ones on VE, as the same ratio of sigma to alpha is the same problem; a few of them always."""
     every = [(c, t, p, r) for c in FLYING for t in ("gaussian", "2d") for p, rs in (("VP", (0.1, 0.4, 2.0)), ("VE", (0.2, 0.7, 5.0))) for r in rs]
-    quick = {("hmc", "2d", "VP", 0.4), ("mala", "2d", "VP", 0.1), ("underdamped", "2d", "VE", 0.7), ("hmc", "gaussian", "VE", 0.2), ("mala", "gaussian", "VP", 0.4)}
+    quick = {("hmc", "2d", "VP", 0.4), ("underdamped", "2d", "VE", 0.7), ("hmc", "gaussian", "VE", 0.2), ("mala", "gaussian", "VP", 0.4)}
     return [pytest.param(*case, marks=[] if case in quick else [pytest.mark.slow]) for case in every]
 
 
@@ -78,7 +80,7 @@ def test_the_law_is_left_as_it_is(corrector: str, target: str, process: str, rat
     """With the Metropolis test at a large step, about the width of the narrowest part of p_t."""
     step_size = 1.2 * math.hypot(0.3, ratio) / ratio if target == "gaussian" else math.hypot(0.1, ratio) / ratio
     solution, law = chain(corrector, target, process, ratio, accept=True, step_size=step_size)
-    assert 0.7 < float(solution.stats["acceptance"].mean()) < 0.98
+    assert 0.6 < float(solution.stats["acceptance"].mean()) < 0.995
     assert min(p_values(solution.x, law)) > 1e-3
 
 
@@ -101,12 +103,14 @@ def test_the_trapezoid_leaves_another_law(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_setting_serves_every_law(corrector: str, target: str) -> None:
     """step_size="auto" with everything else at its default."""
     for ratio in (0.3, 3.0):
-        solution, law = chain(corrector, target, "VP", ratio, 1500 if target == "64d" else 5000, accept=True)
+        solution, law = chain(corrector, target, "VP", ratio, 1000 if target == "64d" else 5000, accept=True)
         assert 0.87 < float(solution.stats["acceptance"].mean()) < 0.98
+        if target != "64d":  # whose modes are of different widths
+            assert float(solution.stats["step_size"].log().std()) < 0.09, "a rule that goes on moving spreads"
         assert min(p_values(solution.x, law)) > 1e-3
 
 
-@pytest.mark.parametrize("target", ["gaussian", "2d"])
+@pytest.mark.parametrize("target", ["gaussian", pytest.param("2d", marks=pytest.mark.slow)])
 def test_the_bias_of_chosen_steps_without_the_test(target: str) -> None:
     """What the module says: for HMC 5 % of the variance in one dimension and less in two, and below 1 % in a bath (3.5 standard errors of 0.7 % more)."""
     for ratio in (0.3, 3.0):
@@ -384,11 +388,30 @@ def test_checkpoints_give_the_gradient_of_the_whole_graph(how: dict[str, Any]) -
     assert found[0][1].abs().min() > 0
 
 
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_is_learnt_is_a_constant_for_gradients(accept: bool) -> None:
+    made, x = Trajectory(accept=accept), X.double().requires_grad_()
+    source = SeededNormals(0, range(3), (2,), dtype=torch.float64, device="cpu")
+    end, carry = made.correct(VP_2D, x, 0.5, 2, source.normal, made.init(x).requires_grad_())
+    assert end.requires_grad and not carry.requires_grad
+
+
+@every
+def test_no_noise_is_used_twice(how: dict[str, Any]) -> None:
+    asked = list[int]()
+
+    class Spy(SeededStep):
+        def normal(self, slot: int = 0) -> Tensor:
+            asked.append(slot)
+            return super().normal(slot)
+
+    source = SeededNormals(0, range(3), (2,), dtype=torch.float32, device="cpu")
+    stepper = make_method("pc", predictor="sra1", corrector_steps=4, **how)
+    stepper.step(VP_2D, X, 0.9, 0.8, Spy(source, 0), stepper.init(VP_2D, X, 0.9))
+    assert len(asked) == len(set(asked)) >= 2 + 4
+
+
 # -- options -------------------------------------------------------------------------------------------------------------
-
-VP_2D = PROCESSES["VP"].reverse(lambda x, t: -x)
-X = torch.ones(3, 2)
-
 
 @pytest.mark.parametrize(
     ("options", "message"),

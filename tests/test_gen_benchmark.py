@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from sdesolve_gen.benchmark import Plan, metrics, mixture, planned, report, resu
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
-from sdesolve_gen.benchmark.runner import EXACT, fine, read, sampled
+from sdesolve_gen.benchmark.runner import EXACT, FLOW, fine, read, sampled
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own code
 ROOT = Path(__file__).parents[1]
@@ -32,15 +33,21 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def small():
-    return make("mixture_2d", 512, Sources())
+    return make("mixture_2d", 256, Sources())
+
+
+FEW = ("diffusers UniPC", "diffusers DPM++ 2M [our grid]", "k-diffusion dpmpp_2m, karras VP", "azula PC [our grid]", "torchdiffeq rk4", "score_sde PC (by hand)")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A tiny run with whatever peers are installed, and its folder."""
+    """A tiny run with a few of the peers that are installed, and its folder."""
     out = tmp_path_factory.mktemp("benchmark")
-    plan = Plan({"mixture_2d": 256, "mixture_64d": 64, "mnist_points": 8}, (5, 10), 2, ["ddim", "dpmpp_2m", "pc"], sources=Sources(cache=out / "cache"))
-    found = results(plan, run(plan, out / "cells.jsonl"), ["benchmark"])
+    here, skipped = peers()
+    plan = Plan({"mixture_2d": 256, "ring_2d": 64, "mnist_points": 8}, (5, 10), 2, ["ddim", "dpmpp_2m", "pc"], sources=Sources(cache=out / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdesolve_gen.benchmark.runner.peers", lambda: ([c for c in here if c.label in FEW], skipped))
+        found = results(plan, run(plan, out / "cells.jsonl"), ["benchmark"])
     write(found, out)
     return out, json.loads((out / "results.json").read_text())
 
@@ -86,12 +93,17 @@ def test_frechet_of_gaussians_that_commute():
 
 
 def test_the_excess_is_what_the_floor_leaves():
-    value, floor = {"mean": 0.5, "se": 0.01}, {"mean": 0.3, "se": 0.0}
-    root = metrics.excess("sliced_w2", value, floor)
-    assert root["mean"] == pytest.approx(0.4) and root["se"] == pytest.approx(0.5 * 0.01 / 0.4)
-    assert metrics.excess("energy", value, floor) == {"mean": pytest.approx(0.2), "se": pytest.approx(0.01), "resolved": True}
-    lost = metrics.excess("sliced_w2", {"mean": 0.31, "se": 0.02}, floor)
-    assert not lost["resolved"] and lost["mean"] == pytest.approx(math.sqrt(0.31**2 - 0.09 + 2 * 2 * 0.31 * 0.02))
+    apart = metrics.excess("sliced_w2", [0.5, 0.52], [0.3, 0.31], paired=False)
+    squares = [0.5**2, 0.52**2], [0.3**2, 0.31**2]
+    square = sum(squares[0]) / 2 - sum(squares[1]) / 2
+    error = math.hypot(*(abs(a - b) / 2 for a, b in squares))
+    assert apart == {"mean": pytest.approx(math.sqrt(square)), "se": pytest.approx(error / 2 / math.sqrt(square)), "resolved": True}
+    paired = metrics.excess("energy", [0.5, 0.7], [0.3, 0.48], paired=True)
+    assert paired == {"mean": pytest.approx(0.21), "se": pytest.approx(0.01), "resolved": True}
+    lost = metrics.excess("energy", [0.5, 0.7], [0.49, 0.66], paired=True)
+    assert lost == {"mean": pytest.approx(0.025 + 2 * 0.015), "se": None, "resolved": False}
+    assert metrics.excess("energy", [0.5], [0.3], paired=True) == {"mean": pytest.approx(0.2), "se": None, "resolved": True}
+    assert metrics.excess("trajectory", [0.5, 0.7], [], paired=True) == {"mean": pytest.approx(0.6), "se": pytest.approx(0.1), "resolved": True}
 
 
 def test_gains_are_ratios_of_excess_and_say_when_they_are_bounds():
@@ -121,7 +133,7 @@ def test_a_fine_solve_is_a_solution(small, tmp_path):
     """The fine ends do not move when the tolerance is 30 times as small, and come from the file the second time."""
     ends = fine(small, 0, 32, tmp_path)
     flow = small.process.probability_flow(small.law.score(small.process), eps=1e-4)
-    exact = sd.solve(flow, small.start(0, 0, 32).double(), "dop853", rtol=3e-9, atol=3e-9, denoise=True).x
+    exact = sd.solve(flow, small.start(0, 0, 32).double(), "dop853", rtol=3e-8, atol=3e-8, denoise=True).x
     assert torch.allclose(ends.double(), exact, atol=1e-4)
     assert torch.equal(fine(small, 0, 32, tmp_path), ends)
 
@@ -137,15 +149,15 @@ def test_ours_are_those_of_the_registry():
         ours(["ddin"])
 
 
-@pytest.mark.parametrize("contender", [*ours(), *peers()[0]], ids=lambda c: c.label)
+@pytest.mark.parametrize("contender", [*(c for c in ours() if not c.optimised), *peers()[0]], ids=lambda c: c.label)
 def test_a_contender_keeps_to_its_budget_and_finds_the_law(contender, small):
     """Calls are those that the network itself counted; with 60 of them the samples are near the law, whoever made them."""
     with torch.random.fork_rng():
         x, nfe, _ = sampled(small, contender, 60, seed=1)
     assert 56 <= nfe <= 60
-    assert x.shape == (512, 2) and bool(x.isfinite().all())
+    assert x.shape == (256, 2) and bool(x.isfinite().all())
     distance = sd.exam.sliced_wasserstein2(x, small.law).value
-    limit = 4.0 if contender.label in CRUDE else 0.04
+    limit = 4.0 if contender.label in CRUDE else 0.06
     assert distance < limit, distance
 
 
@@ -178,9 +190,9 @@ def test_peers_that_are_not_installed_say_so(monkeypatch):
 
 
 def test_our_grid_is_the_one_of_karras(small):
-    levels = ladder(small, 5)
+    levels = ladder(small, 5, 10)
     roots = [s ** (1 / 7) for s in levels]
-    assert levels[0] > levels[-1] and all(a - b == pytest.approx(roots[0] - roots[1]) for a, b in zip(roots, roots[1:], strict=False))
+    assert levels[0] > levels[-1] and all(a - b == pytest.approx(roots[0] - roots[1]) for a, b in itertools.pairwise(roots))
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -191,16 +203,16 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     file = tmp_path / "cells.jsonl"
     whole = run(plan, file)
     lines = file.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 2 * (1 + 2)
-    file.write_bytes(b"".join(lines[:2]) + lines[2][:20])  # torn off in the third cell
+    assert len(lines) == 2 * (2 + 2)
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:20])  # torn off in the fourth cell
     done = []
     monkeypatch.setattr("sdesolve_gen.benchmark.runner.sampled", lambda *a: (done.append(a[2:]), sampled(*a))[1])
     again = run(plan, file)
     assert done == [(10, 0), (5, 1), (10, 1)]
     assert [{**c, "seconds": 0} for c in again["cells"]] == [{**c, "seconds": 0} for c in whole["cells"]]
-    assert len(read(file)) == 6
+    assert len(read(file)) == 8
     run(replace(plan, rows={"mixture_2d": 32}), file)  # another size is another cell
-    assert len(read(file)) == 12
+    assert len(read(file)) == 16
 
 
 def test_what_fails_is_a_line_and_not_an_end(tmp_path):
@@ -214,7 +226,7 @@ def test_the_json_has_everything(found):
     _, said = found
     assert said["format"] == 1 and said["plan"]["seeds"] == 2
     assert {"sdesolve", "torch", "python"} <= set(said["versions"]) and said["machine"]["cores"]
-    assert set(said["problems"]) == {"mixture_2d", "mixture_64d"} and "--data" in said["skipped"]["mnist_points"]
+    assert set(said["problems"]) == {"mixture_2d", "ring_2d"} and "--data" in said["skipped"]["mnist_points"]
     for problem in said["problems"].values():
         assert all(f["mean"] > 0 and f["se"] > 0 for f in problem["floor"].values())
     labels = {(r["problem"], r["contender"], r["budget"]) for r in said["results"]}
@@ -235,6 +247,16 @@ def test_the_table_is_the_best_of_the_rows(found):
         values = [c["metrics"][metric] for c in cells if (c["problem"], c["contender"], c["budget"]) == (problem, contender, budget) and metric in c["metrics"]]
         return sum(values) / 2 if len(values) == 2 else math.inf
 
+    def left(problem, contender, budget, metric):
+        if metric == "trajectory":
+            return mean(problem, contender, budget, metric)
+        floor = FLOW if said["contenders"][contender]["flow"] else EXACT
+        squares = [
+            sum(c["metrics"][metric] ** 2 for c in cells if (c["problem"], c["contender"], c["budget"]) == (problem, *who)) / 2
+            for who in ((contender, budget), (floor, 0))
+        ]
+        return math.sqrt(squares[0] - squares[1])
+
     checked = 0
     for line in said["table"]:
         problem, budget, metric = line["problem"], line["budget"], line["metric"]
@@ -242,10 +264,9 @@ def test_the_table_is_the_best_of_the_rows(found):
             group = [label for label, c in said["contenders"].items() if c["setting"] == setting]
             assert best["mean"] == pytest.approx(min(mean(problem, label, budget, metric) for label in group))
             assert best["mean"] == pytest.approx(mean(problem, best["contender"], budget, metric))
-        floor = mean(problem, EXACT, 0, metric) if metric != "trajectory" else 0.0
         for setting, gain in line["gain"].items():
             if gain is not None and gain["bound"] == "=":
-                theirs, us = (math.sqrt(line["best"][s]["mean"] ** 2 - floor**2) for s in (setting, OURS))
+                theirs, us = (left(problem, line["best"][s]["contender"], budget, metric) for s in (setting, OURS))
                 assert gain["ratio"] == pytest.approx(theirs / us)
                 checked += 1
     settings = {c["setting"] for c in said["contenders"].values()}

@@ -27,7 +27,7 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"problems", "scores", "methods", "correctors", "solver_card"},
     {"_loops"},
     {"_backends"},
-    {"solve", "correct", "_checks", "_progress"},
+    {"solve", "correct", "_auto", "_checks", "_progress"},
     {"model_check", "optimise", "divergence", "likelihood", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way
@@ -37,7 +37,7 @@ EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point t
 }
 FOREIGN = {  # what is not of the standard library: by package, and by where it is imported
     "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
-    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": set()},
+    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": {"matplotlib", "diffusers", "azula", "k_diffusion"}},
 }
 
 

@@ -112,6 +112,22 @@ def test_the_noise_is_the_walks(method: str, noise: str) -> None:
     assert distance(walked, same) < 1e-14 and float((same.x[0] - same.x[1]).abs().min()) > 1e-3
 
 
+def test_a_carry_has_to_come_to_rest_too() -> None:
+    """A step that waits for its tenth: the states before it are all the same, and only the carry tells where they stand."""
+
+    class Tenth(sd.Stepper):
+        facts: ClassVar[Facts] = Facts(evals=0, ode=1)
+
+        def init(self, problem: Any, x: Tensor, t: Any) -> Tensor:
+            return torch.zeros(len(x), dtype=torch.int64)
+
+        def step(self, problem: Any, x: Tensor, t0: Any, t1: Any, noise: Any, carry: Tensor) -> Step:
+            return Step(torch.where(carry[:, None] == 9, x + 1, x), carry=carry + 1)
+
+    walked, same = pair(sd.ODE(nonlinear), torch.ones(2, 1), Tenth(), 1e-3)
+    assert torch.equal(walked.x, same.x) and float(same.x[0]) == 2.0
+
+
 @pytest.mark.parametrize(("process", "method", "ratio"), [("VP", "ddim", 8), ("VP", "euler_maruyama", 5), ("VE", "heun", 7), ("VE", "reverse_diffusion", 5), ("VP", "pc", 4)])
 def test_fewer_calls_in_a_row(process: str, method: str, ratio: float) -> None:
     """Of the sequential calls for 100 steps on a mixture, with a window of 50; and fewer for the secant than for Picard's iteration."""

@@ -20,7 +20,7 @@ h^2/8m (|s_L|^2 - |s_0|^2) without a bath: a function of the two ends that is no
 A step size of its own, ``step_size="auto"``, for each sample and through all levels of a solve, from what its k steps so far have said
 [after Robbins & Monro 1951]:
 
-    with the test     ln r <- ln r + k^-0.6 (min(1, e^-D) - target):  the acceptance that is aimed at
+    with the test     ln r <- ln r + k^-0.6 (min(1, e^-D) - target):  the acceptance that is aimed at, from d^-1/4 on [Beskos et al. 2013]
     without           r^-2 <- r^-2 + (k + 10)^-0.8 (sigma_t^2 |s|^2/(d target^2) - r^-2):  h is the share ``target`` of the width w of p_t, at most sigma_t
 
 where  d/w^2 = E|s|^2 = -E[div s],  at most d/sigma_t^2: from the kernel's width on, steps grow as p_t turns out to be wider.  (It is the published
@@ -47,7 +47,6 @@ from .._errors import as_float, integer
 from ..problems import ScoreProblem
 from .base import Corrector, Normals
 
-FIRST = 0.3
 MIDDLE = 2 / 3  # Simpson's rule less the trapezoid's: it is that much of the score's bend at a segment's middle
 SPREAD, GOLDEN = 0.25, 0.5 * (math.sqrt(5) - 1)  # multiples of the golden section are spread evenly over (0, 1), however many
 VELOCITY, UNIFORM, BATH = range(3)  # parts of a step's noise; leapfrog step j has the bath's part BATH + j
@@ -83,7 +82,7 @@ class Record(NamedTuple):
 
     @staticmethod
     def of(carry: Tensor) -> Record:
-        return Record(*carry.detach().T.contiguous())  # contiguous: a column of few rows is read by other instructions than one of many
+        return Record(*carry.detach().T.contiguous())  # contiguous: columns are read alike in every batch
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,8 @@ class Trajectory(Corrector):
                 "torch.ones_like(x[0])."
             )
         carry = torch.zeros(len(x), len(Record._fields), dtype=torch.float64, device=x.device)
-        carry[:, 0] = math.log(self.step_size if isinstance(self.step_size, float) else FIRST if self.accept else self.aim)
+        first = x[0].numel() ** -0.25 if self.accept else self.aim
+        carry[:, 0] = math.log(self.step_size if isinstance(self.step_size, float) else first)
         return carry
 
     def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: Tensor) -> tuple[Tensor, Tensor]:

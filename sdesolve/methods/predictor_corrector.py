@@ -21,11 +21,11 @@ from .base import Facts, Step, StepNoise, Stepper
 class PredictorCorrector(Stepper):
     """A predictor's step from t0 to t1, then ``corrector_steps`` corrector steps at t1.  [Song et al. 2021, algorithm 1]
 
-    A multistep predictor (``dpmpp_2m``, ``er_sde``, ...) keeps its memory, though the corrector has moved the states that its outputs belong to: on mixtures the
-    samples err a half to a tenth as much as where it starts afresh in each step, as other methods with a carry do.
-
     The predictor follows the drift in time, the corrector repairs the marginal that it missed.  As the steps shrink, the
     limit is the corrector's stationary law: for ``langevin``, right to O(snr^2).
+
+    A multistep predictor (``dpmpp_2m``, ``er_sde``, ...) keeps its memory, though the corrector has moved the states that its outputs belong to: on mixtures the
+    samples err a half to a tenth as much as where it starts afresh in each step, as other methods with a carry do.
 
     Arguments:
         predictor: any stepper; an ODE method predicts along the probability flow; None for a corrector-only sampler.

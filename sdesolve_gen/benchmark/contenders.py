@@ -1,8 +1,7 @@
 """Who takes part: a label, and a function from standard normals to samples that asks a counted network.
 
-Our own methods are options of :func:`sdesolve.solve`, one line each.  A *range* (high, low) says between which noise levels
-sigma/alpha a sampler works, in standard deviations of the data; it then starts from  (std^2 + s^2)^(1/2) z,  which is the state scaled to its own
-marginal, and ends with a denoising call, which is its last.
+Our own methods are options of :func:`sdesolve.solve`, one line each.  Where they do not say otherwise they walk *our grid*: Karras et al.'s spacing
+between the noise levels of :func:`span`, from the Gaussian that has the data's mean and standard deviation, and a denoising call at the end.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from torch import Tensor
 
 import sdesolve as sd
 
+from .._errors import unknown
 from .problems import Network, Problem
 
-RANGE = (20.0, 0.05)
 RHO = 7.0
+OPTIMISED_UP_TO = 20  # calls, beyond which nodes are worth little
 
 Run = Callable[[Network, Tensor, int, int, int], Tensor]
 """(network, z, budget, seed, name of the first row) -> samples of x_0; at most ``budget`` calls of the network."""
@@ -30,29 +30,43 @@ class Contender(NamedTuple):
     family: str
     """Whose: "sdesolve", or the package."""
     setting: str
-    """"ours"; of a peer, "as its users run it" or "on our grid"."""
+    """One of OURS, USERS and OUR_GRID."""
     flow: bool
     """Whether it solves the flow, so that it has a trajectory to compare."""
     run: Run
+    optimised: bool = False
+    """Whether it finds its nodes for the problem and the budget beforehand."""
+
+    def suits(self, problem: Problem, budget: int) -> bool:
+        """Whether there is something to run, and to measure."""
+        if self.optimised and (problem.trajectories is None or budget > OPTIMISED_UP_TO):
+            return False
+        return self.flow or problem.has_reference
 
 
 USERS, OUR_GRID, OURS = "as its users run it", "on our grid", "ours"
 
 METHODS: dict[str, dict[str, Any]] = {
+    "auto": {"method": "auto", "grid": None, "interval": None},
     "ddim": {"method": "ddim"},
-    "dpmpp_2m": {"method": "dpmpp_2m"},
-    "dpmpp_3m": {"method": "dpmpp_3m"},
-    "unipc": {"method": "unipc"},
-    "deis": {"method": "deis"},
-    "ipndm": {"method": "ipndm"},
     "heun": {"method": "heun"},
+    "edm": {"method": "edm"},
+    "dpmpp_2m": {"method": "dpmpp_2m"},
+    "dpmpp_3m": {"method": "dpmpp_3m", "grid": "log_snr"},
+    "unipc": {"method": "unipc"},
+    "deis": {"method": "deis", "grid": "log_snr"},
+    "ipndm": {"method": "ipndm"},
     "dpmpp_2m_sde": {"method": "dpmpp_2m_sde"},
+    "dpmpp_3m_sde": {"method": "dpmpp_3m_sde"},
     "seeds": {"method": "seeds"},
     "sa_solver": {"method": "sa_solver"},
     "er_sde": {"method": "er_sde"},
     "pc": {"method": "pc"},
+    "unipc, optimised": {"method": "unipc", "grid": "optimised"},
+    "deis, optimised": {"method": "deis", "grid": "optimised"},
 }
-"""Label -> options of ``solve``; those whose method this version lacks are left out."""
+"""Label -> options of ``solve``; those whose method this version lacks are left out.  An optimised grid is found once, from draws that no
+cell has, and kept; the calls that this takes are not the sampler's."""
 
 
 def ours(labels: list[str] | None = None) -> list[Contender]:
@@ -64,45 +78,54 @@ def ours(labels: list[str] | None = None) -> list[Contender]:
     known = {row.name: row.facts for row in sd.methods()}
     chosen = {label: options for label, options in METHODS.items() if options["method"] in known}
     if labels is not None:
-        from .._errors import unknown
-
         for label in labels:
             if label not in chosen and label not in known:
                 raise ValueError(unknown("method", label, {*chosen, *known}))
         chosen = {label: chosen.get(label, {"method": label}) for label in labels}
-    return [solver(label, "sdesolve", OURS, options, known[options["method"]].ode is not None) for label, options in chosen.items()]
+    return [solver(label, "sdesolve", OURS, options, not known[options["method"]].kinds) for label, options in chosen.items()]
 
 
 def solver(label: str, family: str, setting: str, options: Mapping[str, Any], flow: bool) -> Contender:
-    """A contender that is a call of ``solve``; range None runs the whole process from its prior, on its default grid."""
+    """A contender that is a call of ``solve``, on our grid where the options do not say otherwise."""
 
     def run(network: Network, z: Tensor, budget: int, seed: int, first: int) -> Tensor:
-        chosen = {"range": RANGE, "grid": "karras", **options}
-        process, limits = network.problem.process, chosen.pop("range")
-        problem = process.probability_flow(network.score) if flow else process.reverse(network.score)
-        x, interval = z, problem.interval
-        if limits is not None:
-            high, low = levels_of(network.problem, limits)
-            interval = (network.time(high), network.time(low))
-            x = (process.alpha_(interval[0]) * started(network.problem, z, high)).to(z.dtype)
-        ids = range(first, first + len(z))
-        return sd.solve(problem, x, nfe=budget, interval=interval, denoise=True, seed=seed, sample_ids=ids, **chosen).x
+        p = network.problem
+        problem = p.process.probability_flow(network.score) if flow else p.process.reverse(network.score)
+        chosen = {"grid": "karras", "interval": span(p, budget), **options}
+        if chosen["grid"] == "optimised":
+            chosen |= {"grid": optimised(p, chosen["method"], budget), "interval": None}
+        else:
+            chosen |= {"nfe": budget, "denoise": True}
+        return sd.solve(problem, z * p.process.prior_std, seed=seed, sample_ids=range(first, first + len(z)), **chosen).x
 
-    return Contender(label, family, setting, flow, run)
+    return Contender(label, family, setting, flow, run, options.get("grid") == "optimised")
 
 
-def levels_of(problem: Problem, limits: tuple[float, float] = RANGE) -> tuple[float, float]:
-    """Noise levels sigma/alpha of a range."""
-    return limits[0] * problem.std, limits[1] * problem.std
+def span(problem: Problem, budget: int) -> sd.Range:
+    """Between which noise levels a budget is spent, in standard deviations of the data: the fewer the calls, the closer."""
+    first, last = (12.0, 0.1) if budget <= 10 else (20.0, 0.05) if budget <= 20 else (40.0, 0.02)
+    return sd.Range(problem.std, problem.mean, first, last)
+
+
+def optimised(problem: Problem, method: str, budget: int) -> sd.OptimisedGrid:
+    """The nodes of ``sd.optimize_grid``, found once and kept beside the fine solves."""
+    file = problem.cache / f"grid-{problem.name}-{method}-{budget}.json"
+    if not file.is_file():
+        flow = problem.process.probability_flow(Network(problem).score)
+        assert problem.trajectories is not None
+        found = sd.optimize_grid(flow, method, nfe=budget, shape=problem.event, samples=problem.trajectories, seed=2**33)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found.save(file)
+    return sd.OptimisedGrid.load(file)
+
+
+def ladder(problem: Problem, n: int, budget: int) -> list[float]:
+    """Our grid as noise levels sigma/alpha: n of them, equally spaced in s^(1/rho).  [Karras et al. 2022, eq. 5]"""
+    limits = span(problem, budget)
+    high, low = ((limit * problem.std) ** (1 / RHO) for limit in (limits.first, limits.last))
+    return [(high + (low - high) * i / max(n - 1, 1)) ** RHO for i in range(n)]
 
 
 def started(problem: Problem, z: Tensor, s: float) -> Tensor:
-    """y at the noise level s, scaled to its marginal."""
-    return z * (problem.std**2 + s * s) ** 0.5
-
-
-def ladder(problem: Problem, n: int) -> list[float]:
-    """Our grid: n noise levels, equally spaced in s^(1/rho).  [Karras et al. 2022, eq. 5]"""
-    high, low = levels_of(problem)
-    ends = high ** (1 / RHO), low ** (1 / RHO)
-    return [(ends[0] + (ends[1] - ends[0]) * i / max(n - 1, 1)) ** RHO for i in range(n)]
+    """y at the noise level s: the Gaussian with the data's mean and standard deviation, under that noise."""
+    return problem.mean + z * (problem.std**2 + s * s) ** 0.5

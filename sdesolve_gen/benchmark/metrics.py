@@ -14,7 +14,8 @@ None of the first four is zero for right samples: what remains, the *floor*, is 
 
     excess      (value^2 - floor^2)^(1/2)  for sliced_w2,  value - floor  for the others
 
-is the error without the noise of the measurement.
+is the error without the noise of the measurement.  Methods that solve the flow share their starts, and with them the chance in what they make, with
+the flow itself; for those the floor is that of the flow's own ends, seed by seed, which are exact draws as well.
 """
 
 from __future__ import annotations
@@ -114,19 +115,29 @@ def mean_and_error(values: list[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else None
 
 
-def excess(metric: str, value: dict[str, Any], floor: dict[str, Any] | None) -> dict[str, Any]:
+def excess(metric: str, values: list[float], floors: list[float], paired: bool) -> dict[str, Any]:
     """The error without the floor, {"mean", "se", "resolved"}; not resolved where it lies within two standard errors of nothing.
 
     An unresolved excess is given as its upper end, the mean and two standard errors, so that a ratio with it is cautious.
+
+    Arguments:
+        values: measured, one a seed.
+        floors: the floor's, one a seed; none for a metric that has no floor.
+        paired: whether floors[i] is the floor of values[i], as the flow's own ends are for a method that solves it from the same starts: what
+            the starts have of chance then drops out.
     """
-    v, dv = value["mean"], value["se"] or 0.0
-    if floor is None:
-        return {"mean": v, "se": value["se"], "resolved": True}
-    f, df = floor["mean"], floor["se"] or 0.0
+    if not floors:
+        mean, se = mean_and_error(values)
+        return {"mean": mean, "se": se, "resolved": True}
     power = 2 if metric in QUADRATIC else 1
-    square, error = v**power - f**power, power * math.hypot(v ** (power - 1) * dv, f ** (power - 1) * df)
-    if square > 2 * error:
-        mean = square ** (1 / power)
-        return {"mean": mean, "se": error / (power * mean ** (power - 1)), "resolved": True}
-    top = max(square, 0.0) + 2 * error
-    return {"mean": top ** (1 / power), "se": None, "resolved": False}
+    v, f = ([number**power for number in numbers] for numbers in (values, floors))
+    error: float | None
+    if paired:
+        square, error = mean_and_error([a - b for a, b in zip(v, f, strict=True)])
+    else:
+        (a, da), (b, db) = mean_and_error(v), mean_and_error(f)
+        square, error = a - b, None if da is None or db is None else math.hypot(da, db)
+    if error is None or square > 2 * error:
+        mean = max(square, 0.0) ** (1 / power)
+        return {"mean": mean, "se": error / (power * mean ** (power - 1)) if error else None, "resolved": square > 0}
+    return {"mean": (max(square, 0.0) + 2 * error) ** (1 / power), "se": None, "resolved": False}

@@ -60,7 +60,7 @@ def _picture(found: Mapping[str, Any], problem: str, curves: Mapping[str, list[d
         best = _envelope([points for label, points in curves.items() if setting[label] == kind])
         if best:
             quality.plot(*_xy(best, "mean"), color="black", ls=style, lw=1.8, marker="o", ms=3, zorder=3)
-            ends.append((best[0]["nfe"], best[0]["mean"], name, "black"))
+            ends.append((best[-1]["nfe"], best[-1]["mean"], name, "black"))
     for label, colour in zip(own, COLOURS, strict=False):
         points = curves[label]
         quality.errorbar(*_xy(points, "mean"), yerr=[p["se"] for p in points], color=colour, marker="o", ms=4.5, lw=2, capsize=2, zorder=4)
@@ -103,21 +103,22 @@ def _limits(axis: Any, curves: Mapping[str, list[dict[str, float]]], floor: Mapp
 def _labels(axis: Any, ends: list[tuple[float, float, str, str]]) -> None:
     """Names beside the lines' ends, pushed apart where they would touch."""
     low, high = (float(v) for v in axis.get_ylim())
-    gap, above = (high / low) ** 0.045, 0.0
+    gap, above = (high / low) ** 0.04, low
     last = max(x for x, *_ in ends)
-    for x, y, name, colour in sorted((e for e in ends if e[3] != "black"), key=lambda e: e[1]):
-        at = max(y, above * gap)
-        above = at
-        axis.annotate(name, (x, y), (last * 1.06, at), textcoords="data", color=colour, fontsize=9, va="center", annotation_clip=False)
-    for i, (x, y, name, colour) in enumerate(e for e in ends if e[3] == "black"):
-        axis.annotate(name, (x, y), (8, 10 if i == 0 else -14), textcoords="offset points", color=colour, fontsize=9, style="italic")
-    axis.set_xlim(right=last * 1.9)
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        above = max(min(y, high), above * gap)
+        style = "italic" if colour == "black" else "normal"
+        axis.annotate(name, (x, y), (last * 1.06, above), textcoords="data", color=colour, fontsize=9, va="center", style=style, annotation_clip=False)
+    axis.set_xlim(right=last)
 
 
 def _axis(axis: Any, budgets: list[int]) -> None:
     axis.set(xscale="log", yscale="log")
     axis.set_xticks(budgets, [str(b) for b in budgets])
     axis.minorticks_off()
+    low, high = axis.get_ylim()
+    marks = [mark * 10.0**power for power in range(-8, 8) for mark in ((1, 2, 5) if high / low < 200 else (1,)) if low <= mark * 10.0**power <= high]
+    axis.set_yticks(marks, [f"{mark:g}" for mark in marks])
     axis.grid(alpha=0.25)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -27,6 +27,7 @@ from ..training.data import read_images
 from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
+MNIST = (-0.739, 0.616)  # mean and standard deviation of its pixels in [-1, 1]
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
 
 
@@ -43,7 +44,7 @@ class Problem:
         event: shape of one sample.
         network, predicts, time: as :func:`sdesolve.as_score` takes them.
         rows: samples a cell.
-        std: root mean variance of the data, the unit of a noise level.
+        mean, std: of the data, shaped like a sample or a number, and the root mean variance about it, the unit of a noise level.
         law: what is to be sampled; None for a trained network, whose law is known by its own fine solve alone.
         features: (n, *event) -> (n, k), on which the Frechet distance is taken; None for no Frechet distance.
         primary: the metric by which samplers are ranked.
@@ -53,7 +54,9 @@ class Problem:
     event: tuple[int, ...]
     network: Callable[[Tensor, Tensor], Tensor]
     rows: int
+    mean: Tensor | float
     std: float
+    cache: Path
     predicts: str = "score"
     time: Any = "continuous"
     process: sd.Process = PROCESS
@@ -62,6 +65,13 @@ class Problem:
     primary: str = "sliced_w2"
     batch: int | None = None
     """Rows that are solved together; None for all of them."""
+    trajectories: int | None = 256
+    """With how many a grid is optimised; None where that would take too long."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there are draws to compare samples with."""
+        return self.law is not None or self.features is not None
 
     def draws(self, n: int, seed: int) -> Tensor:
         """n exact draws of the law."""
@@ -126,9 +136,9 @@ def make(name: str, rows: int, sources: Sources) -> Problem:
     return PROBLEMS[name](name, rows, sources)
 
 
-def _exact(name: str, law: Target, rows: int, **more: Any) -> Problem:
+def _exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> Problem:
     std = math.sqrt(float(law.variance.mean()))
-    return Problem(name, law.event, law.score(PROCESS), rows, std, law=law, **more)
+    return Problem(name, law.event, law.score(PROCESS), rows, law.mean.float(), std, sources.cache, law=law, **more)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -143,15 +153,15 @@ def _leading(law: Target, count: int = 32) -> Callable[[Tensor], Tensor]:
 
 
 def _mixture_2d(name: str, rows: int, sources: Sources) -> Problem:
-    return _exact(name, mixture_2d(), rows, features=_whole)
+    return _exact(name, mixture_2d(), rows, sources, features=_whole)
 
 
 def _ring_2d(name: str, rows: int, sources: Sources) -> Problem:
-    return _exact(name, ring_2d(), rows, features=_whole)
+    return _exact(name, ring_2d(), rows, sources, features=_whole)
 
 
 def _mixture_64d(name: str, rows: int, sources: Sources) -> Problem:
-    return _exact(name, mixture_64d(), rows, features=_whole)
+    return _exact(name, mixture_64d(), rows, sources, features=_whole)
 
 
 def _lowrank_784d(name: str, rows: int, sources: Sources) -> Problem:
@@ -161,18 +171,18 @@ def _lowrank_784d(name: str, rows: int, sources: Sources) -> Problem:
     scale = 0.6 * 0.7 ** torch.arange(8, dtype=torch.float64)
     parts = [Gaussian(0.35 * draw(784), factor=draw(784, 8) * scale, floor=0.05) for _ in range(8)]
     law = Mixture(torch.arange(8.0, 16.0), parts)
-    return _exact(name, law, rows, features=_leading(law))
+    return _exact(name, law, rows, sources, features=_leading(law))
 
 
 def _mnist_mixture(name: str, rows: int, sources: Sources) -> Problem:
     file = sources.cache / "mnist_mixture.safetensors"
     law = cached_mixture(file, lambda: _pixels(sources, "mnist"))
-    return _exact(name, law, rows, features=_digits(sources) or _leading(law))
+    return _exact(name, law, rows, sources, features=_digits(sources) or _leading(law))
 
 
 def _points(data: str, count: int, name: str, rows: int, sources: Sources) -> Problem:
     law = Empirical(_pixels(sources, data)[:count])
-    return _exact(name, law, rows, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
+    return _exact(name, law, rows, sources, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
 
 
 def _mnist_points(name: str, rows: int, sources: Sources) -> Problem:
@@ -184,11 +194,11 @@ def _cifar_points(name: str, rows: int, sources: Sources) -> Problem:
 
 
 def _mnist_model(name: str, rows: int, sources: Sources) -> Problem:
-    """The embedded network.  Its data have the standard deviation of MNIST in [-1, 1]."""
+    """The embedded network."""
     model = load("mnist")
     return Problem(
-        name, model.shape, model.network, rows, 0.616, predicts=model.card["predicts"], time=model.card["time"], process=model.process,
-        features=_digits(sources), primary="trajectory", batch=64,
+        name, model.shape, model.network, rows, *MNIST, sources.cache, predicts=model.card["predicts"], time=model.card["time"],
+        process=model.process, features=_digits(sources), primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None,
     )  # fmt: skip
 
 

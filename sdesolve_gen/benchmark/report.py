@@ -18,7 +18,7 @@ from .._versions import versions
 from .contenders import OUR_GRID, OURS, USERS
 from .metrics import METRICS, excess, mean_and_error
 from .peers import peer_versions
-from .runner import EXACT, Plan
+from .runner import EXACT, FLOW, Plan
 
 FORMAT = 1
 
@@ -33,17 +33,20 @@ def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str,
     grouped: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for cell in ran["cells"]:
         grouped[cell["problem"], cell["contender"], cell["budget"]].append(cell)
-    problems = {}
+    line_up = {c.label: {"family": c.family, "setting": c.setting, "flow": c.flow} for c in ran["contenders"]}
+    problems, floors = {}, {}
     for p in ran["problems"]:
-        floor = _averaged(grouped.pop((p.name, EXACT, 0), []))["metrics"]
+        floors[p.name] = {flow: grouped.pop((p.name, label, 0), []) for flow, label in ((True, FLOW), (False, EXACT))}
+        floor = _averaged(floors[p.name][False])["metrics"]
         problems[p.name] = {"event": list(p.event), "rows": p.rows, "std": round(p.std, 4), "primary": p.primary, "floor": floor}
     rows = []
     for (problem, label, budget), cells in grouped.items():
         row = {"problem": problem, "contender": label, "budget": budget, **_averaged(cells)}
-        for metric, value in row.get("metrics", {}).items():
-            value["excess"] = excess(metric, value, problems[problem]["floor"].get(metric))
+        flow = line_up[label]["flow"]
+        for metric, value in row["metrics"].items():
+            floor = [cell["metrics"][metric] for cell in floors[problem][flow] if metric in cell["metrics"]]
+            value["excess"] = excess(metric, [cell["metrics"][metric] for cell in cells], floor, paired=flow)
         rows.append(row)
-    line_up = {c.label: {"family": c.family, "setting": c.setting, "flow": c.flow} for c in ran["contenders"]}
     return {
         "format": FORMAT,
         "command": ["sdesolve-gen", *command],
@@ -75,7 +78,8 @@ def _averaged(cells: list[dict[str, Any]]) -> dict[str, Any]:
 def table(problems: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], line_up: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Our best method and the best peers of both settings at each budget, by each problem's own metric, and by the trajectory.
 
-    A gain is the peer's excess error over ours; ``bound`` says ">=" where ours is lost in the floor, "<=" where the peer's is; None where both are.
+    A gain is the peer's excess error over ours; ``bound`` says ">=" where ours is lost in the floor, "<=" where the peer's is; None where both are, or
+    where a single seed leaves nothing to judge by.
     """
     rows, lines = list(rows), []
     for problem, about in problems.items():
@@ -96,7 +100,7 @@ def table(problems: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], line_u
 
 def gain(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | None:
     """theirs / ours with its standard error; see :func:`table`."""
-    if not theirs["resolved"] and not ours["resolved"]:
+    if not (theirs["resolved"] or ours["resolved"]) or not ours["mean"]:
         return None
     ratio = theirs["mean"] / ours["mean"]
     if not (theirs["resolved"] and ours["resolved"]):
@@ -144,7 +148,7 @@ def _number(value: Mapping[str, Any]) -> str:
 
 def _ratio(found: Mapping[str, Any] | None) -> str:
     if found is None:
-        return "both at the floor"
+        return "at the floor"
     bound = {">=": "≥ ", "<=": "≤ ", "=": ""}[found["bound"]]
     return f"{bound}{found['ratio']:.2f}" + (f" ± {found['se']:.2f}" if found["se"] is not None else "")
 

@@ -1,7 +1,8 @@
 """The runner: every (problem, contender, budget, seed) is a cell, and a line of ``cells.jsonl`` once it is done.
 
 A run that was interrupted goes on where it stopped, because cells that are there are not done again; a last line that was cut short is
-dropped.  The row "exact draws" of budget 0 is the law itself, measured like a sampler: the noise floor.
+dropped.  Two rows of budget 0 are the law itself, measured like a sampler: "exact draws", the noise floor, and "the flow itself", the fine ends of the
+seed's starts.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from .metrics import Reference, trajectory
 from .peers import peers
 from .problems import FINE, PROBLEMS, Network, Problem, Skipped, Sources, make
 
-EXACT = "exact draws"
-TRACKED = 2048  # rows whose flow is also solved finely
+EXACT, FLOW = "exact draws", "the flow itself"
 DRAWN = 8  # exact draws for each sample, against which the samples are measured
 FLOORS = 4  # exact samples a seed that are measured for the floor
+_ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
 
 
@@ -60,7 +61,7 @@ class Plan:
     sources: Sources = field(default_factory=Sources)
 
 
-QUICK = Plan({"mixture_2d": 32_768, "mixture_64d": 4096, "mnist_model": 16}, (5, 10, 20), 2)
+QUICK = Plan({"mixture_2d": 32_768, "mixture_64d": 2048, "mnist_model": 4}, (5, 10, 20), 2)
 FULL = Plan(
     {"mixture_2d": 32_768, "ring_2d": 32_768, "mixture_64d": 16_384, "lowrank_784d": 2048, "mnist_mixture": 2048, "mnist_points": 256,
      "cifar_points": 128, "mnist_model": 128},
@@ -126,7 +127,7 @@ def run(plan: Plan, file: Path) -> dict[str, Any]:
     cells = {_key(cell): cell for cell in read(file)}
     judges = [_Judge(p, plan.sources.cache) for p in problems]
     todo = [(judge, seed) for judge in judges for seed in range(plan.seed, plan.seed + plan.seeds)]
-    total = len(todo) * (1 + len(line_up) * len(plan.budgets))
+    total = sum(2 + sum(c.suits(judge.problem, budget) for c in line_up for budget in plan.budgets) for judge, _ in todo)
     wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
     with tqdm(total=total, unit="cell") as bar:
         for judge, seed in todo:
@@ -145,10 +146,11 @@ def _cells(
     """The floor, and every contender at every budget: as they stand in ``done``, or made."""
     p = judge.problem
     head = {"problem": p.name, "seed": seed, "rows": p.rows, "version": sd.__version__}
-    floor = {**head, "contender": EXACT, "budget": 0}
-    yield done.get(_key(floor)) or {**floor, **judge.exact(seed)}
+    for label, measured in ((EXACT, judge.exact), (FLOW, judge.flow)):
+        floor = {**head, "contender": label, "budget": 0, "nfe": 0, "seconds": 0.0}
+        yield done.get(_key(floor)) or {**floor, "metrics": measured(seed)}
     for contender in line_up:
-        for budget in budgets:
+        for budget in (b for b in budgets if contender.suits(p, b)):
             cell = {**head, "contender": contender.label, "budget": budget}
             yield done.get(_key(cell)) or {**cell, **judge.measured(contender, budget, seed)}
 
@@ -160,13 +162,17 @@ class _Judge:
         self.problem, self.cache = problem, cache
         self._ends: dict[int, Tensor] = {}
 
-    def exact(self, seed: int) -> dict[str, Any]:
+    def exact(self, seed: int) -> dict[str, float]:
         """The floor: exact draws, measured."""
         p = self.problem
         if p.law is None or self._reference is None:
-            return {"nfe": 0, "seconds": 0.0, "metrics": {}}
+            return {}
         floors = [self._reference.measure(p.draws(p.rows, _REFERENCE + 1 + FLOORS * seed + i)) for i in range(FLOORS)]
-        return {"nfe": 0, "seconds": 0.0, "metrics": {name: sum(f[name] for f in floors) / FLOORS for name in floors[0]}}
+        return {name: sum(f[name] for f in floors) / FLOORS for name in floors[0]}
+
+    def flow(self, seed: int) -> dict[str, float]:
+        """The floor of the methods that solve the flow: where it takes the seed's starts, measured."""
+        return {} if self._reference is None else self._reference.measure(self._fine(seed))
 
     def measured(self, contender: Contender, budget: int, seed: int) -> dict[str, Any]:
         """Run a contender, and measure what it made; or say why there is nothing to measure."""
@@ -197,13 +203,17 @@ class _Judge:
 
     def _fine(self, seed: int) -> Tensor:
         if seed not in self._ends:
-            self._ends[seed] = fine(self.problem, seed, min(TRACKED, self.problem.rows), self.cache)
+            self._ends[seed] = fine(self.problem, seed, self.problem.rows, self.cache)
         return self._ends[seed]
 
 
 def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
     """Samples, network calls that each row saw, and seconds."""
     size = problem.batch or problem.rows
+    what = (contender.label, (problem.name, budget) if contender.optimised else None)
+    if what not in _ready:  # imports, and nodes to be found, are no part of the sampler's time
+        contender.run(Network(problem), problem.start(seed, 0, 2), budget, seed, 0)
+        _ready.add(what)
     parts, seen, start = [], set(), time.perf_counter()
     for first in range(0, problem.rows, size):
         network = Network(problem)
@@ -221,7 +231,7 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path) -> Tensor:
             z = problem.start(seed, first, min(size, rows - first))
             flow = problem.process.probability_flow(Network(problem).score, eps=FINE if problem.law is not None else None)
             exact = problem.law is not None
-            x, method, tolerance = (z.double(), "dop853", 1e-7) if exact else (z, "rk45", 2e-4)
+            x, method, tolerance = (z.double(), "dop853", 1e-6) if exact else (z, "rk45", 2e-4)
             ends.append(sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, denoise=True, throw=True).x.float())
         with atomic(file) as path:
             save_file({"ends": torch.cat(ends)}, path)

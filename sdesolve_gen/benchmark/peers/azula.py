@@ -46,7 +46,7 @@ def _runner(label: str, our_grid: bool) -> Callable[[Network, Tensor, int, int, 
         import azula.sample
 
         steps = (budget - our_grid) // calls
-        nodes = ladder(network.problem, steps + 1) if our_grid else []
+        nodes = ladder(network.problem, steps + 1, budget) if our_grid else []
         schedule = _Nodes(nodes) if our_grid else azula.noise.VPSchedule()
         sampler = getattr(azula.sample, name)(_denoiser(network, schedule), steps=steps, silent=True, **options)
         with torch.random.fork_rng():

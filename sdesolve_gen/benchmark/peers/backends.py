@@ -22,6 +22,6 @@ def contenders() -> list[Contender]:
     found = []
     for method, flow in SOLVERS.items():
         family, _, name = method.partition(":")
-        found.append(solver(f"{family} {name}", family, USERS, {"method": method, "range": None, "grid": "uniform"}, flow))
+        found.append(solver(f"{family} {name}", family, USERS, {"method": method, "interval": None, "grid": "uniform"}, flow))
         found.append(solver(f"{family} {name} [our grid]", family, OUR_GRID, {"method": method}, flow))
     return found

@@ -92,7 +92,7 @@ def _runner(how: Scheduler, our_grid: bool) -> Callable[[Network, Tensor, int, i
         if not our_grid:
             scheduler.set_timesteps(steps)
             return _walk(network, scheduler, how, z * scheduler.init_noise_sigma, seed + first)
-        levels = ladder(network.problem, steps)
+        levels = ladder(network.problem, steps, budget)
         _stand_on(scheduler, how, levels, network)
         y = started(network.problem, z, levels[0])
         x = _walk(network, scheduler, how, y if how.space == "ve" else y / math.hypot(1, levels[0]), seed + first)
