@@ -119,6 +119,9 @@ class Stepper:
         """Whether a row's step depends on the other rows: published rules that take a mean over the batch."""
         return False
 
+    one_time: ClassVar[bool] = False
+    """Whether a step needs its times as floats: what it does depends on them, and is the same for all rows."""
+
     outlives_moves: ClassVar[bool] = False
     """Whether what a step carries still serves the next where something else has moved the state in between, as a corrector does."""
 

@@ -52,13 +52,17 @@ class PredictorCorrector(Stepper):
 
     def compiled(self, compile: Callable[[Stepper], Stepper]) -> Stepper:
         """As a whole, unless the predictor cannot be."""
-        if self.predictor is None or type(self.predictor).compiled is Stepper.compiled:
+        if self.predictor is None or not self.predictor.one_time:
             return compile(self)
         return replace(self, predictor=self.predictor.compiled(compile))
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
         return predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x)
+
+    @property
+    def one_time(self) -> bool:  # type: ignore[override]
+        return self.predictor is not None and self.predictor.one_time
 
     @property
     def couples_rows(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -56,6 +56,7 @@ class Restart(Stepper):
     solver: Stepper
     intervals: Sequence[tuple[float, float, int, int]] = ((0.06, 0.30, 2, 2),)
     s_noise: float = 1.0
+    one_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.solver.facts.kinds or self.solver.facts.start:
