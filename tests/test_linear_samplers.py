@@ -49,13 +49,18 @@ def lagrange(at: list[float], j: int) -> Callable[[Any], Any]:
 TIMES = [(0.6, 0.7, 0.85, 1.0), (0.002, 0.02, 0.2, 0.9), (0.5, 0.50005, 0.5001, 0.50015)]
 
 
+def within(p: sd.Process, times: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The times, none beyond the end of a process that has none at t = 1."""
+    return [tuple(min(t, p.T) for t in row) for row in times]
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("implicit", [False, True])
 def test_adams_weights(process: str, eta: float, implicit: bool) -> None:
     """Against the integral of each Lagrange polynomial."""
     p = PROCESSES[process]
-    for (t1, *known), count in itertools.product(TIMES, (1, 2, 3)):
+    for (t1, *known), count in itertools.product(within(p, TIMES), (1, 2, 3)):
         through = [t1, *known[:count]] if implicit else known[:count]
         at, start, end = [lam(p, t) for t in through], lam(p, known[0]), lam(p, t1)
         scale = (1 + eta) * float(p.alpha(t1))
@@ -74,7 +79,7 @@ def test_deis_weights(variant: str, process: str) -> None:
     """alpha_1 times the integral over rho of each Lagrange polynomial in the variable, to 1e-12 of the step."""
     p = PROCESSES[process]
     of: Callable[[float], float] = {"t": lambda t: t, "rho": lambda t: float(p.sigma(t) / p.alpha(t)), "log_rho": lambda t: -lam(p, t)}[variant]
-    for (t1, *known), count in itertools.product(TIMES[:2], (1, 2, 3)):
+    for (t1, *known), count in itertools.product(within(p, TIMES[:2]), (1, 2, 3)):
         at = [of(t) for t in known[:count]]
         start, end = lam(p, known[0]), lam(p, t1)
 

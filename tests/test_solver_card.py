@@ -33,7 +33,7 @@ OPTIONS = [
 def test_a_method_rebuilt_from_its_card(method: str, options: dict[str, Any], process: str, tmp_path: Path) -> None:
     """Through a file; also where every row has its time, which is where a compiled step looks its numbers up."""
     p = PROCESSES[process]
-    grid = log_snr(p, p.T, p.eps, 9)
+    grid = log_snr()(p, p.T, p.eps, 9)
     card = sd.solver_card(method, p, grid, **options)
     assert card.b.shape == (len(card.a), len(card.a)) and len(card.a) == 9 * make_method(method, **options).facts.evals
     card.save(tmp_path / "card.json")
