@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
-from ._auto import for_calls
 from ._errors import integer
 from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
@@ -35,6 +34,7 @@ from .ranges import gaussian_start
 from .solve import SolveWarning, solve
 
 FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.05, 0.15)  # ranges tried, in standard deviations of the data
+BEST = "unipc"
 STARTS, ROUNDS, PATIENCE = 2, 12, 2  # candidates refined; rounds of Gauss-Newton; how many of them may fail to help the held-back draws
 DIFFERENCE = 0.02  # of ln w, for the derivative
 FARTHEST = 1.0  # of ln w in one round
@@ -65,7 +65,8 @@ def optimize_grid(
 
     Arguments:
         problem: ``process.probability_flow(score)`` or ``process.reverse(score)``.
-        method: a deterministic method by name, or "auto"; a stochastic one takes the grid of its deterministic counterpart.
+        method: a deterministic method by name, or "auto" for UniPC, which gains most: on optimised grids it is ahead from 5 to 20 calls.
+            A stochastic method takes the grid of its deterministic counterpart.
         nfe: most network calls that a sample may see, the denoiser's included.
         shape: of one sample, without the batch: (1, 28, 28).
         samples: draws of the prior, at least 16; half find the nodes, half judge them.
@@ -86,8 +87,7 @@ def optimize_grid(
         raise TypeError(f"problem is a {type(problem).__name__}; expected process.probability_flow(score) or process.reverse(score).")
     flow = problem.probability_flow() if isinstance(problem, ReverseSDE) else problem
     if method == "auto":
-        method, chosen = for_calls(integer("nfe", nfe, 1, 10))
-        options = {**chosen, **options}
+        method = BEST
     stepper = _walker(method, options, flow)
     steps = _checks.steps_for(stepper, integer("nfe", nfe, 1, 10), denoise)
     x = flow.process.prior((integer("samples", samples, 16, 256), *shape), seed=seed, dtype=dtype, device=device)

@@ -70,11 +70,13 @@ def test_what_it_takes() -> None:
 def test_with_an_optimised_grid_it_takes_the_grid_s_own_method() -> None:
     flow, x, ends, span = flow_of("2d", "VP")
     grid = sd.optimize_grid(flow, "auto", nfe=8, shape=(2,), dtype=torch.float64)
-    assert (grid.method, dict(grid.options), grid.nfe) == ("ipndm", {"order": 3}, 8)
+    assert (grid.method, grid.options, grid.nfe) == ("unipc", (), 8)
     solution = sd.solve(flow, x, "auto", grid=grid)
-    assert torch.equal(solution.x, sd.solve(flow, x, "ipndm", grid=grid, order=3).x)
+    assert torch.equal(solution.x, sd.solve(flow, x, "unipc", grid=grid).x)
+    third = sd.optimize_grid(flow, "unipc", nfe=5, shape=(2,), dtype=torch.float64, order=3)
+    assert torch.equal(sd.solve(flow, x, "auto", grid=third).x, sd.solve(flow, x, "unipc", grid=third, order=3).x)
     named = sd.solve(flow, x, "auto", nfe=8, interval=span).x
-    assert (solution.x - ends).norm(dim=1).mean() < 0.75 * (named - ends).norm(dim=1).mean()
+    assert (solution.x - ends).norm(dim=1).mean() < 0.5 * (named - ends).norm(dim=1).mean()
 
 
 def test_options_are_refused() -> None:
