@@ -254,6 +254,8 @@ def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool,
         raise ValueError(f"gradient={gradient!r} goes through steps that are taken one after the other; expected one of parallel and gradient.")
     if compile:
         raise ValueError("compile=True compiles a step for one number of rows, and parallel changes it; expected one of parallel and compile.")
+    if stepper.one_time:
+        raise ValueError("this method's step takes one time for all rows, and parallel takes steps of many times at once; expected parallel=None, or another method.")
     if stepper.reversible:
         raise ValueError("a reversible method carries a second state that swings about the first, which no iteration reaches sooner than the steps do; expected method='heun_sde'.")
     if stepper.couples_rows:

@@ -112,6 +112,9 @@ class Stepper:
         """Whether a row's step depends on the other rows: published rules that take a mean over the batch."""
         return False
 
+    one_time: ClassVar[bool] = False
+    """Whether its step takes times as floats alone, the same for all rows: one that decides something by them."""
+
     reversible: ClassVar[bool] = False
     """Whether :meth:`step_back` undoes a step."""
 
