@@ -12,6 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
+import sdesolve as sd
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="a source archive has no benchmarks")
 
@@ -52,6 +54,13 @@ def test_gradients_and_compiled_measure(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(way == "none" or bench.measure(way, 8, 1)["error"] < 1e-5 for way in bench.WAYS)
     compiled = loaded("compiled.py", monkeypatch)
     assert all(compiled.seconds(case, compile=False, steps=2) > 0 for case in compiled.CASES)
+
+
+def test_parallel_in_time_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = loaded("parallel_in_time.py", monkeypatch)
+    for name, case in bench.cases(2, "cpu").items():
+        row = bench.measured(case, "ddim", 12, sd.Parallel(6, 1e-3))
+        assert row["less"] > 1 and row["calls"] >= 12 and row["worst error"] < 100, name
 
 
 @pytest.mark.parametrize("file", ["solve", "samplers"])
