@@ -103,7 +103,7 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
 
 def span(problem: Problem, budget: int) -> sd.Range:
     """Between which noise levels a budget is spent, in standard deviations of the data: the fewer the calls, the closer."""
-    first, last = (12.0, 0.1) if budget <= 10 else (20.0, 0.05) if budget <= 20 else (40.0, 0.02)
+    first, last = (12.0, 0.2) if budget <= 6 else (12.0, 0.1) if budget <= 10 else (20.0, 0.05) if budget <= 20 else (40.0, 0.02)
     return sd.Range(problem.std, problem.mean, first, last)
 
 
