@@ -173,13 +173,13 @@ def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening |
     return given[0]
 
 
-def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, stepper: Stepper) -> Interval:
+def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
     own = stepper.own_grid
-    if own is not None and interval is None and opening is None:
-        interval = own.ts[0], own.ts[-1]
-    times = opening.interval(problem.process) if opening else interval  # type: ignore[union-attr]
-    return problem.interval if times is None else problem.check_interval(times)  # type: ignore[arg-type]
+    times: Any = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
+    if own is not None and times is None:
+        times = own.ts[0], own.ts[-1]
+    return problem.interval if times is None else problem.check_interval(times)
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
@@ -365,6 +365,16 @@ def steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
     if nfe < fixed + facts.evals:
         raise ValueError(f"nfe={nfe} is too small for one step of this method; the smallest that works is nfe={fixed + facts.evals}.")
     return (nfe - fixed) // max(1, facts.evals)
+
+
+def calls_of(stepper: Stepper, steps: int | None, nfe: int | None, denoise: bool, tolerance: bool) -> int | None:
+    """Network calls that a walk will make, at most; None where steps are chosen."""
+    if nfe is not None:
+        return integer("nfe", nfe, 1)
+    if steps is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
+        return None
+    facts = stepper.facts
+    return facts.start + denoise + max(1, facts.evals) * integer("steps", DEFAULT_STEPS if steps is None else steps, 1)
 
 
 def control_of(stepper: Stepper, rtol: float | None, atol: float | None, dtype: torch.dtype) -> Control:

@@ -30,9 +30,11 @@ from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
+from .ranges import gaussian_start
 from .solve import SolveWarning, solve
 
 FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.05, 0.15)  # ranges tried, in standard deviations of the data
+BEST = "unipc"
 STARTS, ROUNDS, PATIENCE = 2, 12, 2  # candidates refined; rounds of Gauss-Newton; how many of them may fail to help the held-back draws
 DIFFERENCE = 0.02  # of ln w, for the derivative
 FARTHEST = 1.0  # of ln w in one round
@@ -63,7 +65,8 @@ def optimize_grid(
 
     Arguments:
         problem: ``process.probability_flow(score)`` or ``process.reverse(score)``.
-        method: a deterministic method by name; a stochastic one takes the grid of its deterministic counterpart.
+        method: a deterministic method by name, or "auto" for UniPC, which gains most: on optimised grids it is ahead from 5 to 20 calls.
+            A stochastic method takes the grid of its deterministic counterpart.
         nfe: most network calls that a sample may see, the denoiser's included.
         shape: of one sample, without the batch: (1, 28, 28).
         samples: draws of the prior, at least 16; half find the nodes, half judge them.
@@ -83,13 +86,15 @@ def optimize_grid(
     if not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise TypeError(f"problem is a {type(problem).__name__}; expected process.probability_flow(score) or process.reverse(score).")
     flow = problem.probability_flow() if isinstance(problem, ReverseSDE) else problem
+    if method == "auto":
+        method = BEST
     stepper = _walker(method, options, flow)
     steps = _checks.steps_for(stepper, integer("nfe", nfe, 1, 10), denoise)
     x = flow.process.prior((integer("samples", samples, 16, 256), *shape), seed=seed, dtype=dtype, device=device)
     stats: dict[str, Any] = {}
     with _tally.added_to(stats), _progress.count(progress, 2 + STARTS * ROUNDS, f"grid for {method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
-        ends = solve(flow, x, reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
+        ends = solve(flow, _centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
         advance()
         search = _Search(flow, method, options, steps, denoise, x, ends)
         starts = sorted(search.candidates(), key=lambda z: search.cost(z, search.seen))[:STARTS]
@@ -112,6 +117,12 @@ def _walker(method: str, options: dict[str, Any], flow: ProbabilityFlow) -> Step
         )
     _checks.suited(stepper, flow, method)
     return stepper
+
+
+def _centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:
+    """Draws of p_T, where the prior stands at zero: the data's mean is what the network makes of pure noise."""
+    t = flow.interval[0]
+    return gaussian_start(flow.process, x, t, flow.score.denoise(x, t).mean(0), 0.0)
 
 
 class _Part(NamedTuple):

@@ -25,14 +25,15 @@ class Opening(Protocol):
     @property
     def denoise(self) -> bool: ...
 
-    def interval(self, process: Process) -> tuple[float, float]: ...
+    def interval(self, process: Process, calls: int | None) -> tuple[float, float]: ...
 
     def start(self, process: Process, x: Tensor, t: float) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Range:
-    """From noise that is ``first`` data standard deviations wide to noise of ``last``: ``sd.solve(problem, x_T, interval=sd.Range(data_std=0.5))``.
+    """From noise that is ``first`` data standard deviations wide to noise of ``last``:
+    ``sd.solve(problem, x_T, "unipc", nfe=8, interval=sd.Range(data_std=0.5))``.
 
     The solve starts at the time with  sigma/alpha = first data_std  from  alpha m + sqrt(alpha^2 s^2 + sigma^2) x_T / prior_std,  stops at
     sigma/alpha = last data_std, and denoises there unless ``denoise=False``.  For every process, and every method that goes from noise to data.
@@ -40,10 +41,9 @@ class Range:
     Arguments:
         data_std: s > 0, standard deviation of the data about their mean, all coordinates together.
         data_mean: m, a number or a tensor that broadcasts to the event; where coordinates share an offset, as images do, it matters.
-        first: where to start.  What it leaves out errs by about 1/first^2: 20 is on the safe side, 5 to 10 is better for 10 calls or fewer.
-            Data with a few strong directions, such as images, want it that much larger: ``first * data_std`` of the strongest.
-        last: where to stop, less than ``first``.  Detail finer than ``last * data_std`` is left to the denoiser: 0.1 for smooth densities,
-            0.02 for images.
+        first: where to start; default 4 N for N network calls, and 100 where steps are chosen.  What it leaves out errs by about
+            1/first^2.  Less is better for data without strong directions: N for the mixtures of ``sdesolve.exam`` in the plane.
+        last: where to stop, less than ``first``; default 1/(2 N), and 0.01 where steps are chosen.  Finer detail is left to the denoiser.
 
     Raises:
         ValueError: a number out of range; at the solve, a process that has no such noise.
@@ -51,23 +51,25 @@ class Range:
 
     data_std: float
     data_mean: float | Tensor = 0.0
-    first: float = 20.0
-    last: float = 0.1
+    first: float | None = None
+    last: float | None = None
     denoise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("data_std", "first", "last"):
-            value = as_float(getattr(self, name))
-            if value is None or not 0 < value < math.inf:
-                raise ValueError(f"Range: {name}={getattr(self, name)!r}; expected a finite number > 0, as in sd.Range(data_std=0.5).")
-        if self.last >= self.first:
+            given = getattr(self, name)
+            value = as_float(given)
+            if (name == "data_std" or given is not None) and (value is None or not 0 < value < math.inf):
+                raise ValueError(f"Range: {name}={given!r}; expected a finite number > 0, as in sd.Range(data_std=0.5).")
+        if self.first is not None and self.last is not None and self.last >= self.first:
             raise ValueError(f"Range: last={self.last} and first={self.first}; expected last < first, from noise to data.")
         if not bool(torch.isfinite(torch.as_tensor(self.data_mean)).all()):
             raise ValueError("Range: data_mean is not finite; expected a number or a tensor of them.")
 
-    def interval(self, process: Process) -> tuple[float, float]:
-        """(first, last) in times, no wider than (T, eps)."""
-        high, low = self.first * self.data_std, self.last * self.data_std
+    def interval(self, process: Process, calls: int | None = None) -> tuple[float, float]:
+        """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen."""
+        first, last = (4.0 * calls, 0.5 / calls) if calls else (100.0, 0.01)
+        high, low = ((default if given is None else given) * self.data_std for given, default in ((self.first, first), (self.last, last)))
         t0 = process.T if high >= noise_ratio(process, process.T) else time_at_ratio(process, high)
         t1 = process.eps if low <= noise_ratio(process, process.eps) else time_at_ratio(process, low)
         if t0 <= t1:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from . import _checks, _progress, _tally
+from . import _auto, _checks, _progress, _tally
 from ._backends import Backend
 from ._checks import AnyProblem, Stochastic
 from ._errors import integer
@@ -79,11 +79,13 @@ def solve(
     A method made to keep to a tolerance (``rk45``, ``tsit5``, ``rodas5p``, ``adaptive``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
     ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.
+    "auto" takes the method that did best on problems with exact scores at that ``nfe`` (default 50), along the flow and denoised at
+    the end; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
 
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
         x: (B, *event) state, real floating point, B >= 1.  A row with a NaN is reported in ``status`` and disturbs no other.
-        method: a name from :func:`methods` or :func:`backends`, or a :class:`Stepper` of your own.
+        method: a name from :func:`methods` or :func:`backends`, "auto", or a :class:`Stepper` of your own; ``stats["method"]`` says what it was.
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
         grid: "uniform", "power", "karras" ("edm"), "log_snr" or "arctan", or the same with options, as in ``sd.grids.karras(rho=5)`` (with
             ``steps`` or ``nfe``); or the times themselves; or an :class:`OptimisedGrid`, which brings its interval, start and ``denoise``.
@@ -127,6 +129,8 @@ def solve(
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
+    if method == "auto":
+        method, options, nfe, denoise = _auto.choose(problem, options, steps, nfe, grid, interval, denoise)
     start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
     tolerant = rtol is not None or atol is not None
     stats: dict[str, Any] = {"method": name}
@@ -134,11 +138,11 @@ def solve(
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
         opening = _checks.opening_of(problem, interval, grid)
-        span = _checks.interval_of(problem, interval, opening, stepper)
+        denoise = _checks.denoise_of(denoise, problem, opening)
+        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, denoise, tolerant), stepper)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
-        denoise = _checks.denoise_of(denoise, problem, opening)
         how = _checks.gradient_of(gradient, stepper, problem, event)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)

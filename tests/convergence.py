@@ -20,8 +20,9 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve._checks import grid_of, prepared, suited
+from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
-from sdesolve.methods.linear import LinearSampler
+from sdesolve.methods.linear import History, LinearSampler
 from sdesolve.methods.reversible_heun import ReversibleHeun
 from sdesolve.noise import LEVY
 
@@ -107,20 +108,22 @@ class TwoModes:
         return 0.5 * (torch.special.ndtr((x - mean) / variance.sqrt()) + torch.special.ndtr((x + mean) / variance.sqrt()))
 
 
-def flow(method: str, process: str, backwards: bool = True) -> Measured:
+def flow(method: str | sd.Stepper, process: str, backwards: bool = True) -> Measured:
     """Distance to the exact probability flow of a nonlinear score at four times of the way, relative to the states there, by number of steps.
 
-    The flow contracts or spreads, so the next term of the error shows; the order is that of the limit.
+    The flow contracts or spreads, so the next term of the error shows; the order is that of the limit.  On equal steps in t, but for iPNDM with EDM, where they
+    are equal in sigma too and the weights of equal steps do better than elsewhere.
     """
     p = PROCESSES[process]
     modes = TwoModes(p)
     span = tuple(float(p.log_snr_inverse(level)) for level in ((-2.0, 2.0) if backwards else (2.0, -2.0)))
     x = torch.linspace(-2, 2, 32, dtype=torch.float64)[:, None] * modes.mode(span[0])[1].sqrt()
-    exact = torch.stack([modes.moved(x, span[0], span[0] + share * (span[1] - span[0])) for share in (0.25, 0.5, 0.75, 1.0)])
+    grid = "karras" if (method, process) == ("ipndm", "EDM") else "uniform"
+    exact = torch.stack([modes.moved(x, span[0], t) for t in make_grid(grid, p, *span, 4).ts[1:]])
     problem, scale = p.probability_flow(modes.score), exact.abs().amax((1, 2), keepdim=True)
 
     def error(n: int) -> float:
-        states = sd.solve(problem, x, method, steps=n, grid="uniform", interval=span, save="all").xs
+        states = sd.solve(problem, x, method, steps=n, grid=grid, interval=span, save="all").xs
         return rms((states[n // 4 :: n // 4] - exact) / scale)
 
     return observed(error, rounding=1e-13, order=asymptotic_slope)
@@ -309,10 +312,11 @@ def _reverse_paths() -> tuple[sd.ReverseSDE, Tensor, Path, Tensor]:
     return problem, x, path.coarse(STEPS[-1]), walk(make_method("sra3"), problem, x, path)
 
 
-def strong_on_the_reverse_sde(method: str) -> Measured:
+def strong_on_the_reverse_sde(method: str | sd.Stepper) -> Measured:
     """Root mean square distance to the end of the same path, by number of steps."""
     problem, x, path, end = _reverse_paths()
-    errors = [float((walk(make_method(method), problem, x, path.coarse(n)) - end).square().mean().sqrt()) for n in STEPS]
+    stepper = make_method(method) if isinstance(method, str) else method
+    errors = [float((walk(stepper, problem, x, path.coarse(n)) - end).square().mean().sqrt()) for n in STEPS]
     return Measured(STEPS, errors, slope(STEPS, errors))
 
 
@@ -598,8 +602,101 @@ class _Impulse:
         return self.increment(t0, t1), (self.dt / 12).sqrt()[:, None] * self.normal(LEVY)
 
 
-def weak_on_a_gaussian(method: str, process: str) -> Measured:
+def weak_on_a_gaussian(method: str, process: str, steps: Sequence[int] = (8000, 16000, 32000)) -> Measured:
     """Distance of the standard deviation to the target's own at eps, by number of steps."""
-    p, steps = PROCESSES[process], [8000, 16000, 32000]
+    p = PROCESSES[process]
     errors = [abs(gaussian_outcome(method, p, n)[1] - GaussianTarget(p).law(p.eps)[1]) for n in steps]
-    return Measured(steps, errors, slope(steps, errors))
+    return Measured(list(steps), errors, slope(steps, errors))
+
+
+# -- the law of a sampler on two modes --------------------------------------------------------------------------------------
+
+
+class Line:
+    """Functions of a coordinate that reaches from -edge to edge and has features of the size of ``std``, by their values at n nodes.
+
+    The nodes are Chebyshev's for  arsinh(2 x / std),  and so lie close in the middle, where a score of two modes bends.
+    """
+
+    def __init__(self, edge: float, std: float, n: int) -> None:
+        self._unit, self._reach = 0.5 * std, math.asinh(2 * edge / std)
+        self._points = -torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / (n - 1))
+        self.nodes = self._unit * torch.sinh(self._reach * self._points)
+
+    def values(self, x: Tensor) -> Tensor:
+        """(M,) -> (M, n) the functions that are one at a node and zero at the others; beyond the edges, what they are there."""
+        away = (torch.asinh(x / self._unit) / self._reach).clamp(-1, 1)[:, None] - self._points
+        weights = torch.ones_like(self._points)
+        weights[1::2], weights[0], weights[-1] = -1.0, 0.5, 0.5 if len(weights) % 2 else -0.5
+        terms = weights / torch.where(away.abs() < 1e-14, 1e-14, away)
+        return terms / terms.sum(1, keepdim=True)
+
+
+class Slots:
+    """Noise of one step, with Gauss's nodes for each slot in place of draws: all of them for each row in turn."""
+
+    def __init__(self, slots: int, rows: int, gauss: int) -> None:
+        at, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(gauss))
+        self._z = torch.cartesian_prod(*[at] * slots).reshape(-1, slots)
+        self.weights = torch.cartesian_prod(*[weight / weight.sum()] * slots).reshape(-1, slots).prod(1)
+        self._rows = rows
+
+    def normal(self, slot: int = 0) -> Tensor:
+        return self._z[:, slot].repeat(self._rows)[:, None]
+
+    def increment(self, t0: float, t1: float) -> Tensor:
+        return self.normal() * math.sqrt(abs(t1 - t0))
+
+
+def law_on_two_modes(stepper: sd.Stepper, process: sd.Process, steps: int, n: int, gauss: int = 5) -> float:
+    """Root mean square error of E cos(k x), k = 1..4, where the score is that of two modes and the start has the exact law: without Monte-Carlo error.
+
+    The expectation is carried back through the method's own steps,  u_i(x_i, x_i-1, ...) <- E[u_i+1(x_i+1, x_i, ...)],  from the last to the
+    first, with as many states as a linear sampler remembers outputs.  A function of them is its values at the products of ``n`` nodes each;
+    the noise of a step is ``gauss`` nodes, 5 for what a step adds, and many for a jump as large as the state.
+    """
+    modes, k = TwoModes(process), torch.arange(1, 5, dtype=torch.float64)
+    problem = suited(stepper, process.reverse(modes.score), "")
+    ts = make_grid("log_snr", process, *(float(process.log_snr_inverse(level)) for level in (-3.0, 3.0)), steps).ts
+    laws = [tuple(float(v) for v in (mean, variance.sqrt())) for mean, variance in (modes.mode(t) for t in ts)]
+    lines = [Line(mean + 5.5 * std, std, n) for mean, std in laws]
+    stages = len(stepper.nodes(process, ts[0], ts[1])) if isinstance(stepper, LinearSampler) else 1
+    memory = stepper.memory if isinstance(stepper, LinearSampler) and stages == 1 else 1
+    slots = next(s for s in (1, 2, 3) if _asks_for_no_more(stepper, problem, ts, s, gauss))
+    u = torch.cos(lines[-1].nodes[:, None] * k)
+    for i in reversed(range(steps)):
+        states = torch.cartesian_prod(*[torch.arange(n)] * min(i + 1, memory)).reshape(n ** min(i + 1, memory), -1)
+        noise = Slots(slots, len(states), gauss)
+        x, *past = (lines[i - j].nodes[column][:, None] for j, column in enumerate(states.repeat_interleave(len(noise.weights), 0).unbind(1)))
+        carry = stepper.init(problem, x, ts[i])
+        if past:
+            called = problem.score.denoise if stepper.output == "x0" else problem.score.epsilon
+            carry = History(tuple(called(y, ts[i - j]) for j, y in enumerate(past, 1)), tuple(ts[i - j] for j in range(1, len(past) + 1)))
+        end = stepper.step(problem, x, ts[i], ts[i + 1], noise, carry).x[:, 0]
+        kept = n ** (u.dim() - 2)  # products of the nodes of those states that the next step remembers
+        after = torch.einsum("pqn,npk->pqk", lines[i + 1].values(end).reshape(kept, -1, n), u.reshape(n, kept, -1))
+        u = torch.einsum("swk,w->sk", after.reshape(len(states), len(noise.weights), -1), noise.weights).reshape(*[n] * states.shape[1], -1)
+    z = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    density = torch.exp(-0.5 * z.square()) / torch.exp(-0.5 * z.square()).sum()
+    got = sum(0.5 * density @ lines[0].values(side * laws[0][0] + laws[0][1] * z) @ u for side in (-1, 1))
+    exact = torch.cos(k * laws[-1][0]) * torch.exp(-0.5 * (k * laws[-1][1]).square())
+    return rms(got - exact)
+
+
+def _asks_for_no_more(stepper: sd.Stepper, problem: Any, ts: Sequence[float], slots: int, gauss: int) -> bool:
+    """Whether each step has enough with so many draws."""
+    x = torch.zeros(gauss**slots, 1, dtype=torch.float64)
+    try:
+        for t0, t1 in itertools.pairwise(ts):
+            stepper.step(problem, x, t0, t1, Slots(slots, 1, gauss), stepper.init(problem, x, t0))
+    except IndexError:
+        return False
+    return True
+
+
+def weak_on_two_modes(stepper: sd.Stepper, process: str) -> Measured:
+    """The error of the law on two modes, by number of steps; few of them for a long memory, whose states have many dimensions."""
+    memory = stepper.memory if isinstance(stepper, LinearSampler) and len(stepper.nodes(PROCESSES[process], 0.5, 0.4)) == 1 else 1
+    steps, n, order = {1: ([64, 96, 128, 192], 48, slope), 2: ([24, 32, 48, 64, 96], 32, asymptotic_slope)}.get(memory, ([8, 12, 16, 24], 24, slope))
+    errors = [law_on_two_modes(stepper, PROCESSES[process], count, n) for count in steps]
+    return Measured(steps, errors, order(steps, errors))

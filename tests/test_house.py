@@ -27,7 +27,7 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"problems", "scores", "methods", "correctors", "solver_card"},
     {"_loops"},
     {"_backends"},
-    {"solve", "_checks", "_progress"},
+    {"solve", "_auto", "_checks", "_progress"},
     {"model_check", "optimise", "divergence", "likelihood", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way

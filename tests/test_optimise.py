@@ -37,8 +37,10 @@ def optimised(method: str, nfe: int, process: str = "VP", **options: Any) -> sd.
 @functools.cache
 def fresh(process: str) -> tuple[Tensor, Tensor]:
     """Draws that no search has seen, and where the flow takes them."""
-    x = PROCESSES[process].prior((2000, 2), seed=77, dtype=torch.float64)
-    return x, sd.solve(flow(process), x, "tsit5", rtol=1e-5, atol=1e-5, denoise=True).x
+    p = PROCESSES[process]
+    x = p.prior((2000, 2), seed=77, dtype=torch.float64)
+    start = p.alpha(p.T) * TARGET.mean + p.sigma(p.T) / p.prior_std * x
+    return x, sd.solve(flow(process), start, "tsit5", rtol=1e-5, atol=1e-5, denoise=True).x
 
 
 def distance(process: str, method: str, **how: Any) -> float:

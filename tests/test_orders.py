@@ -19,6 +19,7 @@ from convergence import (
     walk,
     weak,
     weak_on_a_gaussian,
+    weak_on_two_modes,
 )
 from problems import PROCESSES, GaussianTarget, solvable, twist_ode
 from torch import Tensor
@@ -31,6 +32,8 @@ from sdesolve.methods import METHODS, make_method
 FACTS = {row.name: row.facts for row in sd.methods()}
 ODE_METHODS = [name for name, facts in FACTS.items() if facts.ode is not None]
 SAMPLERS = [name for name, facts in FACTS.items() if "additive" in facts.strong and "langevin" not in facts.needs]
+FLATTERED = {"sa_solver": 3.0}  # the order where the score is linear; with two modes it is as declared (test_a_gaussian_flatters)
+CORRECTED = {"pc", "annealed_langevin"}  # whose limit is the corrector's own law
 DIRECTIONS = [(0.0, 1.0), (1.0, 0.0)]
 
 
@@ -135,18 +138,27 @@ def test_strong_order_on_the_reverse_sde(method: str) -> None:
     measured, declared = strong_on_the_reverse_sde(method), FACTS[method].strong["additive"]
     assert measured.order > declared - 0.1, measured
     if "score" in FACTS[method].needs:  # the others are held to it on harder problems
-        assert measured.order < declared + 0.1, measured
+        assert measured.order < declared + 0.15, measured  # multistep methods come down to it from above
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("method", [m for m in SAMPLERS if not FACTS[m].start])
 def test_weak_order_on_a_gaussian(method: str, process: str) -> None:
-    """The limit is the target's own law at eps, and the standard deviation tends to it at the declared order."""
-    measured = weak_on_a_gaussian(method, process)
-    assert measured.order == pytest.approx(FACTS[method].weak["additive"], abs=0.2), measured
+    """The limit is the target's own law at eps, and the standard deviation tends to it at the declared order, or faster where that is said here."""
+    measured = weak_on_a_gaussian(method, process, (1000, 2000, 4000)) if method in FLATTERED else weak_on_a_gaussian(method, process)
+    assert measured.order == pytest.approx(FLATTERED.get(method, FACTS[method].weak["additive"]), abs=0.2), measured
     p = PROCESSES[process]
     assert gaussian_outcome(method, p, 32000)[0] == pytest.approx(float(p.alpha(p.eps)) * GaussianTarget.mean, abs=1e-4)
 
+
+@pytest.mark.parametrize("process", ["VP", "EDM"])
+@pytest.mark.parametrize("method", [m for m, f in FACTS.items() if "additive" in f.weak and "score" in f.needs and not f.start and m not in CORRECTED])
+def test_weak_order_on_two_modes(method: str, process: str) -> None:
+    """Where a score is not linear, the law tends to the right one at the declared order; with a long memory, at few steps, no slower."""
+    measured, declared = weak_on_two_modes(make_method(method), process), FACTS[method].weak["additive"]
+    assert measured.order > declared - 0.2, measured
+    if measured.steps[-1] > 24:
+        assert measured.order < declared + 0.2, measured
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.3])

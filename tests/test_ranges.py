@@ -23,6 +23,20 @@ def test_the_ends_are_multiples_of_the_data_s_width(process: sd.Process) -> None
     t0, t1 = sd.Range(data_std=0.5, first=30, last=0.1).interval(process)
     assert (noise_ratio(process, t0), noise_ratio(process, t1)) == pytest.approx((15.0, 0.05))
     assert sd.Range(data_std=0.5, first=1e6, last=1e-6).interval(process) == (process.T, process.eps)
+    t0, t1 = sd.Range(data_std=0.5).interval(process, 10)
+    assert (noise_ratio(process, t0), noise_ratio(process, t1)) == pytest.approx((20.0, 0.025))
+
+
+@pytest.mark.parametrize(("how", "calls"), [({"nfe": 9}, 9), ({"steps": 4}, 9), ({"nfe": 8, "denoise": False}, 8), ({"steps": 4, "denoise": False}, 8), ({}, 1001)])
+def test_the_range_widens_with_the_calls(how: dict[str, int], calls: int) -> None:
+    """By default from 4 N to 1/2N standard deviations for N network calls, whichever way they are said; 100 to 1/100 where steps are chosen."""
+    p, seen = sd.EDM(sigma_max=1e4), list[float]()
+    problem = p.probability_flow(lambda x, t: seen.append(float(t[0])) or -x / (0.25 + t[:1] ** 2))
+    sd.solve(problem, torch.ones(1, 1), "heun", interval=sd.Range(0.5), **how)
+    assert (seen[0], min(seen)) == pytest.approx((2.0 * calls, max(0.25 / calls, p.eps)))
+    seen.clear()
+    sd.solve(problem, torch.ones(1, 1), "tsit5", interval=sd.Range(0.5))
+    assert (seen[0], min(seen)) == pytest.approx((50.0, 0.005))
 
 
 @EACH
@@ -31,9 +45,9 @@ def test_on_gaussian_data_the_start_is_exact(process: sd.Process) -> None:
     target = GaussianTarget(process)
     z = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
     solution = sd.solve(
-        process.probability_flow(target.score), process.prior_std * z, "tsit5", interval=sd.Range(0.3, 0.5, first=2.0), rtol=1e-9, atol=1e-9, denoise=False
+        process.probability_flow(target.score), process.prior_std * z, "tsit5", interval=sd.Range(0.3, 0.5, first=2.0, last=0.1), rtol=1e-9, atol=1e-9, denoise=False
     )
-    mean, std = target.law(sd.Range(0.3, 0.5).interval(process)[1])
+    mean, std = target.law(sd.Range(0.3, 0.5, last=0.1).interval(process)[1])
     assert torch.allclose(solution.x, mean + std * z, rtol=1e-7, atol=1e-7 * process.prior_std)
 
 

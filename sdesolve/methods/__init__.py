@@ -63,9 +63,9 @@ def dpmpp_2m_sde(eta: float = 1.0, variant: Literal["midpoint", "heun"] = "midpo
     return DPMpp2M(eta, variant)
 
 
-def dpmpp_3m_sde(eta: float = 1.0) -> DPMpp3M:
+def dpmpp_3m_sde(eta: float = 1.0, published: bool = False) -> DPMpp3M:
     """DPM-Solver++(3M) for the reverse SDE."""
-    return DPMpp3M(eta)
+    return DPMpp3M(eta, published)
 
 
 def dpmpp_2s(eta: float = 0.0, weights: Literal["phi1", "phi2"] = "phi1", r: float = 0.5) -> SingleStep:
