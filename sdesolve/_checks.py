@@ -279,7 +279,7 @@ def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool,
     if stepper.reversible:
         raise ValueError("a reversible method carries a second state that swings about the first, which no iteration reaches sooner than the steps do; expected method='heun_sde'.")
     if stepper.one_time:
-        raise ValueError("parallel takes steps of many times at once, and some of this method's are followed by others; expected a method of plain steps, as in method='edm'.")
+        raise ValueError("this method's step takes one time for all rows, and parallel takes steps of many times at once; expected parallel=None, or another method.")
     if stepper.couples_rows:
         raise ValueError("norm='batch' takes a mean over the batch, in which parallel puts many steps; expected norm='expected', or parallel=None.")
     return parallel if isinstance(parallel, Parallel) else Parallel(integer("parallel", window, 1, example=16))

@@ -142,7 +142,7 @@ def test_a_fine_solve_is_a_solution(small, tmp_path):
 
 
 def test_ours_are_those_of_the_registry():
-    known = {row.name for row in sd.methods()}
+    known = {row.name for row in sd.methods()} | {"auto"}
     assert {c.label for c in ours()} == {label for label, options in METHODS.items() if options["method"] in known}
     assert [c.label for c in ours(["rk4"])] == ["rk4"]
     with pytest.raises(ValueError, match=r"method 'ddin' is not known.*ddim"):

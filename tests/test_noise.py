@@ -184,8 +184,11 @@ class _Asked:
         return self.increment(t0, t1), self.normal(LEVY) * abs(t1 - t0) ** 0.5
 
 
+PREDICTORS = [name for name, facts in sd.methods() if "additive" in facts.kinds and facts.needs <= {"score"} and name not in ("pc", "annealed_langevin")]
+
+
 @pytest.mark.parametrize("corrector", CORRECTORS)
-@pytest.mark.parametrize("predictor", [row.name for row in sd.methods() if "additive" in row.facts.kinds and row.facts.needs <= {"score"} and row.name not in ("pc", "annealed_langevin")])
+@pytest.mark.parametrize("predictor", PREDICTORS)
 def test_predictor_and_corrector_share_no_numbers(predictor: str, corrector: str) -> None:
     """Three corrector steps after a step of every predictor: each draw of the step has a slot of its own."""
     process = sd.VPSDE()

@@ -47,7 +47,7 @@ class Contender(NamedTuple):
 USERS, OUR_GRID, OURS = "as its users run it", "on our grid", "ours"
 
 METHODS: dict[str, dict[str, Any]] = {
-    "auto": {"method": "auto", "grid": None, "interval": None},
+    "auto": {"method": "auto", "grid": None},
     "ddim": {"method": "ddim"},
     "heun": {"method": "heun"},
     "edm": {"method": "edm"},
@@ -75,14 +75,14 @@ def ours(labels: list[str] | None = None) -> list[Contender]:
     Raises:
         ValueError: a label that is neither.
     """
-    known = {row.name: row.facts for row in sd.methods()}
+    known = {row.name: not row.facts.kinds for row in sd.methods()} | {"auto": True}  # whether it solves the flow
     chosen = {label: options for label, options in METHODS.items() if options["method"] in known}
     if labels is not None:
         for label in labels:
             if label not in chosen and label not in known:
                 raise ValueError(unknown("method", label, {*chosen, *known}))
         chosen = {label: chosen.get(label, {"method": label}) for label in labels}
-    return [solver(label, "sdesolve", OURS, options, not known[options["method"]].kinds) for label, options in chosen.items()]
+    return [solver(label, "sdesolve", OURS, options, known[options["method"]]) for label, options in chosen.items()]
 
 
 def solver(label: str, family: str, setting: str, options: Mapping[str, Any], flow: bool) -> Contender:
@@ -102,9 +102,10 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
 
 
 def span(problem: Problem, budget: int) -> sd.Range:
-    """Between which noise levels a budget is spent, in standard deviations of the data: the fewer the calls, the closer."""
-    first, last = (12.0, 0.1) if budget <= 10 else (20.0, 0.05) if budget <= 20 else (40.0, 0.02)
-    return sd.Range(problem.std, problem.mean, first, last)
+    """Between which noise levels a budget is spent, the fewer the calls, the closer: from so many standard deviations of the data along their
+    strongest direction, to so many of all coordinates together."""
+    first, last = (12.0, 0.2) if budget <= 6 else (12.0, 0.1) if budget <= 10 else (20.0, 0.05) if budget <= 20 else (40.0, 0.02)
+    return sd.Range(problem.std, problem.mean, first * problem.strongest / problem.std, last)
 
 
 def optimised(problem: Problem, method: str, budget: int) -> sd.OptimisedGrid:
@@ -121,8 +122,8 @@ def optimised(problem: Problem, method: str, budget: int) -> sd.OptimisedGrid:
 
 def ladder(problem: Problem, n: int, budget: int) -> list[float]:
     """Our grid as noise levels sigma/alpha: n of them, equally spaced in s^(1/rho).  [Karras et al. 2022, eq. 5]"""
-    limits = span(problem, budget)
-    high, low = ((limit * problem.std) ** (1 / RHO) for limit in (limits.first, limits.last))
+    times = span(problem, budget).interval(problem.process)
+    high, low = (float((-0.5 * problem.process.log_snr(t)).exp()) ** (1 / RHO) for t in times)
     return [(high + (low - high) * i / max(n - 1, 1)) ** RHO for i in range(n)]
 
 
