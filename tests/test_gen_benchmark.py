@@ -357,3 +357,11 @@ def test_real_images(shared_data, tmp_path):
     assert nfe == 10 and x.shape == (8, 1, 28, 28)
     nearest = torch.cdist(x.flatten(1), problem.law.sample(4000, seed=1).flatten(1)).amin(1)
     assert float(nearest.median()) < 12, "most are near an image"
+
+
+def test_a_flow_is_judged_by_the_flow_from_the_same_starts(found):
+    out, said = found
+    row = next(r for r in said["results"] if (r["problem"], r["contender"], r["budget"]) == ("mixture_2d", "ddim", 5))
+    cells = {(c["contender"], c["budget"], c["seed"]): c["metrics"]["energy"] for c in read(out / "cells.jsonl") if c["problem"] == "mixture_2d" and "metrics" in c}
+    left = [cells["ddim", 5, seed] - cells[FLOW, 0, seed] for seed in (0, 1)]
+    assert row["metrics"]["energy"]["excess"] == {"mean": pytest.approx(sum(left) / 2), "se": pytest.approx(abs(left[0] - left[1]) / 2), "resolved": True}
