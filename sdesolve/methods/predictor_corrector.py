@@ -58,7 +58,7 @@ class PredictorCorrector(Stepper):
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
-        return predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x)
+        return _carried(predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x))
 
     @property
     def one_time(self) -> bool:  # type: ignore[override]
@@ -69,17 +69,22 @@ class PredictorCorrector(Stepper):
         return isinstance(self.corrector, Langevin) and self.corrector.norm == "batch"
 
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
-        past, corrected = carry
+        past, corrected = carry or (None, None)
         if self.predictor:
-            predicted = self._predicted(problem)
-            past = past if self.predictor.outlives_moves else self.predictor.init(predicted, x, t0)
-            x, _, past, *_ = self.predictor.step(predicted, x, t0, t1, noise, past)
+            predicted, remembers = self._predicted(problem), self.predictor.outlives_moves
+            step = self.predictor.step(predicted, x, t0, t1, noise, past if remembers else self.predictor.init(predicted, x, t0))
+            x, past = step.x, step.carry if remembers else None
         x, corrected = self.corrector.correct(problem, x, t1, self.corrector_steps, lambda k, part: noise.normal(1 + k + part * PART), corrected)
-        return Step(x, carry=(past, corrected))
+        return Step(x, carry=_carried(past, corrected))
 
     def stats(self, carry: Any) -> dict[str, Tensor]:
-        return self.corrector.stats(carry[1])
+        return self.corrector.stats(carry[1]) if carry else {}
 
     def _predicted(self, problem: ReverseSDE) -> Problem | ScoreProblem:
         is_ode_method = self.predictor is not None and not self.predictor.facts.kinds
         return problem.probability_flow() if is_ode_method else problem
+
+
+def _carried(past: Any, corrected: Any) -> Any:
+    """What predictor and corrector hand to the next step; None where neither hands on anything."""
+    return None if past is None and corrected is None else (past, corrected)
