@@ -8,7 +8,10 @@ from ._backends import backends
 from ._loops.fixed import Moment
 from .brownian import BrownianPath
 from .control import Control
+from .dequantise import dequantise
+from .divergence import divergence, value_and_divergence
 from .grids import Grid
+from .likelihood import Budget, Likelihood, log_likelihood
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
@@ -31,8 +34,10 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "BrownianPath",
+    "Budget",
     "Control",
     "Grid",
+    "Likelihood",
     "ModelCheck",
     "ModelCheckError",
     "Moment",
@@ -50,8 +55,12 @@ __all__ = [
     "as_score",
     "backends",
     "check_model",
+    "dequantise",
+    "divergence",
     "exam",
     "expand_time",
+    "log_likelihood",
     "methods",
     "solve",
+    "value_and_divergence",
 ]
