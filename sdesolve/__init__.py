@@ -9,9 +9,12 @@ from ._loops.fixed import Moment
 from .brownian import BrownianPath
 from .control import Control
 from .dequantise import dequantise
+from .discrete_likelihood import DiscreteLikelihood, discrete_log_likelihood
 from .divergence import divergence, value_and_divergence
 from .grids import Grid
+from .latent import Latent, decode, encode, interpolate
 from .likelihood import Budget, Likelihood, log_likelihood
+from .likelihood_bound import LikelihoodBound, likelihood_bound
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
@@ -36,8 +39,11 @@ __all__ = [
     "BrownianPath",
     "Budget",
     "Control",
+    "DiscreteLikelihood",
     "Grid",
+    "Latent",
     "Likelihood",
+    "LikelihoodBound",
     "ModelCheck",
     "ModelCheckError",
     "Moment",
@@ -55,10 +61,15 @@ __all__ = [
     "as_score",
     "backends",
     "check_model",
+    "decode",
     "dequantise",
+    "discrete_log_likelihood",
     "divergence",
+    "encode",
     "exam",
     "expand_time",
+    "interpolate",
+    "likelihood_bound",
     "log_likelihood",
     "methods",
     "solve",

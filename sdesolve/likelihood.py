@@ -33,6 +33,7 @@ from ._student import student_quantile
 from .control import Control
 from .dequantise import bits_per_dim, check_inside
 from .divergence import Estimator, dot, make_estimator
+from .latent import speed, starting_time
 from .methods import Stepper
 from .noise import check_seed, sample_ids_of
 from .problems import ProbabilityFlow
@@ -40,7 +41,6 @@ from .processes import Process
 from .solution import Solution, Status, arrived
 from .solve import SolveWarning
 
-_PUBLISHED_EPS = 1e-5  # of T: where the published likelihoods start
 _MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
 
 
@@ -216,11 +216,6 @@ def log_likelihood(
     return result
 
 
-def starting_time(process: Process, eps: float | None) -> float:
-    """Where likelihoods start: the smaller of the sampler's end and what was published for likelihoods."""
-    return min(process.eps, _PUBLISHED_EPS * process.T) if eps is None else eps
-
-
 @dataclass(frozen=True)
 class _PartsControl(Control):
     """Errors of x and of the integral, each in units of its own tolerance: as one of d + 1 numbers, the integral would hardly count."""
@@ -267,10 +262,10 @@ class _Flow:
         t = self._time(log_snr)
         x, _, _ = self.unpack(z)
         score = self._problem.score
-        on_x, on_score, speed = self._linear(t)
+        on_x, on_score, rate = self._linear(t)
         score_on_x, on_output, _ = score.linear(t)
-        on_x = speed * (on_x if score_on_x is None else on_x + on_score * score_on_x)
-        on_output = speed * (on_score if on_output is None else on_score * on_output)
+        on_x = rate * (on_x if score_on_x is None else on_x + on_score * score_on_x)
+        on_output = rate * (on_score if on_output is None else on_score * on_output)
         found = self._estimator.rows(z[:, -1].long())(lambda y: score.model_output(y, t), x)
         slope = plus(bcast(on_x, x) * x, on_output, found.value).reshape(len(x), -1)
         integral = on_x + on_output / self.dimensions * found.parts
@@ -307,20 +302,18 @@ class _Flow:
 
     def _score(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Score and its divergence at z, out of the slope there."""
-        on_x, on_score, speed = self._linear(self._time(log_snr))
+        on_x, on_score, rate = self._linear(self._time(log_snr))
         x, _, _ = self.unpack(z)
         m, integral, _ = self.unpack(slope)
-        score = bcast(1 / (speed * on_score), x) * m - bcast(on_x / on_score, x) * x
-        return score, (integral.mean(0) / speed - on_x * self.dimensions) / on_score
+        score = bcast(1 / (rate * on_score), x) * m - bcast(on_x / on_score, x) * x
+        return score, (integral.mean(0) / rate - on_x * self.dimensions) / on_score
 
     def _time(self, log_snr: Tensor) -> Tensor:
         return self.process.log_snr_inverse_(log_snr)  # type: ignore[return-value]
 
     def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m = on_x x + on_score score, and dt/d log_snr = -sigma^2/g^2; (B,) float64."""
-        process = self.process
-        on_x, on_score = self._problem.linear(t)
-        return on_x, on_score, -((process.sigma_(t) / process.diffusion_(t)) ** 2)  # type: ignore[return-value]
+        """m = on_x x + on_score score, and dt/d log_snr; (B,) float64."""
+        return *self._problem.linear(t), speed(self.process, t)  # type: ignore[return-value]
 
 
 class _Ledger:

@@ -28,7 +28,7 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"_loops"},
     {"_backends"},
     {"solve", "_checks", "_progress"},
-    {"model_check", "dequantise", "divergence", "likelihood", "exam"},
+    {"model_check", "dequantise", "divergence", "likelihood", "discrete_likelihood", "likelihood_bound", "latent", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way
     ("sdesolve.processes", "TYPE_CHECKING", "sdesolve.problems"),

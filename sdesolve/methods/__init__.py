@@ -17,6 +17,7 @@ from .dop853 import dop853
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
+from .leapfrog import Leapfrog
 from .milstein import Milstein, MilsteinFree
 from .platen import Platen
 from .predictor_corrector import PredictorCorrector
@@ -70,6 +71,7 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "ancestral": Ancestral,
     "pc": pc,
     "annealed_langevin": annealed_langevin,
+    "leapfrog": Leapfrog,
     "euler": euler,
     "midpoint": midpoint,
     "heun": heun,
