@@ -34,7 +34,7 @@ def test_dequantised_draws_bound_the_probability(discrete) -> None:
     low = torch.round((x + 1) * 3.5) / 4 - 1
     cubes = ((low + 0.25 - target.mean) ** 3 - (low - target.mean) ** 3) / (3 * 0.25)
     expected = (-0.5 * cubes / 0.15**2 - math.log(0.15 * math.sqrt(2 * math.pi)) + math.log(0.25)).sum(1)
-    assert bool((expected < exact - 0.1).all())
+    assert bool((expected < exact - 0.03).all())
     assert bool(((r.bound - expected).abs() < 4 * r.standard_error).all())
     assert bool((r.gap > 0.1).all())
     assert torch.allclose(r.importance_weighted, exact, atol=0.5)  # 20 draws close most of a gap of up to several nats
