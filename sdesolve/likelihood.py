@@ -348,7 +348,7 @@ def _solved(flow: _Flow, x: Tensor, stepper: Stepper, task: Task, start: float, 
     parts = prior + divergence
     codes = torch.where(good & ~parts.isfinite().all(0), int(Status.non_finite), out.codes)
     probes = len(parts)
-    error = parts.std(0) / math.sqrt(probes) if probes > 1 else spread
+    error = parts.std(0) / math.sqrt(probes) if probes > 1 else spread.abs()  # log-SNR falls along the way
     return Likelihood(
         log_prob=parts.mean(0),
         prior=prior,

@@ -90,6 +90,7 @@ def test_the_variance_falls_as_one_over_the_probes(repeated) -> None:
     assert float(one.log_prob.var() / four.log_prob.var()) == pytest.approx(4, rel=0.2)
     assert float(four.log_prob.var() / sixteen.log_prob.var()) == pytest.approx(4, rel=0.2)
     assert float(four.standard_error.square().mean()) == pytest.approx(float(four.log_prob.var()), rel=0.15)
+    assert bool((one.standard_error > 0).all())
     assert 1.0 < float(one.standard_error.square().mean().sqrt() / one.log_prob.std()) < 2.5  # one probe says too much rather than too little
 
 

@@ -36,7 +36,7 @@ def test_dequantised_draws_bound_the_probability(discrete) -> None:
     expected = (-0.5 * cubes / 0.15**2 - math.log(0.15 * math.sqrt(2 * math.pi)) + math.log(0.25)).sum(1)
     assert bool((expected < exact - 0.03).all())
     assert bool(((r.bound - expected).abs() < 4 * r.standard_error).all())
-    assert bool((r.gap > 0.1).all())
+    assert bool((r.gap > 0.03).all())
     assert torch.allclose(r.importance_weighted, exact, atol=0.5)  # 20 draws close most of a gap of up to several nats
     assert torch.allclose(r.bits_per_dim(), -r.bound / (2 * math.log(2)))
     assert torch.equal(r.nfe, sum(draw.nfe for draw in r.draws)) and r.ok().all()
