@@ -54,6 +54,13 @@ def test_gradients_and_compiled_measure(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(compiled.seconds(case, compile=False, steps=2) > 0 for case in compiled.CASES)
 
 
+def test_both_routes_to_a_likelihood_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = loaded("likelihood.py", monkeypatch)
+    row = bench.measure("mnist", 2, 1e-3, None, eps=1e-2)
+    assert max(row["published"]["error"], row["sdesolve"]["error"]) < 0.02
+    assert row["sdesolve"]["nfe"] < row["published"]["nfe"]
+
+
 def test_the_asv_suite_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = loaded("asv_suite/solve.py", monkeypatch)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
