@@ -386,11 +386,11 @@ def _warn(result: Likelihood) -> None:
     if failed:
         shown = "; ".join(f"sample {i}: {result.status[i]}" for i in failed[:5])
         message = f"{len(failed)} of {len(result.codes)} samples have no likelihood ({shown}{'; ...' if len(failed) > 5 else ''}). See r.status."
-        warnings.warn(message, SolveWarning, stacklevel=3)
+        warnings.warn(message, SolveWarning, stacklevel=4)
     mismatch = float(result.budget.prior[result.ok()].mean()) / (result.dimensions * math.log(2)) if len(failed) < len(result.codes) else 0.0
     if mismatch > _MISMATCH:
         message = (
             f"the prior is not what these data become at t = T: the KL divergence is {mismatch:.2g} bits/dim on average (r.budget.prior). "
             "Expected data in the scale of the process, or a process that ends in its prior, as in VESDE(sigma_max=50.0)."
         )
-        warnings.warn(message, SolveWarning, stacklevel=3)
+        warnings.warn(message, SolveWarning, stacklevel=4)
