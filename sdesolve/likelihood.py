@@ -38,7 +38,7 @@ from .methods import Stepper
 from .noise import check_seed, sample_ids_of
 from .problems import ProbabilityFlow
 from .processes import Process
-from .solution import Solution, Status, arrived
+from .solution import Solution, arrived
 from .solve import SolveWarning
 
 _MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
@@ -72,7 +72,7 @@ class Likelihood:
         parts: (P, B) ``log_prob`` by each probe.
         latent: (B, *event), x_T, to be decoded by the flow.
         nfe: (B,) int64, network calls that each sample saw.
-        codes: (B,) int64 of :class:`Status`.
+        codes: (B,) int64 of :class:`sdesolve.Status`.
         budget: what else may be wrong, see :class:`Budget`.
         lowest, highest: (B,) the least and largest number in each sample.
         stats: seed, tolerances, eps, calls and vjps.
@@ -338,15 +338,13 @@ def _solved(flow: _Flow, x: Tensor, stepper: Stepper, task: Task, start: float, 
     latent, integral, spread = flow.unpack(out.x)
     assert ledger.slope is not None
     truncation = flow.truncation(z, torch.full_like(spread, task.interval[0]), ledger.slope)
-    good = arrived(out.codes)
     prior, divergence, nfe = process.prior_log_prob(latent), integral, torch.as_tensor(out.nfe)
     if extrapolate:
         calls = _tally.calls()
         prior, divergence = prior + flow.terminal(latent), integral - truncation
         nfe = nfe + (_tally.calls() - calls)
-    prior = torch.where(good, prior, torch.nan)
+    prior = torch.where(arrived(out.codes), prior, torch.nan)
     parts = prior + divergence
-    codes = torch.where(good & ~parts.isfinite().all(0), int(Status.non_finite), out.codes)
     probes = len(parts)
     error = parts.std(0) / math.sqrt(probes) if probes > 1 else spread.abs()  # log-SNR falls along the way
     return Likelihood(
@@ -357,7 +355,7 @@ def _solved(flow: _Flow, x: Tensor, stepper: Stepper, task: Task, start: float, 
         parts=parts,
         latent=latent,
         nfe=nfe,
-        codes=codes,
+        codes=out.codes,
         budget=Budget(error, ledger.solver, truncation, prior_mismatch(process, x)),
         lowest=x.reshape(len(x), -1).amin(1),
         highest=x.reshape(len(x), -1).amax(1),

@@ -243,7 +243,8 @@ def test_a_broken_row_disturbs_no_other() -> None:
     assert torch.isnan(r.log_prob[1]) and torch.allclose(r.log_prob[[0, 2]], whole.log_prob[[0, 2]], rtol=1e-6)
     assert torch.isnan(r.bits_per_dim((-9, 9))).tolist() == [False, True, False]
     with pytest.warns(sd.SolveWarning, match="max_steps"):
-        assert sd.log_likelihood(p, target.score(p), x, "exact", max_steps=3).status.tolist() == ["max_steps"] * 3
+        short = sd.log_likelihood(p, target.score(p), x, "exact", max_steps=3)
+    assert short.status.tolist() == ["max_steps"] * 3 and torch.isnan(short.log_prob).all()
 
 
 def test_a_prior_that_does_not_fit_is_told() -> None:
