@@ -50,13 +50,13 @@ class Budget(NamedTuple):
     probes: Tensor
     """Standard error over the probes; 0 for an exact divergence."""
     solver: Tensor
-    """Sum over the steps of |what the step's estimated error does to ln p|: that of the embedded method, of lower order, so more than the
+    """Sum over the steps of |what the step's estimated error does to ln p|; that of the embedded method, of lower order, so more than the
     solver's own as a rule.  An error e of x at time t changes ln p by <score, e> to first order, so no error equation has to be solved."""
     truncation: Tensor
-    """ln p_eps(x) - ln p_0(x) to first order in sigma(eps)^2, signed: what starting at eps instead of at the data has added.
+    """ln p_eps(x) - ln p_0(x) to first order in sigma(eps)^2, with its sign; what starting at eps instead of at the data has added.
     ``extrapolate=True`` takes it away."""
     prior: Tensor
-    """KL of p(x_T | x_0) from the prior: no error of the model's likelihood, whose law begins with the prior, but of that of the data:
+    """KL of p(x_T | x_0) from the prior; no error of the model's likelihood, whose law begins with the prior, but of that of the data:
     its mean bounds the KL of p_T, and ln p_T(x_T) of a sample is off by about the square root of twice that."""
 
 

@@ -56,7 +56,7 @@ def test_gradients_and_compiled_measure(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_both_routes_to_a_likelihood_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = loaded("likelihood.py", monkeypatch)
-    row = bench.measure("mnist", 1, 1e-2, None, eps=1e-2)
+    row = bench.measure("mnist", 1, 1e-2, eps=1e-2)
     assert max(row["published"]["error"], row["sdesolve"]["error"]) < 0.2
     assert row["sdesolve"]["nfe"] < row["published"]["nfe"]
 
