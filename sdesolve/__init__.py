@@ -10,7 +10,13 @@ from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
 from .correct import correct
+from .dequantise import dequantise
+from .discrete_likelihood import DiscreteLikelihood, discrete_log_likelihood
+from .divergence import divergence, value_and_divergence
 from .grids import Grid
+from .latent import Latent, decode, encode, interpolate
+from .likelihood import Budget, Likelihood, log_likelihood
+from .likelihood_bound import LikelihoodBound, likelihood_bound
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .optimise import optimize_grid
@@ -37,9 +43,14 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "BrownianPath",
+    "Budget",
     "Control",
     "Cosine",
+    "DiscreteLikelihood",
     "Grid",
+    "Latent",
+    "Likelihood",
+    "LikelihoodBound",
     "ModelCheck",
     "ModelCheckError",
     "Moment",
@@ -63,11 +74,20 @@ __all__ = [
     "backends",
     "check_model",
     "correct",
+    "decode",
+    "dequantise",
+    "discrete_log_likelihood",
+    "divergence",
+    "encode",
     "exam",
     "expand_time",
     "grids",
+    "interpolate",
+    "likelihood_bound",
+    "log_likelihood",
     "methods",
     "optimize_grid",
     "solve",
     "solver_card",
+    "value_and_divergence",
 ]

@@ -41,6 +41,7 @@ class Model:
         score: grad_x ln p_t(x) for every solver, :class:`sdesolve.Score`.
         shape: (C, H, W) of an image.
         data_range: (low, high) of its values.
+        levels: number of values that a pixel of the data took.
     """
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any]) -> None:
@@ -50,6 +51,7 @@ class Model:
         self.score = sd.as_score(self.network, self.process, predicts=card["predicts"], time=card["time"])
         self.shape: tuple[int, ...] = tuple(card["shape"])
         self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
+        self.levels: int = card["levels"]
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +102,54 @@ class Model:
     def draw(self, n: int, method: str | sd.Stepper = "pc", **options: Any) -> Samples:
         """:meth:`sample`, with ids, network calls and status of every image; the same arguments."""
         return draw(self, n, method, **options)
+
+    def log_likelihood(self, images: Tensor, *, seed: int | None = None, sample_ids: Sequence[int] | Tensor | None = None, **options: Any) -> sd.Likelihood:
+        """ln p of each image; ``m.log_likelihood(images).bits_per_dim(m.data_range, m.levels)``.
+
+        Arguments:
+            images: (n, C, H, W); floats in the data range are taken as they are, as :meth:`sample` gives them.  Integers are the levels of
+                pixels, 0..levels - 1, and are dequantised first.
+            seed, sample_ids: name probes and dequantisation; default: drawn from torch's global generator, ids 0..n-1.
+            options: of :func:`sdesolve.log_likelihood`, as in ``probes=4`` or ``rtol=1e-4``.
+
+        Raises:
+            ValueError, TypeError: images of another shape, or off the levels; bad options.
+        """
+        seed = int(torch.randint(2**62, ())) if seed is None else seed
+        x = self._scaled(images, seed, sample_ids)
+        return sd.log_likelihood(self.process, self.score, x, seed=seed, sample_ids=sample_ids, **options)
+
+    def encode(self, images: Tensor, *, seed: int = 0, **options: Any) -> sd.Latent:
+        """The latent code of each image; images and ``seed`` as for :meth:`log_likelihood`, options of :func:`sdesolve.encode`."""
+        return sd.encode(self.process, self.score, self._scaled(images, seed, None), **options)
+
+    def decode(self, latents: sd.Latent | Tensor, **options: Any) -> Tensor:
+        """The image of each code, (n, C, H, W) clipped to the data range; options of :func:`sdesolve.decode`, as in ``temperature=0.8``."""
+        codes = latents if isinstance(latents, sd.Latent) else latents.to(self.device)
+        return sd.decode(self.process, self.score, codes, **options).x.clamp(*self.data_range)
+
+    def interpolate(self, a: Tensor, b: Tensor, count: int = 8, *, temperature: float = 1.0, **options: Any) -> Tensor:
+        """(count, n, C, H, W) images on the way from images a to images b, (n, C, H, W), by their codes; both ends included.
+
+        Arguments:
+            a, b: images as for :meth:`encode`.
+            count: images of each way, >= 2.
+            temperature: the codes are multiplied by it.
+            options: of :func:`sdesolve.encode` and :func:`sdesolve.decode` both, as in ``rtol=1e-3``.
+        """
+        codes = sd.interpolate(self.encode(a, **options).x, self.encode(b, **options).x, count)
+        images = self.decode(codes.flatten(0, 1), temperature=temperature, **options)
+        return images.reshape(count, len(a), *self.shape)
+
+    def _scaled(self, images: Tensor, seed: int, sample_ids: Sequence[int] | Tensor | None) -> Tensor:
+        """Images as the network takes them."""
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {', '.join(map(str, self.shape))}): images[None] for a single one.")
+        if images.is_floating_point():
+            return images.to(self.device)
+        unit = sd.dequantise(images, (0, self.levels - 1), self.levels, seed=seed, sample_ids=sample_ids) / (self.levels - 1)
+        low, high = self.data_range
+        return (low + (high - low) * unit).to(self.device)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``model.safetensors`` and ``card.json``, each whole or not at all; returns the folder.

@@ -56,6 +56,13 @@ def test_gradients_and_compiled_measure(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(compiled.seconds(case, compile=False, steps=2) > 0 for case in compiled.CASES)
 
 
+def test_both_routes_to_a_likelihood_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = loaded("likelihood.py", monkeypatch)
+    row = bench.measure("mnist", 1, 1e-2, eps=1e-2)
+    assert max(row["published"]["error"], row["sdesolve"]["error"]) < 0.2
+    assert row["sdesolve"]["nfe"] < row["published"]["nfe"]
+
+
 def test_parallel_in_time_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = loaded("parallel_in_time.py", monkeypatch)
     for name, case in bench.cases(2, "cpu").items():

@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 # -- what is allowed -----------------------------------------------------------------------------------------------------
 
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
-    {"_arrays", "_errors", "_tally"},
+    {"_arrays", "_errors", "_student", "_tally"},
     {"noise", "_philox", "brownian"},
     {"processes", "grids", "ranges", "optimised", "solution", "control"},
     {"problems", "scores", "methods", "correctors", "solver_card"},
     {"_loops"},
     {"_backends"},
     {"solve", "correct", "_auto", "_checks", "_progress"},
-    {"model_check", "optimise", "divergence", "likelihood", "exam"},
+    {"model_check", "optimise", "dequantise", "divergence", "likelihood", "discrete_likelihood", "likelihood_bound", "latent", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way
     ("sdesolve.processes", "TYPE_CHECKING", "sdesolve.problems"),

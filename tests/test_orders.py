@@ -198,6 +198,7 @@ def test_calls_a_step(method: str) -> None:
     assert solution.nfe == len(seen) == facts.start + 7 * facts.evals
     assert solution.ts is not None and len(solution.ts) == 8
     if facts.evals == 1:
-        times = {"annealed_langevin": solution.ts[1:], "ubu": 0.5 * (solution.ts[1:] + solution.ts[:-1])}
+        middles = 0.5 * (solution.ts[1:] + solution.ts[:-1])
+        times = {"annealed_langevin": solution.ts[1:], "ubu": middles, "leapfrog": torch.cat([solution.ts[:1], middles])}
         expected = times.get(method, solution.ts[: len(seen)])  # the first of each step, and of the steps after where a call is kept
         assert torch.equal(torch.stack([t.flatten()[0] for t in seen]), expected.float())

@@ -63,6 +63,7 @@ class Try(NamedTuple):
     t1: Tensor
     accept: Tensor
     stages: Sequence[Tensor]
+    error: Tensor | None = None
 
 
 class Task(NamedTuple):
@@ -245,7 +246,7 @@ def _advance(
     ends = (rows.x, step.x) if step.scale is None else (step.scale,)
     err = torch.nan_to_num(control.size(step.error, *ends), nan=torch.inf, posinf=torch.inf)  # type: ignore[arg-type]
     accept = err <= 1
-    move = Try(rows.index, rows.x, rows.t, target, accept, step.stages)
+    move = Try(rows.index, rows.x, rows.t, target, accept, step.stages, step.error)
     if rows.noise:
         rows.noise.settle(accept | stepper.redraws)
 

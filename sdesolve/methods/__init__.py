@@ -21,6 +21,7 @@ from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .exponential import DDIM
 from .ggf import GGF
+from .leapfrog import Leapfrog
 from .milstein import Milstein, MilsteinFree
 from .platen import Platen
 from .predictor_corrector import PredictorCorrector
@@ -106,6 +107,7 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "ancestral": Ancestral,
     "pc": pc,
     "annealed_langevin": annealed_langevin,
+    "leapfrog": Leapfrog,
     "euler": euler,
     "midpoint": midpoint,
     "heun": heun,

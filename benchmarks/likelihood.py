@@ -1,0 +1,114 @@
+"""What a log-likelihood costs, beside the published route: the same network, probe, tolerance and eps, one run.
+
+    python benchmarks/likelihood.py [--cases mnist unet] [--batch 64] [--tolerance 1e-5] [--probes 1] [--json FILE]
+
+The published route [Song et al. 2021, the released code] hands the whole batch to scipy's RK45 as one system in numpy, in the time of the process; each call
+asks the network twice, once for the drift and once for the divergence, of which a backward pass is taken; another probe is another solve.  ``error`` is the largest difference,
+in bits/dim, from a solve at a hundredth of the tolerance with the same probe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import sdesolve as sd
+import sdesolve_gen as gen
+
+
+def mnist() -> tuple[sd.Score, tuple[int, ...]]:
+    """The embedded model."""
+    model = gen.load("mnist")
+    return model.score, model.shape
+
+
+def unet() -> tuple[sd.Score, tuple[int, ...]]:
+    """A small network for 3 x 32 x 32 with random weights, which disturbs the score of N(0, 1/4) a little."""
+    torch.manual_seed(0)
+    network = gen.networks.UNet(channels=3, width=32, multipliers=(1, 2), blocks=1).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter += 0.02 * torch.randn_like(parameter)
+    return sd.as_score(network, sd.VPSDE(), predicts="edm", time="log_sigma/4"), (3, 32, 32)
+
+
+CASES = {"mnist": mnist, "unet": unet}
+
+
+def published(score: sd.Score, x0: Tensor, probe: Tensor, tolerance: float, eps: float) -> tuple[Tensor, int]:
+    """ln p and the calls of the solver, each of which is two of the network."""
+    from scipy.integrate import solve_ivp
+
+    process, size = score.process, x0.numel()
+    flow = process.probability_flow(score, eps)
+    calls = 0
+
+    def function(t: float, state: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        x = torch.from_numpy(state[:size]).reshape(x0.shape).to(x0.dtype)
+        with torch.no_grad():
+            drift = flow.drift(x, t)
+        with torch.enable_grad():
+            x.requires_grad_()
+            weighted = (flow.drift(x, t) * probe).sum()
+        divergence = (torch.autograd.grad(weighted, x)[0] * probe).flatten(1).sum(1)
+        return np.concatenate([drift.numpy().ravel(), divergence.numpy().ravel()])
+
+    start = np.concatenate([x0.numpy().ravel(), np.zeros(len(x0))])
+    end = torch.from_numpy(solve_ivp(function, (eps, process.T), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1])
+    return process.prior_log_prob(end[:size].reshape(x0.shape)) + end[size:], calls
+
+
+def measure(case: str, batch: int, tolerance: float, batch_size: int | None = None, probes: int = 1, eps: float = 1e-5) -> dict[str, Any]:
+    """Seconds of the processor, calls and errors of both routes, the errors those of the first probe in the first 8 samples."""
+    score, shape = CASES[case]()
+    x0 = sd.solve(score.process.reverse(score), score.process.prior((batch, *shape), seed=0), "ddim", steps=20).x.clamp(-1, 1)
+    noise = torch.randn(probes, *x0.shape, generator=torch.Generator().manual_seed(0)).sign()
+    bits = x0[0].numel() * math.log(2)
+    fine = sd.log_likelihood(score.process, score, x0[:8], noise=noise[:1, :8], rtol=tolerance / 10, atol=tolerance / 100, eps=eps, method="tsit5").log_prob
+    with torch.no_grad():
+        score(x0, 0.5)  # warm
+    begun = time.process_time()
+    runs = [published(score, x0, probe, tolerance, eps) for probe in noise]
+    between = time.process_time()
+    ours = sd.log_likelihood(score.process, score, x0, noise=noise, rtol=tolerance, atol=tolerance, eps=eps, batch_size=batch_size)
+    ended = time.process_time()
+    return {
+        "published": {"seconds": between - begun, "nfe": 2 * sum(calls for _, calls in runs), "error": float(((runs[0][0][:8] - fine) / bits).abs().max())},
+        "sdesolve": {"seconds": ended - between, "nfe": float(ours.nfe.double().mean()), "error": float(((ours.parts[0, :8] - fine) / bits).abs().max())},
+        "ratio of times": (between - begun) / (ended - between),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="samples that sdesolve solves together; default: all")
+    parser.add_argument("--tolerance", type=float, default=1e-5)
+    parser.add_argument("--probes", type=int, default=1)
+    parser.add_argument("--json", help="file to write the figures to")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {case: measure(case, args.batch, args.tolerance, args.batch_size, args.probes) for case in args.cases}
+    print(f"batch {args.batch}, {args.probes} probe(s), tolerance {args.tolerance:g}, {platform.processor() or platform.machine()}, one thread, torch {torch.__version__}")
+    print(f"{'case':<8}{'route':<12}{'seconds':>9}{'network calls':>15}{'error, bits/dim':>17}")
+    for case, row in rows.items():
+        for route in ("published", "sdesolve"):
+            print(f"{case:<8}{route:<12}{row[route]['seconds']:>9.1f}{row[route]['nfe']:>15.1f}{row[route]['error']:>17.1e}")
+        print(f"{case:<8}ratio of times {row['ratio of times']:.2f}")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"batch": args.batch, "tolerance": args.tolerance, "torch": torch.__version__, "cases": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+"""Log-likelihoods by the probability flow, with what each of them is worth.
+
+Along the flow  dx/dt = m(x, t)  the density of a point changes by the divergence,
+
+    ln p_eps(x) = ln p_T(x_T) + int_eps^T div m(x_t, t) dt,          m = a x - g^2 score / 2.           [Song et al. 2021, eq. 39]
+
+The score is linear in the network's output (:mod:`sdesolve.scores`), and so is m = c_x x + c_out out: the first part has the divergence c_x d
+exactly, and what is estimated is the divergence of the network alone.  Time is the log signal-to-noise ratio, in which every
+process and every scale of data gives a smooth integrand, with its poles pi away from the real axis for Gaussian data.
+
+One ODE holds it all: the columns of its state are x, the integral in nats per dimension for each probe, and the number of the row, by which the
+row finds its probes again when others have left the batch.  Nothing is ever drawn along the way.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _checks, _progress, _tally
+from ._arrays import bcast, plus, row_mean
+from ._errors import as_float, integer
+from ._loops import adaptive
+from ._loops.adaptive import Task, Try
+from ._student import student_quantile
+from .control import Control
+from .dequantise import bits_per_dim, check_inside
+from .divergence import Estimator, dot, make_estimator
+from .latent import speed, starting_time
+from .methods import Stepper
+from .noise import check_seed, sample_ids_of
+from .problems import ProbabilityFlow
+from .processes import Process
+from .solution import Solution, arrived
+from .solve import SolveWarning
+
+_MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
+
+
+class Budget(NamedTuple):
+    """What a log-likelihood may be wrong by, each (B,) float64 in nats."""
+
+    probes: Tensor
+    """Standard error over the probes; 0 for an exact divergence."""
+    solver: Tensor
+    """Sum over the steps of |what the step's estimated error does to ln p|; that of the embedded method, of lower order, so more than the
+    solver's own as a rule.  An error e of x at time t changes ln p by <score, e> to first order, so no error equation has to be solved."""
+    truncation: Tensor
+    """ln p_eps(x) - ln p_0(x) to first order in sigma(eps)^2, with its sign; what starting at eps instead of at the data has added.
+    ``extrapolate=True`` takes it away."""
+    prior: Tensor
+    """KL of p(x_T | x_0) from the prior; no error of the model's likelihood, whose law begins with the prior, but of that of the data:
+    its mean bounds the KL of p_T, and ln p_T(x_T) of a sample is off by about the square root of twice that."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihoods, sample by sample.
+
+    Attributes:
+        log_prob: (B,) float64, ln p(x) in nats; NaN for a sample that did not arrive.
+        prior, divergence: (B,) its two parts: ln p_T(x_T), and the integral of the divergence; each with its extrapolation, if any.
+        standard_error: (B,) of ``log_prob`` over the probes, in nats; 0 for an exact divergence.  With a single probe it is estimated from the
+            probe's own pullbacks and is larger than the true one as a rule; with several, from their scatter.
+        parts: (P, B) ``log_prob`` by each probe.
+        latent: (B, *event), x_T, to be decoded by the flow.
+        nfe: (B,) int64, network calls that each sample saw.
+        codes: (B,) int64 of :class:`sdesolve.Status`.
+        budget: what else may be wrong, see :class:`Budget`.
+        lowest, highest: (B,) the least and largest number in each sample.
+        stats: seed, tolerances, eps, calls and vjps.
+    """
+
+    log_prob: Tensor
+    prior: Tensor
+    divergence: Tensor
+    standard_error: Tensor
+    parts: Tensor
+    latent: Tensor
+    nfe: Tensor
+    codes: Tensor
+    budget: Budget
+    lowest: Tensor
+    highest: Tensor
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a sample."""
+        return self.latent[0].numel()
+
+    @property
+    def status(self) -> np.ndarray:
+        """(B,) strings, as in a :class:`Solution`."""
+        return self._solution.status
+
+    def ok(self) -> Tensor:
+        """(B,) bool: which samples have a likelihood."""
+        return arrived(self.codes)
+
+    def bits_per_dim(self, data_range: tuple[float, float] = (0.0, 1.0), levels: int = 256) -> Tensor:
+        """(B,) float64:  -log_2 p(x) / d + log_2(levels / (high - low)), the bits a number of data that take ``levels`` values.
+
+        The density is that of x in the units of ``data_range``, in which a level is a bin of width (high - low)/levels: uniform data score
+        log_2(levels) in every range.  x must fill its bins evenly: see :func:`sdesolve.dequantise`.
+
+        Raises:
+            ValueError: a sample that leaves the range, low >= high, or levels < 2.
+        """
+        check_inside(self.lowest, self.highest, data_range)
+        return bits_per_dim(self.log_prob, self.dimensions, data_range, levels)
+
+    def bits_per_dim_error(self) -> Tensor:
+        """(B,) the standard error over probes in bits/dim, the same in every range."""
+        return self.standard_error / (self.dimensions * math.log(2))
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """(B,), (B,): bounds of ``log_prob`` that hold with probability ``level`` over the probes, by Student's t for the number of them."""
+        value = as_float(level)
+        if value is None or not 0 < value < 1:
+            raise ValueError(f"level={level!r}; expected a probability, 0 < level < 1, as in level=0.95.")
+        half = self.standard_error * student_quantile(value, len(self.parts) - 1 or None)
+        return self.log_prob - half, self.log_prob + half
+
+    @property
+    def _solution(self) -> Solution:
+        return Solution(self.latent, self.nfe, self.codes, torch.full_like(self.log_prob, torch.nan))
+
+    def __repr__(self) -> str:
+        good = self.log_prob[self.ok()]
+        mean = f"{float(good.mean()):.6g} +- {float(good.std()) / math.sqrt(len(good)):.2g}" if len(good) > 1 else f"{good.tolist()}"
+        return f"Likelihood({len(self.log_prob)} samples, {int((~self.ok()).sum())} failed, log_prob: mean {mean} nats)"
+
+
+@torch.no_grad()
+def log_likelihood(
+    process: Process,
+    score: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    divergence: str = "hutchinson",
+    probes: int = 1,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    seed: int | None = None,
+    *,
+    noise: str | Tensor | None = None,
+    sample_ids: Tensor | Sequence[int] | None = None,
+    eps: float | None = None,
+    extrapolate: bool = False,
+    method: str = "rk45",
+    batch_size: int | None = None,
+    max_steps: int = 10_000,
+    progress: bool = False,
+) -> Likelihood:
+    """ln p(x_0) of each sample under a score-based model, by the probability flow from ``eps`` to T.
+
+    About 100 network calls a sample at the default tolerance, each with one backward pass a probe.  Every sample has its own steps, chosen for the
+    error of x and for that of the integral, in nats per dimension, so that 1e-5 means a few 1e-5 bits/dim a step.
+
+    Arguments:
+        process: the forward process.
+        score: from :func:`sdesolve.as_score`, or any function (x, t) -> score with t of shape (B,).
+        x0: data, (B, *event), in the scale that the model was trained on; discrete data dequantised (:func:`sdesolve.dequantise`).
+        divergence, probes, noise: as ``method``, ``probes`` and ``noise`` of :func:`sdesolve.divergence`.  Probes are drawn once, before the solve.
+            "exact" costs d backward passes a call.
+        rtol, atol: tolerances of a step, of x and of the integral in nats per dimension.
+        seed: names the probes, with ``sample_ids``; default: drawn from torch's global generator.
+        sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
+        eps: where the flow starts; default the smaller of ``process.eps`` and the published 1e-5 T.  A score is least known there, and a
+            change of eps changes the bits/dim of images: see ``docs/likelihood.md``.
+        extrapolate: correct both ends of the interval to first order: the density at ``eps`` for the noise there, and the prior for what is left
+            of the data at T (one call more).  For the law of the data itself, where it is smooth on the scale of sigma(eps); the likelihood of
+            the model as a sampler, which starts from the prior, is the one without it.
+        method: an ODE method that chooses its steps: "rk45", "tsit5", "dop853", "bosh3".
+        batch_size: samples solved together; memory and speed, not results, depend on it.  Default: all.
+        max_steps: most steps tried per sample.
+        progress: draw a progress bar.
+
+    Returns:
+        A :class:`Likelihood`.  Samples that fail have a status and NaN, and disturb no others.
+
+    Raises:
+        ValueError, TypeError: bad arguments, before the first network call.
+    """
+    stepper = _checks.stepper_of(method, {}, None, at_tolerance=True)  # type: ignore[arg-type]
+    if stepper.facts.kinds or stepper.error_order is None or stepper.facts.dense is None or stepper.facts.largest is not None:
+        raise ValueError(f"method={method!r} does not choose steps for a non-stiff ODE; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
+    problem = process.probability_flow(score, starting_time(process, eps))
+    _checks.check_state(x0, problem, stepper)
+    start, end = problem.interval[1], problem.interval[0]
+    ids = sample_ids_of(sample_ids, len(x0))
+    seed = int(torch.randint(2**62, ())) if seed is None else check_seed(seed)
+    max_steps = integer("max_steps", max_steps, 1)
+    size = len(x0) if batch_size is None else integer("batch_size", batch_size, 1, example=64)
+    x = x0.to(torch.promote_types(x0.dtype, torch.float32))
+    control = _checks.control_of(stepper, rtol, atol, x.dtype)
+    estimator = make_estimator(divergence, probes, noise, x, seed, ids)
+    span = (float(process.log_snr(start)), float(process.log_snr(end)))
+    task = Task(span, _PartsControl(control.rtol, control.atol, control.q, event=x[0].numel()), (), max_steps, seed)
+    stats: dict[str, Any] = {"method": method, "divergence": divergence, "seed": seed, "rtol": control.rtol, "atol": control.atol, "eps": start}
+    found = []
+    with _tally.added_to(stats):
+        for rows in torch.arange(len(x), device=x.device).split(size):
+            with _progress.bar(progress, span, None, "likelihood") as drawn:
+                flow = _Flow(problem, estimator.rows(rows), x.shape[1:])
+                found.append(_solved(flow, x[rows], stepper, task._replace(observe=drawn), start, extrapolate))
+    result = replace(_joined(found), stats=stats)
+    _warn(result)
+    return result
+
+
+@dataclass(frozen=True)
+class _PartsControl(Control):
+    """Errors of x and of the integral, each in units of its own tolerance: as one of d + 1 numbers, the integral would hardly count."""
+
+    event: int = 0
+
+    def size(self, value: Tensor, *states: Tensor) -> Tensor:
+        x, integral = (super(_PartsControl, self).size(part(value), *map(part, states)) for part in (self._x, self._integral))
+        return torch.maximum(x, integral)
+
+    def _x(self, z: Tensor) -> Tensor:
+        return z[:, : self.event]
+
+    def _integral(self, z: Tensor) -> Tensor:
+        return z[:, self.event : -2].mean(1, keepdim=True)
+
+
+class _Flow:
+    """The probability flow in log-SNR time, for a state (B, d + P + 2):
+
+        x, flattened;     int div m dt / d by each of the P probes;     int |spread| dt / d;     the number of the row, a constant.
+
+    Where one probe alone says how far it may be off, the integral of that is no less than the standard deviation of the integral.
+    """
+
+    def __init__(self, problem: ProbabilityFlow, estimator: Estimator, event: Sequence[int]) -> None:
+        self._problem, self._estimator, self._event = problem, estimator, tuple(event)
+        self.process = problem.process
+        self.dimensions = math.prod(event)
+
+    def state(self, x: Tensor) -> Tensor:
+        """The state of rows 0..B-1 at the start."""
+        z = x.new_zeros(len(x), self.dimensions + self._estimator.parts + 2)
+        z[:, : self.dimensions] = x.reshape(len(x), -1)
+        z[:, -1] = torch.arange(len(x))
+        return z
+
+    def unpack(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, *event), and in nats (P, B) the integral by each probe and (B,) its spread, of a state or a slope."""
+        integrals = self.dimensions * z[:, self.dimensions : -1].double().T
+        return z[:, : self.dimensions].reshape(-1, *self._event), integrals[:-1], integrals[-1]
+
+    def drift(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        t = self._time(log_snr)
+        x, _, _ = self.unpack(z)
+        score = self._problem.score
+        on_x, on_score, rate = self._linear(t)
+        score_on_x, on_output, _ = score.linear(t)
+        on_x = rate * (on_x if score_on_x is None else on_x + on_score * score_on_x)
+        on_output = rate * (on_score if on_output is None else on_score * on_output)
+        found = self._estimator.rows(z[:, -1].long())(lambda y: score.model_output(y, t), x)
+        slope = plus(bcast(on_x, x) * x, on_output, found.value).reshape(len(x), -1)
+        integral = on_x + on_output / self.dimensions * found.parts
+        spread = torch.zeros_like(on_x) if found.spread is None else (on_output / self.dimensions).abs() * found.spread
+        return torch.cat([slope, torch.stack([*integral, spread, torch.zeros_like(spread)], 1).to(slope)], 1)
+
+    def effect(self, z: Tensor, log_snr: Tensor, slope: Tensor, error: Tensor) -> Tensor:
+        """(B,) what an ``error`` made at z, where the slope is known, does to ln p:  <score, error of x> + error of the integral."""
+        of_x, of_integral, _ = self.unpack(error)
+        score, _ = self._score(z, log_snr, slope)
+        return dot(score, of_x) + of_integral.mean(0)
+
+    def truncation(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> Tensor:
+        """(B,)  ln p_t(x) - ln p_0(x)  to first order in sigma^2.
+
+        y = x/alpha has the law of the data after heat has spread for tau = sigma^2/alpha^2:  d ln p/d tau = (div score + |score|^2) / 2.
+        """
+        process, t = self.process, self._time(log_snr)
+        score, divergence = self._score(z, log_snr, slope)
+        x, _, _ = self.unpack(z)
+        spread = 0.5 * process.sigma_(t) ** 2 * (divergence + dot(score, score))
+        return spread + torch.expm1(-process.log_alpha_(t)) * dot(x, score) - self.dimensions * process.log_alpha_(t)  # type: ignore[arg-type]
+
+    def terminal(self, x: Tensor) -> Tensor:
+        """(B,)  ln p_T(x) - ln prior(x)  to first order in alpha(T); one network call.
+
+        With m = E[x_0 | x_T = x], which hardly depends on x there,  p_T(x) = N(x; 0, sigma^2) exp(<x, alpha m>/sigma^2 - |alpha m|^2/(2 sigma^2)).
+        """
+        process, end = self.process, self.process.T
+        alpha, sigma = process.alpha_(end), process.sigma_(end)
+        mean, z = alpha * self._problem.score.denoise(x, end), (x / sigma, x / process.prior_std)
+        wider = 0.5 * (dot(z[1], z[1]) - dot(z[0], z[0])) - self.dimensions * math.log(sigma / process.prior_std)
+        return wider + (dot(x, mean) - 0.5 * dot(mean, mean)) / sigma**2
+
+    def _score(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and its divergence at z, out of the slope there."""
+        on_x, on_score, rate = self._linear(self._time(log_snr))
+        x, _, _ = self.unpack(z)
+        m, integral, _ = self.unpack(slope)
+        score = bcast(1 / (rate * on_score), x) * m - bcast(on_x / on_score, x) * x
+        return score, (integral.mean(0) / rate - on_x * self.dimensions) / on_score
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return self.process.log_snr_inverse_(log_snr)  # type: ignore[return-value]
+
+    def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m = on_x x + on_score score, and dt/d log_snr; (B,) float64."""
+        return *self._problem.linear(t), speed(self.process, t)  # type: ignore[return-value]
+
+
+class _Ledger:
+    """What the solve did on the way: the slope at the start, and what its steps' errors do to ln p."""
+
+    def __init__(self, flow: _Flow, rows: int, device: torch.device) -> None:
+        self._flow = flow
+        self.solver = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.slope: Tensor | None = None
+
+    def note(self, tried: Try) -> None:
+        self.slope = tried.stages[0] if self.slope is None else self.slope  # every row is there at the first try
+        effect = self._flow.effect(tried.x, tried.t0, tried.stages[0], tried.error)  # type: ignore[arg-type]
+        self.solver.index_add_(0, tried.rows, torch.where(tried.accept, effect.abs(), 0.0))
+
+
+def _solved(flow: _Flow, x: Tensor, stepper: Stepper, task: Task, start: float, extrapolate: bool) -> Likelihood:
+    """The likelihood of some samples."""
+    process, z = flow.process, flow.state(x)
+    ledger = _Ledger(flow, len(x), x.device)
+    out = adaptive.run(stepper, flow, z, task._replace(record=ledger.note))
+    latent, integral, spread = flow.unpack(out.x)
+    assert ledger.slope is not None
+    truncation = flow.truncation(z, torch.full_like(spread, task.interval[0]), ledger.slope)
+    prior, divergence, nfe = process.prior_log_prob(latent), integral, torch.as_tensor(out.nfe)
+    if extrapolate:
+        calls = _tally.calls()
+        prior, divergence = prior + flow.terminal(latent), integral - truncation
+        nfe = nfe + (_tally.calls() - calls)
+    prior = torch.where(arrived(out.codes), prior, torch.nan)
+    parts = prior + divergence
+    probes = len(parts)
+    error = parts.std(0) / math.sqrt(probes) if probes > 1 else spread.abs()  # log-SNR falls along the way
+    return Likelihood(
+        log_prob=parts.mean(0),
+        prior=prior,
+        divergence=divergence.mean(0),
+        standard_error=error,
+        parts=parts,
+        latent=latent,
+        nfe=nfe,
+        codes=out.codes,
+        budget=Budget(error, ledger.solver, truncation, prior_mismatch(process, x)),
+        lowest=x.reshape(len(x), -1).amin(1),
+        highest=x.reshape(len(x), -1).amax(1),
+    )
+
+
+def prior_mismatch(process: Process, x0: Tensor) -> Tensor:
+    """(B,) float64: the Kullback-Leibler divergence of p(x_T | x_0) from the prior, in nats.  Its mean is no less than that of p_T."""
+    alpha, ratio, size = float(process.alpha(process.T)), (float(process.sigma(process.T)) / process.prior_std) ** 2, x0[0].numel()
+    square = row_mean(x0.double().square()) * (alpha / process.prior_std) ** 2
+    return 0.5 * size * (square + (ratio - 1 - math.log(ratio)))
+
+
+def _joined(found: list[Likelihood]) -> Likelihood:
+    """The likelihoods of several batches as one."""
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in found], -1 if name == "parts" else 0) for name in _TENSORS}
+    return Likelihood(**joined, budget=Budget(*(torch.cat(parts) for parts in zip(*(part.budget for part in found), strict=True))))
+
+
+_TENSORS = ("log_prob", "prior", "divergence", "standard_error", "parts", "latent", "nfe", "codes", "lowest", "highest")
+
+
+def _warn(result: Likelihood) -> None:
+    """Say which samples failed, and where the prior is not what the process ends in."""
+    failed = (~result.ok()).nonzero().flatten().tolist()
+    if failed:
+        shown = "; ".join(f"sample {i}: {result.status[i]}" for i in failed[:5])
+        message = f"{len(failed)} of {len(result.codes)} samples have no likelihood ({shown}{'; ...' if len(failed) > 5 else ''}). See r.status."
+        warnings.warn(message, SolveWarning, stacklevel=4)
+    mismatch = float(result.budget.prior[result.ok()].mean()) / (result.dimensions * math.log(2)) if len(failed) < len(result.codes) else 0.0
+    if mismatch > _MISMATCH:
+        message = (
+            f"the prior is not what these data become at t = T: the KL divergence is {mismatch:.2g} bits/dim on average (r.budget.prior). "
+            "Expected data in the scale of the process, or a process that ends in its prior, as in VESDE(sigma_max=50.0)."
+        )
+        warnings.warn(message, SolveWarning, stacklevel=4)
