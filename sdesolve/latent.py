@@ -19,7 +19,7 @@ from . import _checks, _tally
 from ._arrays import Number, bcast, plus, row_mean
 from ._errors import as_float, integer
 from ._loops import fixed
-from .grids import Grid, uniform
+from .grids import Grid, make_grid
 from .methods import Stepper
 from .problems import ODE, ProbabilityFlow
 from .processes import Process
@@ -208,7 +208,7 @@ def _stepper(method: str | Stepper, flow: LogSnrFlow) -> Stepper:
 
 
 def _grid(flow: LogSnrFlow, steps: int | None) -> Grid:
-    return uniform(None, *flow.interval, integer("steps", _checks.DEFAULT_STEPS if steps is None else steps, 1))
+    return make_grid("uniform", None, *flow.interval, integer("steps", _checks.DEFAULT_STEPS if steps is None else steps, 1))
 
 
 def _flowed(stepper: Stepper, flow: LogSnrFlow, x: Tensor, interval: tuple[float, float], steps: int | None, rtol: float, atol: float, most: int) -> Solution:
