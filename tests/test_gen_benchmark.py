@@ -332,7 +332,9 @@ def test_quick_is_a_part_of_full():
 
 def test_ctrl_c_leaves_whole_files_and_a_way_to_go_on(tmp_path):
     arguments = [sys.executable, "-m", "sdesolve_gen", "benchmark", "--problems", "mixture_2d", "--no-peers", "--rows", "2048", "--budgets", "100", "--out", str(tmp_path)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
+    ready = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore it, and so would their children
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT, preexec_fn=ready)
     file, limit = tmp_path / "cells.jsonl", time.monotonic() + 60
     while not file.is_file() and time.monotonic() < limit:
         time.sleep(0.02)

@@ -103,7 +103,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "method a number": (solve(method=3), "expected a name from sdesolve.methods"),
     "no option dt": (solve(dt=0), "'dt' is not known as an option of method='euler_maruyama'"),
     "unknown option": (solve(method="pc", snrr=0.1), "'snrr' is not known as an option of corrector='langevin'; .* Did you mean 'snr'"),
-    "option of another method": (solve(method="ddim", snr=0.1), "'snr' is not known as an option of method='ddim'; expected one of: none"),
+    "option of another method": (solve(method="ancestral", snr=0.1), "'snr' is not known as an option of method='ancestral'; expected one of: none"),
     "unknown corrector": (solve(method="pc", corrector="langevine"), "as corrector; .* Did you mean 'langevin'"),
     "unknown predictor": (solve(method="pc", predictor="euler_mayurama"), "as method; .* Did you mean 'euler_maruyama'"),
     "snr zero": (solve(method="pc", snr=0.0), "expected a number, 0 < snr < 1"),
