@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import sdesolve as sd
 from sdesolve_gen import cli
 from sdesolve_gen.benchmark import Plan, metrics, mixture, planned, report, results, run, write
+from sdesolve_gen.benchmark.classifier import Classifier, probabilities
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
@@ -357,6 +359,21 @@ def test_real_images(shared_data, tmp_path):
     assert nfe == 10 and x.shape == (8, 1, 28, 28)
     nearest = torch.cdist(x.flatten(1), problem.law.sample(4000, seed=1).flatten(1)).amin(1)
     assert float(nearest.median()) < 12, "most are near an image"
+
+
+def test_a_classifier_gives_its_features(tmp_path):
+    """A Fréchet distance of digits, by the last stage of a classifier's network, images in parts."""
+    with pytest.raises(FileNotFoundError, match=r"make it: python benchmarks/mnist_classifier\.py"):
+        make("mnist_model", 8, Sources(classifier=tmp_path))
+    judge = Classifier().eval()
+    save_file(judge.state_dict(), tmp_path / "classifier.safetensors")
+    problem = make("mnist_model", 8, Sources(classifier=tmp_path))
+    x = torch.rand(501, 1, 28, 28) * 2 - 1
+    got = problem.features(x.flatten(1))
+    with torch.no_grad():
+        whole, logits = torch.nn.Sequential(*list(judge)[:-2])(x), judge(x)
+    assert problem.has_reference and got.shape == (501, 128) and torch.allclose(got, whole.mean((2, 3)), atol=1e-5)
+    assert torch.allclose(probabilities(judge, x), logits.softmax(1), atol=1e-5)
 
 
 def test_a_flow_is_judged_by_the_flow_from_the_same_starts(found):
