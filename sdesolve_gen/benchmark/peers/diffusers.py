@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..contenders import OUR_GRID, USERS, Contender, ladder, started
-from ..problems import Network, Skipped
+from ..problems import Network
+from .installed import needed
 
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 KARRAS = {"use_karras_sigmas": True}
@@ -71,8 +71,7 @@ ON_OUR_GRID = [
 
 def contenders() -> list[Contender]:
     """Every scheduler above; raises Skipped without diffusers."""
-    if find_spec("diffusers") is None:
-        raise Skipped('diffusers is not installed: pip install "sdesolve[bench]"')
+    needed("diffusers")
     return [_contender(s, False) for s in USED] + [_contender(s, True) for s in ON_OUR_GRID]
 
 
