@@ -107,7 +107,7 @@ def _stand_on(scheduler: Any, how: Scheduler, levels: list[float], network: Netw
     scheduler.set_timesteps(len(nodes) - 1)
     if how.calls == 2:
         nodes = [nodes[0], *(s for s in nodes[1:-1] for _ in range(2)), nodes[-1]]
-    scheduler.sigmas = torch.tensor(nodes, dtype=torch.float32)
+    scheduler.sigmas = torch.tensor(nodes, dtype=torch.float64)
     times = [round(1000 * network.time(s)) - 1 for s in nodes[:-1]]
     scheduler.timesteps = torch.tensor(times).clamp(min=0)
     scheduler.set_begin_index(0)

@@ -73,7 +73,7 @@ def _runner(name: str, calls: int, schedule: str | None) -> Callable[[Network, T
         module: Any = sampling()
         steps = budget if calls == 1 else (budget + 1) // 2
         if schedule is None:
-            sigmas = torch.tensor([*ladder(network.problem, steps, budget), 0.0])
+            sigmas = torch.tensor([*ladder(network.problem, steps, budget), 0.0], dtype=torch.float64)
             y = started(network.problem, z, float(sigmas[0]))
         else:
             sigmas = module.get_sigmas_karras(steps, *RANGES[schedule])
