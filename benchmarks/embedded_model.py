@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mnist_classifier import Classifier, load_classifier, probabilities, scaled
 from torch import Tensor
 
 import sdesolve_gen as gen
+from sdesolve_gen.benchmark.classifier import Classifier, load_classifier, probabilities
 from sdesolve_gen.images import write_png
-from sdesolve_gen.training.data import read_images
+from sdesolve_gen.training.data import read_images, scaled
 
 METHODS: dict[str, dict[str, Any]] = {"pc": {"steps": 500}, "rk45": {}, "ddim": {"steps": 50}}
 CONFIDENT = 0.9

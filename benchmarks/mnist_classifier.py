@@ -1,4 +1,4 @@
-"""A small convolutional classifier of MNIST digits, independent of everything in sdesolve: the judge of benchmarks/embedded_model.py.
+"""Train the digit classifier that judges in benchmarks/embedded_model.py and in ``sdesolve-gen benchmark --classifier``.
 
     python benchmarks/mnist_classifier.py ../shared/data/mnist runs/classifier
 
@@ -14,45 +14,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
-from sdesolve_gen.training.data import batch_indices, read_images
+from sdesolve_gen.benchmark.classifier import Classifier, probabilities
+from sdesolve_gen.training.data import batch_indices, read_images, scaled
 
 BATCH = 128
-
-
-class Classifier(nn.Sequential):
-    """Images (B, 1, 28, 28) in [-1, 1] -> logits (B, 10)."""
-
-    def __init__(self) -> None:
-        super().__init__(*_stage(1, 32), *_stage(32, 64), *_stage(64, 128), nn.Flatten(), nn.Linear(128 * 3 * 3, 10))
-
-
-def _stage(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
-
-
-def load_classifier(folder: str | Path) -> Classifier:
-    """The trained classifier of a folder, in evaluation mode."""
-    path = Path(folder) / "classifier.safetensors"
-    if not path.is_file():
-        raise SystemExit(f"{path} is not there; make it: python benchmarks/mnist_classifier.py ../shared/data/mnist {folder}")
-    classifier = Classifier()
-    classifier.load_state_dict(load_file(path))
-    return classifier.eval()
-
-
-def scaled(images: Tensor) -> Tensor:
-    """uint8 -> [-1, 1], the middle of each of the 256 bins."""
-    return (images.float() + 0.5) / 128 - 1
-
-
-@torch.no_grad()
-def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
-    """(n, 10) class probabilities of images in [-1, 1]."""
-    return torch.cat([classifier(part).softmax(1) for part in images.split(500)])
 
 
 def fit(images: Tensor, labels: Tensor, epochs: int, seed: int) -> Classifier:

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import sdesolve as sd
 from sdesolve_gen import cli
 from sdesolve_gen.benchmark import Plan, metrics, mixture, planned, report, results, run, write
+from sdesolve_gen.benchmark.classifier import Classifier, probabilities
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
@@ -166,26 +168,26 @@ CRUDE = {"azula xEAB-3", "azula PC", "pc", "torchsde srk", "score_sde PC (by han
 
 
 def test_a_peer_on_our_grid_is_our_method(small):
-    """DDIM and DPM-Solver++ 2M of every package that has them take the same states to the same ends as ours, on the same levels."""
-    found = {c.label: c for c in [*ours(["ddim", "dpmpp_2m"]), *peers()[0]]}
+    """DDIM, DPM-Solver++ 2M and UniPC of every package that has them take the same states to the same ends as ours, on the same levels; what is left is
+    that some cast the state or their coefficients to float32."""
+    found = {c.label: c for c in [*ours(["ddim", "dpmpp_2m", "unipc"]), *peers()[0]]}
     pairs = {"diffusers DPM++ 1 (DDIM) [our grid]": "ddim", "k-diffusion euler [our grid]": "ddim", "azula DDIM [our grid]": "ddim"}
-    pairs |= {"diffusers DPM++ 2M [our grid]": "dpmpp_2m", "k-diffusion dpmpp_2m [our grid]": "dpmpp_2m"}
+    pairs |= {"diffusers DPM++ 2M [our grid]": "dpmpp_2m", "k-diffusion dpmpp_2m [our grid]": "dpmpp_2m", "diffusers UniPC [our grid]": "unipc"}
     here = {theirs: mine for theirs, mine in pairs.items() if theirs in found}
     if not here:
         pytest.skip("no peer is installed")
     for theirs, mine in here.items():
-        (a, calls_a, _), (b, calls_b, _) = (sampled(small, found[label], 12, seed=0) for label in (theirs, mine))
-        assert calls_a == calls_b == 12
-        assert float((a - b).abs().max()) < 1e-5 * float(b.abs().max()) * 10, theirs
+        networks = Network(small), Network(small)
+        a, b = (found[label].run(network, small.start(0).double(), 12, 0, 0) for label, network in zip((theirs, mine), networks, strict=True))
+        assert networks[0].calls == networks[1].calls == 12
+        assert float((a - b).abs().max()) < 1e-5, theirs
 
 
 def test_peers_that_are_not_installed_say_so(monkeypatch):
-    for module in MODULES.values():
-        if hasattr(module, "find_spec"):
-            monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr("sdesolve_gen.benchmark.peers.installed.find_spec", lambda name: None)
     here, skipped = peers()
     assert {c.family for c in here} == {"score_sde"}
-    assert set(skipped) == {"diffusers", "k_diffusion", "azula", "torchsde and torchdiffeq"}
+    assert set(skipped) == set(MODULES) - {"score_sde"}
     assert all("not installed" in reason and "pip install" in reason for reason in skipped.values())
 
 
@@ -359,6 +361,21 @@ def test_real_images(shared_data, tmp_path):
     assert nfe == 10 and x.shape == (8, 1, 28, 28)
     nearest = torch.cdist(x.flatten(1), problem.law.sample(4000, seed=1).flatten(1)).amin(1)
     assert float(nearest.median()) < 12, "most are near an image"
+
+
+def test_a_classifier_gives_its_features(tmp_path):
+    """A Fréchet distance of digits, by the last stage of a classifier's network, images in parts."""
+    with pytest.raises(FileNotFoundError, match=r"make it: python benchmarks/mnist_classifier\.py"):
+        make("mnist_model", 8, Sources(classifier=tmp_path))
+    judge = Classifier().eval()
+    save_file(judge.state_dict(), tmp_path / "classifier.safetensors")
+    problem = make("mnist_model", 8, Sources(classifier=tmp_path))
+    x = torch.rand(501, 1, 28, 28) * 2 - 1
+    got = problem.features(x.flatten(1))
+    with torch.no_grad():
+        whole, logits = torch.nn.Sequential(*list(judge)[:-2])(x), judge(x)
+    assert problem.has_reference and got.shape == (501, 128) and torch.allclose(got, whole.mean((2, 3)), atol=1e-5)
+    assert torch.allclose(probabilities(judge, x), logits.softmax(1), atol=1e-5)
 
 
 def test_a_flow_is_judged_by_the_flow_from_the_same_starts(found):

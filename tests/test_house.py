@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 import sdesolve
+from sdesolve_gen.benchmark.peers import INSTALL
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point t
 }
 FOREIGN = {  # what is not of the standard library: by package, and by where it is imported
     "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
-    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": {"matplotlib", "diffusers", "azula", "k_diffusion"}},
+    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": {"matplotlib", *INSTALL}},
 }
 
 

@@ -23,7 +23,8 @@ from sdesolve.exam import Empirical, Gaussian, Mixture, Target, mixture_2d, mixt
 
 from .._errors import unknown
 from ..models import load
-from ..training.data import read_images
+from ..training.data import read_images, scaled
+from .classifier import features, load_classifier
 from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
@@ -225,14 +226,12 @@ def _pixels(sources: Sources, data: str) -> Tensor:
     path = sources.data / data / "test.parquet"
     if not path.is_file():
         raise Skipped(f"{path} is not a file: expected --data FOLDER with {data}/test.parquet in it")
-    return (read_images(path)[0].float() + 0.5) / 128 - 1
+    return scaled(read_images(path)[0])
 
 
 def _digits(sources: Sources) -> Callable[[Tensor], Tensor] | None:
     """Features of the digit classifier, where one was given."""
     if sources.classifier is None:
         return None
-    from .classifier import features, load_classifier
-
     classifier = load_classifier(sources.classifier)
     return lambda images: features(classifier, images.reshape(-1, 1, 28, 28))

@@ -36,6 +36,11 @@ def read_images(path: str | Path) -> tuple[Tensor, Tensor | None]:
     return images, labels
 
 
+def scaled(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], the middle of each of the 256 bins."""
+    return (images.float() + 0.5) / 128 - 1
+
+
 def _pixels(encoded: bytes) -> np.ndarray:
     """(H, W, C) values of an encoded picture."""
     return np.atleast_3d(np.asarray(Image.open(io.BytesIO(encoded))))

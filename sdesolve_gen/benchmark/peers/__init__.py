@@ -7,11 +7,10 @@ The network is told the exact noise level of the state, which is kinder than the
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from ..contenders import Contender
 from ..problems import Skipped
 from . import azula, backends, diffusers, k_diffusion, score_sde
+from .installed import INSTALL, peer_versions
 
 MODULES = {"diffusers": diffusers, "k_diffusion": k_diffusion, "azula": azula, "torchsde and torchdiffeq": backends, "score_sde": score_sde}
 
@@ -28,15 +27,4 @@ def peers() -> tuple[list[Contender], dict[str, str]]:
     return found, skipped
 
 
-def peer_versions() -> dict[str, str]:
-    """Versions of the packages that are installed."""
-    versions = {}
-    for name in ("diffusers", "k-diffusion", "azula", "torchsde", "torchdiffeq", "scipy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
-__all__ = ["peer_versions", "peers"]
+__all__ = ["INSTALL", "peer_versions", "peers"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contenders import OUR_GRID, USERS, Contender, ladder, started
-from ..problems import Network, Skipped
+from ..problems import Network
+from .installed import needed
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any], int, bool]] = {
     "DDPM": ("DDPMSampler", {}, 1, False),
@@ -29,8 +29,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any], int, bool]] = {
 
 def contenders() -> list[Contender]:
     """Every sampler above; raises Skipped without azula."""
-    if find_spec("azula") is None:
-        raise Skipped('azula is not installed: pip install "sdesolve[bench]"')
+    needed("azula")
     found = []
     for label, (_, _, _, flow) in SAMPLERS.items():
         found.append(Contender(f"azula {label}", "azula", USERS, flow, _runner(label, False)))

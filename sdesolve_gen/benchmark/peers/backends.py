@@ -5,10 +5,8 @@ scipy chooses its steps by a tolerance, row by row, and has no budget of calls: 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from ..contenders import OUR_GRID, USERS, Contender, solver
-from ..problems import Skipped
+from .installed import needed
 
 SOLVERS = {"torchsde:euler": False, "torchsde:srk": False, "torchdiffeq:euler": True, "torchdiffeq:midpoint": True, "torchdiffeq:rk4": True}
 """Method -> whether it solves the flow."""
@@ -16,9 +14,7 @@ SOLVERS = {"torchsde:euler": False, "torchsde:srk": False, "torchdiffeq:euler": 
 
 def contenders() -> list[Contender]:
     """Every solver above; raises Skipped without the packages."""
-    missing = [name for name in ("torchsde", "torchdiffeq") if find_spec(name) is None]
-    if missing:
-        raise Skipped(f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} not installed: pip install "sdesolve[bench]"')
+    needed("torchsde", "torchdiffeq")
     found = []
     for method, flow in SOLVERS.items():
         family, _, name = method.partition(":")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..contenders import OUR_GRID, USERS, Contender, ladder, started
-from ..problems import Network, Skipped
+from ..problems import Network
+from .installed import needed
 
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 KARRAS = {"use_karras_sigmas": True}
@@ -71,8 +71,7 @@ ON_OUR_GRID = [
 
 def contenders() -> list[Contender]:
     """Every scheduler above; raises Skipped without diffusers."""
-    if find_spec("diffusers") is None:
-        raise Skipped('diffusers is not installed: pip install "sdesolve[bench]"')
+    needed("diffusers")
     return [_contender(s, False) for s in USED] + [_contender(s, True) for s in ON_OUR_GRID]
 
 
@@ -108,7 +107,7 @@ def _stand_on(scheduler: Any, how: Scheduler, levels: list[float], network: Netw
     scheduler.set_timesteps(len(nodes) - 1)
     if how.calls == 2:
         nodes = [nodes[0], *(s for s in nodes[1:-1] for _ in range(2)), nodes[-1]]
-    scheduler.sigmas = torch.tensor(nodes, dtype=torch.float32)
+    scheduler.sigmas = torch.tensor(nodes, dtype=torch.float64)
     times = [round(1000 * network.time(s)) - 1 for s in nodes[:-1]]
     scheduler.timesteps = torch.tensor(times).clamp(min=0)
     scheduler.set_begin_index(0)

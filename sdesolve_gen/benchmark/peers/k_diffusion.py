@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..contenders import OUR_GRID, USERS, Contender, ladder, started
-from ..problems import Network, Skipped
+from ..problems import Network
+from .installed import needed
 
 SAMPLERS: dict[str, tuple[int, bool]] = {
     "euler": (1, True),
@@ -36,8 +37,7 @@ RANGES = {"VP": (0.01, 157.4), "EDM": (0.002, 80.0)}
 
 def contenders() -> list[Contender]:
     """Every sampler above; raises Skipped without k-diffusion."""
-    if find_spec("k_diffusion") is None:
-        raise Skipped("k-diffusion is not installed: pip install --no-deps k-diffusion==0.1.1.post1 (what it wants besides is for training)")
+    needed("k_diffusion", "torchsde", "torchdiffeq", "scipy")
     found = []
     for name, (calls, flow) in SAMPLERS.items():
         for schedule in RANGES if name in ("euler", "heun", "dpmpp_2m") else ["VP"]:
@@ -73,7 +73,7 @@ def _runner(name: str, calls: int, schedule: str | None) -> Callable[[Network, T
         module: Any = sampling()
         steps = budget if calls == 1 else (budget + 1) // 2
         if schedule is None:
-            sigmas = torch.tensor([*ladder(network.problem, steps, budget), 0.0])
+            sigmas = torch.tensor([*ladder(network.problem, steps, budget), 0.0], dtype=torch.float64)
             y = started(network.problem, z, float(sigmas[0]))
         else:
             sigmas = module.get_sigmas_karras(steps, *RANGES[schedule])
