@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .files import atomic
 from .grids import Grid
 from .processes import Process
 from .ranges import gaussian_start
@@ -70,19 +68,8 @@ class OptimisedGrid(Grid):
     def save(self, path: str | Path) -> Path:
         """Write the grid as JSON; whole, or not at all."""
         path = Path(path)
-        text = json.dumps({"format": FORMAT, **asdict(self), "options": dict(self.options)}, indent=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
+        with atomic(path) as partial:
+            partial.write_text(json.dumps({"format": FORMAT, **asdict(self), "options": dict(self.options)}, indent=1) + "\n", encoding="utf-8")
         return path
 
     @classmethod

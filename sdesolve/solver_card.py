@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ._arrays import Number
 from ._errors import choice, integer
+from .files import atomic
 from .grids import Grid
 from .methods import METHODS, Facts, Stepper, make_method
 from .methods.linear import History, LinearSampler, Row
@@ -125,9 +126,8 @@ class SolverCard(LinearSampler):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the card as JSON, whole or not at all."""
         text = {"format": _FORMAT, **{field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}}
-        partial = Path(f"{os.fspath(path)}.partial")
-        partial.write_text(json.dumps(text) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with atomic(path) as partial:
+            partial.write_text(json.dumps(text) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SolverCard:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sdesolve as sd
+from sdesolve.files import sha256
 
 from ._errors import ModelFileError, unknown
-from ._files import sha256
 from .networks import NETWORKS
 from .processes import make_process
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ._files import atomic
+from sdesolve.files import atomic
+
 from .sampling import Samples
 
 SEPARATOR = 2  # pixels between images

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 import sdesolve as sd
+from sdesolve.files import atomic, sha256
 
-from ._files import atomic, sha256
 from ._versions import versions
 from .images import grid, to_uint8, write_png
 from .likelihoods import open_images

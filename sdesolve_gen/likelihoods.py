@@ -21,7 +21,8 @@ import torch
 from PIL import Image, ImageDraw, UnidentifiedImageError
 from torch import Tensor
 
-from ._files import atomic, sha256
+from sdesolve.files import atomic, sha256
+
 from ._versions import versions
 from .models import Model
 from .training.data import read_images

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sdesolve as sd
+from sdesolve.files import atomic, sha256
 
 from ._errors import unknown
-from ._files import atomic, sha256
 from ._reading import checked_device, read_network
 from .card import check_card, read_card
 from .processes import make_process

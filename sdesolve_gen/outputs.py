@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._files import atomic, sha256
+from sdesolve.files import atomic, sha256
+
 from ._versions import versions
 from .images import write_npz, write_png
 from .models import Model

@@ -17,9 +17,9 @@ from torch import nn
 
 import sdesolve as sd
 import sdesolve_gen as gen
+from sdesolve.files import atomic
 from sdesolve_gen import images as pictures
 from sdesolve_gen import models
-from sdesolve_gen._files import atomic
 from sdesolve_gen.processes import PROCESSES
 
 # -- sampling ------------------------------------------------------------------------------------------------------------

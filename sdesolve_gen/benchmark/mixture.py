@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdesolve.exam import Gaussian, Mixture
-
-from .._files import atomic
+from sdesolve.files import atomic
 
 _SMALLEST = 1e-3  # of a floor: no direction is without noise
 

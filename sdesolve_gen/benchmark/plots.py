@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import atomic
+from sdesolve.files import atomic
+
 from .contenders import OUR_GRID, OURS, USERS
 from .metrics import METRICS
 

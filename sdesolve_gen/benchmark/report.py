@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from .._files import atomic
+from sdesolve.files import atomic
+
 from .._versions import versions
 from .contenders import OUR_GRID, OURS, USERS
 from .metrics import METRICS, excess, mean_and_error

@@ -23,9 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sdesolve as sd
+from sdesolve.files import atomic
 
 from .._errors import unknown
-from .._files import atomic
 from .contenders import Contender, ours
 from .metrics import Reference, trajectory
 from .peers import peers

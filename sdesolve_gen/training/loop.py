@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from sdesolve import Process, Score, as_score
+from sdesolve.files import atomic
 
-from .._files import atomic
 from .._versions import versions
 from ..models import Model, load
 from ..networks import UNet

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes when it does not.
 
     The content is forced to disk before the rename, so that neither an exception, a Ctrl-C nor a power cut leaves half a file.
@@ -32,7 +32,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def sha256(path: str | Path) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
