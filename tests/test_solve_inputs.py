@@ -113,7 +113,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "snr a word": (solve(method="pc", snr="a"), "expected a number, 0 < snr < 1"),
     "corrector_steps negative": (solve(method="pc", corrector_steps=-1), "expected an integer >= 0"),
     "corrector_steps a float": (solve(method="pc", corrector_steps=1.5), "expected an integer >= 0"),
-    "SDE method on an ODE": (solve(problem=PLAIN_ODE), "Methods for it: euler, midpoint"),
+    "SDE method on an ODE": (solve(problem=PLAIN_ODE), "Methods for it: leapfrog, euler, midpoint"),
     "SDE method on a flow": (solve(problem=FLOW), r"Use process.reverse\(score\)"),
     "ODE method on an SDE": (solve(problem=PLAIN_SDE, method="rk4"), "Methods for it: euler_maruyama"),
     "score method on an SDE": (solve(problem=PLAIN_SDE, method="pc"), "needs a score"),
