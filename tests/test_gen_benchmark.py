@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import sdesolve as sd
 from sdesolve_gen import cli
-from sdesolve_gen.benchmark import Plan, metrics, mixture, planned, report, results, run, write
+from sdesolve_gen.benchmark import QUICK, Plan, metrics, mixture, planned, report, results, run, write
 from sdesolve_gen.benchmark.classifier import Classifier, probabilities
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
@@ -151,7 +151,10 @@ def test_ours_are_those_of_the_registry():
         ours(["ddin"])
 
 
-@pytest.mark.parametrize("contender", [*(c for c in ours() if not c.optimised), *peers()[0]], ids=lambda c: c.label)
+LINE_UP = [c for c in (*ours(), *peers()[0]) if not c.optimised]
+
+
+@pytest.mark.parametrize("contender", [pytest.param(c, id=c.label, marks=() if c.label in QUICK.few else pytest.mark.slow) for c in LINE_UP])
 def test_a_contender_keeps_to_its_budget_and_finds_the_law(contender, small):
     """Calls are those that the network itself counted; with 60 of them the samples are near the law, whoever made them."""
     with torch.random.fork_rng():
