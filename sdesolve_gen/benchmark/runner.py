@@ -72,7 +72,7 @@ FEW = frozenset({
     "diffusers DPM++ 2M SDE [our grid]", "diffusers SA-Solver [our grid]", "k-diffusion dpmpp_2m [our grid]", "k-diffusion dpmpp_3m_sde [our grid]",
     "azula zEAB-2 [our grid]", "azula xEAB-2 [our grid]", "torchdiffeq euler [our grid]",
 })  # fmt: skip
-"""Those that were among the first six of their setting at 5, 10 or 20 calls, on the mixtures in 2 and 64 dimensions."""
+"""Ours for few calls, and most of the peers that were among the first six of their setting in a scan of one seed on the mixtures in 2 and 64 dimensions."""
 
 QUICK = Plan({"mixture_2d": 16_384, "mixture_64d": 2048, "mnist_model": 4}, (5, 10, 20), 2, few=FEW)
 FULL = Plan(
