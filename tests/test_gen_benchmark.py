@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import sdesolve as sd
 from sdesolve_gen import cli
-from sdesolve_gen.benchmark import Plan, metrics, mixture, planned, report, results, run, write
+from sdesolve_gen.benchmark import QUICK, Plan, metrics, mixture, planned, report, results, run, write
 from sdesolve_gen.benchmark.classifier import Classifier, probabilities
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
@@ -151,7 +151,10 @@ def test_ours_are_those_of_the_registry():
         ours(["ddin"])
 
 
-@pytest.mark.parametrize("contender", [*(c for c in ours() if not c.optimised), *peers()[0]], ids=lambda c: c.label)
+LINE_UP = [c for c in (*ours(), *peers()[0]) if not c.optimised]
+
+
+@pytest.mark.parametrize("contender", [pytest.param(c, id=c.label, marks=() if c.label in QUICK.few else pytest.mark.slow) for c in LINE_UP])
 def test_a_contender_keeps_to_its_budget_and_finds_the_law(contender, small):
     """Calls are those that the network itself counted; with 60 of them the samples are near the law, whoever made them."""
     with torch.random.fork_rng():
@@ -327,9 +330,17 @@ def test_bad_values_are_found_before_anything_is_run(arguments, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def _packages(label):
+    """Names under which the package of a label may be skipped."""
+    family = label.split()[0].replace("-", "_")
+    return {family, *(name for name in MODULES if family in name.split())}
+
+
 def test_quick_is_a_part_of_full():
     quick, full = planned("quick"), planned("full")
-    assert set(quick.rows) < set(full.rows) and set(quick.budgets) < set(full.budgets)
+    assert set(quick.rows) < set(full.rows) and set(quick.budgets) < set(full.budgets) and full.few is None
+    here, skipped = peers()
+    assert {c.label for c in ours()} | {c.label for c in here} >= {label for label in quick.few if skipped.keys().isdisjoint(_packages(label))}
 
 
 def test_ctrl_c_leaves_whole_files_and_a_way_to_go_on(tmp_path):

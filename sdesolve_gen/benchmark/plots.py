@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from .contenders import OUR_GRID, OURS, USERS
 from .metrics import METRICS
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe & Ito, told apart by colour-blind readers
-NAMED = len(COLOURS)  # of our methods, the best
+NAMED = len(COLOURS)  # of our methods, the best over all budgets
 
 
 def plots(found: Mapping[str, Any], out: Path) -> list[Path]:
@@ -50,7 +51,7 @@ def _picture(found: Mapping[str, Any], problem: str, curves: Mapping[str, list[d
 
     about, metric = found["problems"][problem], found["problems"][problem]["primary"]
     setting = {label: found["contenders"][label]["setting"] for label in curves}
-    own = sorted((label for label in curves if setting[label] == OURS), key=lambda label: min(p["mean"] for p in curves[label]))[:NAMED]
+    own = sorted((label for label in curves if setting[label] == OURS), key=lambda label: (-len(curves[label]), sum(math.log(p["mean"]) for p in curves[label])))[:NAMED]
     figure, (quality, cost) = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(3, 2), layout="constrained")
     for label, points in curves.items():
         if setting[label] != OURS:
@@ -71,7 +72,7 @@ def _picture(found: Mapping[str, Any], problem: str, curves: Mapping[str, list[d
     if floor:
         quality.axhspan(floor["mean"] - (floor["se"] or 0), floor["mean"] + (floor["se"] or 0), color="0.9", zorder=0)
         quality.axhline(floor["mean"], color="0.45", lw=1, ls=":", zorder=0)
-        quality.annotate("noise floor", (0.01, floor["mean"]), xycoords=("axes fraction", "data"), color="0.35", fontsize=9, va="bottom")
+        quality.annotate("noise floor", (0.2, floor["mean"]), xycoords=("axes fraction", "data"), color="0.35", fontsize=9, va="bottom")
     _limits(quality, curves, floor)
     _labels(quality, ends)
     quality.set(xlabel="network calls", ylabel=METRICS[metric])
