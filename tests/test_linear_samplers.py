@@ -254,6 +254,18 @@ def test_one_data_point_is_found(method: str, process: str, steps: int) -> None:
     assert torch.allclose(end, exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("method", ["deis", "ipndm", "unipc", "dpmpp_3m", "er_sde"])
+def test_few_calls_are_sane(method: str, process: str) -> None:
+    """What a long step assumes of the outputs is never worth more than a few of the errors of a method of order 2."""
+    p, law, options = PROCESSES[process], sd.exam.mixture_2d(), {"eta": 0.0} if method == "er_sde" else {}
+    flow, x = p.probability_flow(law.score(p)), p.prior((128, 2), seed=0)
+    true = sd.solve(flow, x, "dop853", rtol=1e-4, atol=1e-4, denoise=True).x
+    for nfe in (2, 3, 4, 5):
+        error, usual = (float((sd.solve(flow, x, name, nfe=nfe, denoise=True, **kw).x - true).norm(dim=1).mean()) for name, kw in ((method, options), ("dpmpp_2m", {})))
+        assert error < (5 if method == "dpmpp_3m" else 3) * usual, (nfe, error, usual)
+
+
 class Network(torch.nn.Module):
     """Something nonlinear with parameters, and so a dtype, that notes the times it is told."""
 

@@ -21,6 +21,7 @@ from .linear import LinearSampler, Row, exponential_moments, half_log_snr, inter
 
 _GAUSS = [(0.5 + 0.5 * float(at), 0.5 * float(weight)) for at, weight in zip(*np.polynomial.legendre.leggauss(24), strict=True)]
 """Nodes and weights on (0, 1): 12 digits of the integrals below for a step of 5 in lambda, and all of them for shorter ones."""
+_LONGEST = 2.0  # in lambda, of a first step that is corrected: a line through its ends, in t or sigma/alpha, says nothing of a longer one
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class DEIS(LinearSampler):
     """DEIS: the polynomial through the last ``order`` outputs, integrated exactly.  [Zhang & Chen 2022, eq. 14-15 and section 4]
 
     Order ``order`` up to 3, one call a step: the second step corrects the first by the output that it knows, for the published start, of order 1,
-    would leave order 2.
+    would leave order 2.  A first step of more than 2 in lambda, as in a walk of few calls, stays as it is: the correction would be far larger than the error.
 
     Arguments:
         order: outputs that are combined, 1 to 4; 1 is DDIM.  The paper counts the degree of the polynomial, one less.
@@ -61,7 +62,8 @@ class DEIS(LinearSampler):
         row = Row(process.alpha_(t1) / process.alpha_(times[0]), self._weights(process, times[0], t1, times))
         if len(times) != 2 or self.order < 3 or self.published:
             return row
-        return row.corrected(*(self._weights(process, times[1], times[0], through) for through in (times, times[1:])))
+        short = 1.0 * (abs(half_log_snr(process, times[0]) - half_log_snr(process, times[1])) <= _LONGEST)
+        return row.corrected(*(self._weights(process, times[1], times[0], through) for through in (times, times[1:])), short)
 
     def _weights(self, process: Process, t0: Number, t1: Number, through: Sequence[Number]) -> list[Number]:
         """alpha_1 int_{rho_0}^{rho_1} of the polynomial through outputs at the times ``through``."""

@@ -39,13 +39,13 @@ class Row(NamedTuple):
     on_noise: Number | None = None
     """None where no noise is drawn."""
 
-    def corrected(self, implicit: Sequence[Number], explicit: Sequence[Number]) -> Row:
-        """This move after a correction of the state that it starts from: x + sum_j (implicit_j - explicit_j) D_j.
+    def corrected(self, implicit: Sequence[Number], explicit: Sequence[Number], share: Number = 1.0) -> Row:
+        """This move after a correction of the state that it starts from: x + share sum_j (implicit_j - explicit_j) D_j.
 
         The step before went by ``explicit`` weights, on the outputs that were there; ``implicit`` ones, newest first, weigh the output at its end too,
         which this move knows.  So an implicit corrector costs no call of its own.
         """
-        change = [self.on_x * (new - old) for new, old in zip_longest(implicit, (0.0, *explicit), fillvalue=0.0)]
+        change = [share * self.on_x * (new - old) for new, old in zip_longest(implicit, (0.0, *explicit), fillvalue=0.0)]
         return self._replace(on_outputs=[a + b for a, b in zip_longest(self.on_outputs, change, fillvalue=0.0)])
 
 
