@@ -38,9 +38,10 @@ def correct(
     """Run ``steps`` steps of a corrector at the fixed time t: a Markov chain from every sample towards p_t.
 
     To see what a corrector does to a law, or to draw from p_t by Markov chain Monte Carlo.  With ``accept=True`` (``hmc``, ``underdamped``, and
-    ``mala`` by default) samples of p_t stay samples of p_t, by the step r = d^-1/4, ``step_size="kernel"``, which is taken where a corrector is named with neither
-    ``step_size`` nor ``target``.  So they do by other fixed steps up to about p_t's narrowest width; a number above 1 is quicker where p_t is wider than sigma_t.  By
-    ``step_size="auto"``, the default of ``solve``, they don't quite: shares of modes of different widths move by a few hundredths.
+    ``mala`` by default) samples of p_t stay samples of p_t by a fixed step of up to about p_t's narrowest width.  A corrector named with neither
+    ``step_size`` nor ``target`` then takes ``"kernel"``, r = d^-1/4; a larger number is quicker where p_t is wider than sigma_t.  By
+    ``step_size="auto"``, the default of ``solve`` and of a corrector that is made already, samples don't quite stay: the shares of modes of different
+    widths move by a few hundredths.
 
     Arguments:
         problem: ``process.reverse(score)`` or ``process.probability_flow(score)``.

@@ -119,7 +119,8 @@ def test_simpsons_rule_is_for_steps_of_a_width() -> None:
 def test_modes_of_different_widths_keep_their_shares_in_64_dimensions(corrector: str, steps: int) -> None:
     p, law, t = PROCESSES["VP"], TARGETS["64d"], level("VP", 0.3)
     pt = law.perturbed(p, t)
-    solution = sd.correct(problem_of("64d", "VP"), pt.sample(5000, seed=1), t, corrector, steps=steps, seed=3, accept=True)
+    x = pt.sample(N if steps < 100 else 5000, seed=1)
+    solution = sd.correct(problem_of("64d", "VP"), x, t, corrector, steps=steps, seed=3, accept=True)
     assert min(p_values(solution.x, pt)) > 1e-3
 
 
@@ -419,7 +420,7 @@ def test_a_sample_without_a_score_is_reported(how: dict[str, Any]) -> None:
 def test_a_flight_out_of_the_world_is_rejected(corrector: str) -> None:
     """Beyond 2 there is no score, and with the test nobody stays there."""
     problem = PROCESSES["VP"].reverse(lambda x, t: torch.where(x > 2, torch.nan, -x))
-    solution = sd.correct(problem, torch.zeros(2000, 1), 0.9, corrector, steps=50, seed=0, accept=True)
+    solution = sd.correct(problem, torch.zeros(2000, 1), 0.9, corrector, steps=50, seed=0, accept=True, step_size="auto")
     assert solution.ok().all() and float(solution.x.max()) <= 2 and float(solution.x.max()) > 1.5
     assert float(solution.stats["acceptance"].min()) > 0.5
 
