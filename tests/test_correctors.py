@@ -31,8 +31,9 @@ FLYING = ("mala", "hmc", "underdamped")
 EVERY: dict[str, dict[str, Any]] = {  # each corrector in each of its forms
     "langevin": {"corrector": "langevin"},
     **{f"{name} {form}": {"corrector": name, **how} for name in FLYING for form, how in {
-        "accepted, auto": {"accept": True},
+        "accepted, auto": {"accept": True, "step_size": "auto"},
         "accepted": {"accept": True, "step_size": 0.4},
+        "accepted, kernel": {"accept": True, "step_size": "kernel"},
         "auto": {"accept": False},
         "plain": {"accept": False, "step_size": 0.4},
     }.items()},
@@ -84,6 +85,67 @@ def test_the_law_is_left_as_it_is(corrector: str, target: str, process: str, rat
     assert min(p_values(solution.x, law)) > 1e-3
 
 
+UNEVEN = exam.gaussian_mixture([0.35, 0.65], [[-1.2], [0.8]], [0.25, 0.5])
+
+
+def uneven(corrector: str, steps: int, **options: Any) -> tuple[float, float]:
+    """KS at t = 0.1 after chains from exact samples of two modes of different widths, and the wider mode's share of them."""
+    p, law = PROCESSES["VP"], UNEVEN.perturbed(PROCESSES["VP"], 0.1)
+    solution = sd.correct(p.reverse(mixture_score(UNEVEN, p)), law.sample(N, seed=1), 0.1, corrector, steps=steps, seed=3, accept=True, **options)
+    return exam.ks(solution.x, law).p_value, float((solution.x > -0.25).double().mean())
+
+
+@pytest.mark.parametrize("steps", [20, 50, *(pytest.param(n, marks=pytest.mark.slow) for n in (100, 200))])
+@pytest.mark.parametrize("corrector", FLYING)
+def test_modes_of_different_widths_keep_their_shares(corrector: str, steps: int) -> None:
+    """With the step that a chain takes by itself, which no state has a say in."""
+    assert uneven(corrector, steps)[0] > 1e-3
+
+
+def test_a_step_of_the_samples_own_moves_shares() -> None:
+    """What the module says of "auto": a share of 0.629 is off by 0.03 or so."""
+    p_value, share = uneven("mala", 50, step_size="auto")
+    assert p_value < 1e-6 and 0.015 < 0.629 - share < 0.05
+
+
+def test_simpsons_rule_is_for_steps_of_a_width() -> None:
+    """What the pages say of the test: at 3 sigma_t another law is left as it is."""
+    assert uneven("hmc", 50, step_size=3.0)[0] < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [20, 50, 100, 200])
+@pytest.mark.parametrize("corrector", FLYING)
+def test_modes_of_different_widths_keep_their_shares_in_64_dimensions(corrector: str, steps: int) -> None:
+    p, law, t = PROCESSES["VP"], TARGETS["64d"], level("VP", 0.3)
+    pt = law.perturbed(p, t)
+    x = pt.sample(N if steps < 100 else 5000, seed=1)
+    solution = sd.correct(problem_of("64d", "VP"), x, t, corrector, steps=steps, seed=3, accept=True)
+    assert min(p_values(solution.x, pt)) > 1e-3
+
+
+def test_the_step_of_a_chain_is_the_dimensions() -> None:
+    """r = d^-1/4 with the test unless a step is asked for; without it, and in a solve, "auto"."""
+    x = PROCESSES["VP"].prior((5, 16), seed=0)
+    problem = PROCESSES["VP"].reverse(lambda x, t: -x)
+    sizes: dict[str, Tensor] = {
+        name: sd.correct(problem, x, 0.5, **{"corrector": "hmc", **how}, steps=5, seed=0).stats["step_size"]
+        for name, how in {
+            "kernel": {"accept": True},
+            "made": {"corrector": Trajectory(accept=True, step_size="kernel")},
+            "asked": {"accept": True, "step_size": 0.3},
+            "auto": {"accept": True, "step_size": "auto"},
+            "target": {"accept": True, "target": 0.8},
+            "plain": {},
+        }.items()
+    }
+    half = torch.full((5,), 0.5, dtype=torch.float64)
+    assert torch.allclose(sizes["kernel"], half, rtol=1e-12) and torch.equal(sizes["kernel"], sizes["made"])
+    assert torch.allclose(sizes["asked"], 0.6 * half, rtol=1e-12)
+    assert all(float(sizes[name].std()) > 1e-4 for name in ("auto", "target", "plain"))
+    assert float(sd.solve(problem, x, "pc", steps=3, seed=0, corrector="hmc", accept=True).stats["step_size"].std()) > 1e-4
+
+
 @pytest.mark.parametrize("corrector", ["mala", "hmc"])
 def test_without_the_test_the_law_is_another(corrector: str) -> None:
     solution, law = chain(corrector, "2d", "VP", 0.4, accept=False, step_size=1.0)
@@ -103,7 +165,7 @@ def test_the_trapezoid_leaves_another_law(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_setting_serves_every_law(corrector: str, target: str) -> None:
     """step_size="auto" with everything else at its default."""
     for ratio in (0.3, 3.0):
-        solution, law = chain(corrector, target, "VP", ratio, 1000 if target == "64d" else 5000, accept=True)
+        solution, law = chain(corrector, target, "VP", ratio, 1000 if target == "64d" else 5000, accept=True, step_size="auto")
         assert 0.87 < float(solution.stats["acceptance"].mean()) < 0.98
         if target != "64d":  # whose modes are of different widths
             assert float(solution.stats["step_size"].log().std()) < 0.09, "a rule that goes on moving spreads"
@@ -358,7 +420,7 @@ def test_a_sample_without_a_score_is_reported(how: dict[str, Any]) -> None:
 def test_a_flight_out_of_the_world_is_rejected(corrector: str) -> None:
     """Beyond 2 there is no score, and with the test nobody stays there."""
     problem = PROCESSES["VP"].reverse(lambda x, t: torch.where(x > 2, torch.nan, -x))
-    solution = sd.correct(problem, torch.zeros(2000, 1), 0.9, corrector, steps=50, seed=0, accept=True)
+    solution = sd.correct(problem, torch.zeros(2000, 1), 0.9, corrector, steps=50, seed=0, accept=True, step_size="auto")
     assert solution.ok().all() and float(solution.x.max()) <= 2 and float(solution.x.max()) > 1.5
     assert float(solution.stats["acceptance"].min()) > 0.5
 
@@ -417,7 +479,7 @@ def test_no_noise_is_used_twice(how: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"leapfrog": 0}, "leapfrog=0; expected an integer >= 1"),
-        ({"step_size": 0.0}, r'step_size=0.0; expected a finite number, 0 < step_size, as in step_size=0.3 or "auto"'),
+        ({"step_size": 0.0}, r'step_size=0.0; expected a finite number, 0 < step_size, as in step_size=0.3 or "auto" or "kernel"'),
         ({"step_size": "big"}, "step_size='big'; expected"),
         ({"step_size": math.nan}, "step_size=nan; expected"),
         ({"accept": 1}, "accept=1; expected True or False"),

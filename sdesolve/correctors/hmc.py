@@ -18,11 +18,14 @@ def hmc(
 
     Calls for n steps at one level: n L, and n L + 1 more with ``accept``.
     Take it for large moves: a step goes L h far, where L of Langevin's go sqrt(L) h.
-    With ``accept`` p_t is left as it is at every step size.  Without, on a Gaussian of variance V the stationary variance is V / (1 - h^2/4V).
+    With ``accept`` p_t is left as it is for a given step or "kernel", h up to about p_t's narrowest width, where Simpson's rule is right; and not at
+    three times that, nor by "auto", which moves shares of modes of different widths by a few hundredths.  Without, on a Gaussian of variance V the
+    stationary variance is V / (1 - h^2/4V).
 
     Arguments:
         leapfrog: number L >= 1 of leapfrog steps.
-        step_size: r > 0, or "auto", by which each sample finds its own; see :mod:`sdesolve.correctors.trajectory`.
+        step_size: r > 0; "auto", by which each sample finds its own, or "kernel", which is d^-1/4 with ``accept`` and the default of :func:`sdesolve.correct`
+            then; see :mod:`sdesolve.correctors.trajectory`.
         accept: the Metropolis test, from the score alone.
         target: of "auto", in (0, 1): with ``accept`` the acceptance, 0.9; without it the step in units of p_t's width, 0.3.
         mass: m > 0, a tensor of one sample's shape; None for 1.

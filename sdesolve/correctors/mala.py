@@ -12,7 +12,7 @@ def mala(step_size: float | str = "auto", accept: bool = True, target: float | N
 
     It is HMC with a single leapfrog step, and its test is the same: the ratio of the two proposal densities is the change of kinetic energy.  Without
     ``accept`` it is ``langevin`` with snr = r/2.  Calls for n steps at one level: 2n + 1 with ``accept``.
-    Take it for small repairs that keep p_t exactly; ``hmc`` goes further for the same calls.
+    Take it for small repairs that keep p_t, as far as the test of :func:`hmc` does; ``hmc`` goes further for the same calls.
 
     Arguments:
         step_size, accept, target, mass: as for :func:`hmc`.
