@@ -25,7 +25,7 @@ class Opening(Protocol):
     @property
     def denoise(self) -> bool: ...
 
-    def interval(self, process: Process, calls: int | None) -> tuple[float, float]: ...
+    def interval(self, process: Process, calls: int | None, eps: float | None) -> tuple[float, float]: ...
 
     def start(self, process: Process, x: Tensor, t: float) -> Tensor: ...
 
@@ -66,16 +66,17 @@ class Range:
         if not bool(torch.isfinite(torch.as_tensor(self.data_mean)).all()):
             raise ValueError("Range: data_mean is not finite; expected a number or a tensor of them.")
 
-    def interval(self, process: Process, calls: int | None = None) -> tuple[float, float]:
-        """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen."""
+    def interval(self, process: Process, calls: int | None = None, eps: float | None = None) -> tuple[float, float]:
+        """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen.  ``eps``: the process's own."""
+        eps = process.eps if eps is None else eps
         first, last = (4.0 * calls, 0.5 / calls) if calls else (100.0, 0.01)
         high, low = ((default if given is None else given) * self.data_std for given, default in ((self.first, first), (self.last, last)))
         t0 = process.T if high >= noise_ratio(process, process.T) else time_at_ratio(process, high)
-        t1 = process.eps if low <= noise_ratio(process, process.eps) else time_at_ratio(process, low)
+        t1 = eps if low <= noise_ratio(process, eps) else time_at_ratio(process, low)
         if t0 <= t1:
             raise ValueError(
                 f"{self} goes from sigma/alpha = {high:g} to {low:g}, and {process} has {noise_ratio(process, process.T):g} to "
-                f"{noise_ratio(process, process.eps):g}; expected a process whose noise is wider than the data at one end and narrower at the other."
+                f"{noise_ratio(process, eps):g} at t = {eps:g}; expected a process whose noise is wider than the data at one end and narrower at the other."
             )
         return t0, t1
 

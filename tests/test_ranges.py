@@ -40,6 +40,15 @@ def test_the_range_widens_with_the_calls(how: dict[str, int], calls: int) -> Non
 
 
 @EACH
+def test_the_range_ends_where_the_problem_does(process: sd.Process) -> None:
+    """At the problem's own eps, not the process's: the network is asked nothing below."""
+    seen, eps = list[float](), 0.3 * process.T
+    problem = process.probability_flow(lambda x, t: seen.append(float(t[0])) or -x, eps=eps)
+    sd.solve(problem, torch.ones(1, 2), "ddim", nfe=20, interval=sd.Range(data_std=0.5 * noise_ratio(process, eps)))
+    assert min(seen) == pytest.approx(eps)
+
+
+@EACH
 def test_on_gaussian_data_the_start_is_exact(process: sd.Process) -> None:
     """From N(0, prior_std^2) exactly to p_t of N(0.5, 0.3^2), at no call: what the flow then makes of it is N(0.5, 0.3^2), by quantiles."""
     target = GaussianTarget(process)
