@@ -177,7 +177,7 @@ def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening |
 def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None, stepper: Stepper) -> Interval:
     """The interval to solve on, checked by the problem that knows where it is defined."""
     own = stepper.own_grid
-    times: Any = opening.interval(problem.process, calls) if opening else interval  # type: ignore[union-attr]
+    times: Any = opening.interval(problem.process, calls, problem.interval[1]) if opening else interval  # type: ignore[union-attr]
     if own is not None and times is None:
         times = own.ts[0], own.ts[-1]
     return problem.interval if times is None else problem.check_interval(times)

@@ -52,7 +52,7 @@ class OptimisedGrid(Grid):
     calls: int
     rows: int
 
-    def interval(self, process: Process, calls: int | None = None) -> tuple[float, float]:
+    def interval(self, process: Process, calls: int | None = None, eps: float | None = None) -> tuple[float, float]:
         """First and last node; a ValueError for another process than the grid's own."""
         if repr(process) != self.process:
             raise ValueError(f"grid was optimised for {self.process} and the problem has {process!r}; expected a grid of its own: sd.optimize_grid(problem, ...).")

@@ -13,13 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import PROCESSES, mixture_score
+from problems import PROCESSES, GaussianTarget, mixture_score
 from torch import Tensor
 
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve.grids import GRIDS
-from sdesolve.optimise import _cost, _Search, _weights
+from sdesolve.optimise import _centred, _cost, _Search, _weights
 
 TARGET = exam.mixture_2d()
 STD = float(TARGET.variance.mean().sqrt())
@@ -123,6 +123,29 @@ def test_every_call_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     grid = sd.optimize_grid(PROCESSES["VP"].probability_flow(network), "ddim", nfe=4, shape=(2,), samples=32, progress=True)
     assert (grid.calls, grid.rows) == (len(rows), sum(rows))
     assert "26/26" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("process", ["VP", "VE"])
+def test_the_reference_starts_from_the_data_s_mean(process: str) -> None:
+    """From the law at T, alpha m + sigma x / prior_std, and not from the prior about zero."""
+    p = PROCESSES[process]
+    target, x = GaussianTarget(p), p.prior((64, 2), seed=0, dtype=torch.float64)
+    mean, _ = target.law(p.T)
+    centred = _centred(p.probability_flow(target.score), x)
+    assert torch.allclose(centred - p.sigma(p.T) / p.prior_std * x, torch.full_like(x, float(mean)), rtol=0.05, atol=0)
+
+
+def test_what_is_kept_is_best_for_the_held_back_half() -> None:
+    """With 4 draws to learn from the steps soon serve these alone."""
+    torch.manual_seed(0)
+    problem, x = flow(), PROCESSES["VP"].prior((8, 2), seed=3, dtype=torch.float64)
+    ends = sd.solve(problem, x, "tsit5", denoise=True).x
+    search, path = _Search(problem, "ddim", {}, 5, True, x, ends), list[tuple[float, Tensor]]()
+    cost = search.cost
+    search.cost = lambda z, part: path.append((cost(z, part), z)) or path[-1][0]  # type: ignore[method-assign]
+    found = search.refined(next(search.candidates()), lambda: None)
+    assert min(path, key=lambda at: at[0])[1] is not path[-1][1]
+    assert cost(found, search.held) <= min(at for at, _ in path) / 0.999
 
 
 def test_without_a_denoiser_the_end_stays() -> None:

@@ -219,6 +219,16 @@ def test_calls_are_counted() -> None:
     assert solution.stats["depth"] == 2 * int(solution.stats["iterations"].max()) and max(rows) == 5 * 8
 
 
+def test_what_the_last_step_carries_is_the_sequential_one() -> None:
+    """The reports of a corrector, of rows that arrive at different iterations."""
+    x = VP.prior((5, 3), seed=0, dtype=torch.float64) * torch.tensor([0.01, 0.1, 1, 3, 10], dtype=torch.float64)[:, None]
+    walked, same = pair(VP.reverse(two_modes), x, "pc", 0.0, corrector="mala", accept=True)
+    told = {name for name, value in walked.stats.items() if isinstance(value, Tensor)}
+    assert {"acceptance"} <= told and float(walked.stats["acceptance"].std()) > 1e-3
+    for name in told:
+        assert torch.allclose(same.stats[name].double(), walked.stats[name].double(), rtol=1e-9), name
+
+
 @pytest.mark.parametrize("method", ["euler_maruyama", "bosh3", AdamsBashforth()], ids=str)
 def test_nodes_are_told_once_and_in_order(method: Any) -> None:
     problem = problem_for(method)

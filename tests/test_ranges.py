@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from problems import PROCESSES, GaussianTarget, mixture_score
@@ -37,6 +38,15 @@ def test_the_range_widens_with_the_calls(how: dict[str, int], calls: int) -> Non
     seen.clear()
     sd.solve(problem, torch.ones(1, 1), "tsit5", interval=sd.Range(0.5))
     assert (seen[0], min(seen)) == pytest.approx((50.0, 0.005))
+
+
+@EACH
+def test_the_range_ends_where_the_problem_does(process: sd.Process) -> None:
+    """At the problem's own eps, not the process's: the network is asked nothing below."""
+    seen, eps = list[float](), 0.3 * process.T
+    problem = process.probability_flow(lambda x, t: seen.append(float(t[0])) or 0 * x, eps=eps)
+    sd.solve(problem, torch.ones(1, 2), "ddim", nfe=20, interval=sd.Range(data_std=0.5 * noise_ratio(process, eps)))
+    assert min(seen) == pytest.approx(eps)
 
 
 @EACH
@@ -94,6 +104,14 @@ def test_derivatives_pass_through_the_start() -> None:
     assert torch.autograd.gradcheck(end, x.requires_grad_())
 
 
+def test_numbers_as_users_have_them() -> None:
+    """x.std() and x.mean(0) as tensors, arrays and lists."""
+    x = torch.tensor([0.5, -0.5]).expand(3, 2)
+    plain = sd.solve(FLOW, x, "ddim", nfe=5, interval=sd.Range(0.5, torch.tensor([1.0, 2.0]))).x
+    for std, mean in ((torch.tensor(0.5), [1.0, 2.0]), (np.float32(0.5), np.array([1.0, 2.0])), (0.5, torch.tensor([1, 2]))):
+        assert torch.equal(sd.solve(FLOW, x, "ddim", nfe=5, interval=sd.Range(std, mean)).x, plain)  # type: ignore[arg-type]
+
+
 P = sd.VPSDE()
 FLOW, X = P.probability_flow(lambda x, t: -x), torch.ones(2, 3)
 BAD: dict[str, tuple[Callable[[], object], str]] = {
@@ -103,6 +121,12 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "the wrong way round": (lambda: sd.Range(0.5, first=0.1, last=20.0), "expected last < first, from noise to data"),
     "more noise than there is": (lambda: sd.Range(1e6, first=2.0, last=1.0).interval(P), "expected a process whose noise is wider"),
     "no noise levels": (lambda: sd.solve(sd.ODE(lambda x, t: -x), X, "euler", interval=sd.Range(0.5)), "this problem has none"),
+    "a mean of text": (lambda: sd.Range(0.5, "x"), "data_mean is a str; expected a number or a tensor"),  # type: ignore[arg-type]
+    "a first below the default last": (lambda: sd.solve(FLOW, X, "ddim", nfe=5, interval=sd.Range(1.0, first=0.05)), "first=0.05 and last=0.1.*one is the default"),
+    "a last above the default first": (lambda: sd.solve(FLOW, X, "ddim", nfe=1, interval=sd.Range(1.0, last=9.0)), "first=4 and last=9.*one is the default"),
+    "a mean for each row": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(0.5, torch.zeros(2, 3))), "expected one that broadcasts"),
+    "a mean of a longer shape": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(0.5, torch.zeros(4))), "expected one that broadcasts"),
+    "a width for each coordinate": (lambda: sd.Range(torch.ones(3)), "expected a finite number > 0"),  # type: ignore[arg-type]
     "a mean of another shape": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(0.5, torch.zeros(4, 2, 3))), "expected one that broadcasts"),
 }
 

@@ -116,6 +116,25 @@ def test_an_entry_more_or_less_is_refused(tmp_path: Path) -> None:
             sd.SolverCard.load(path)
 
 
+@pytest.mark.parametrize("method", ["ddim", "dpmpp_2m", "dpmpp_2s"])
+def test_a_card_predicts_on_its_own_grid(method: str) -> None:
+    p = PROCESSES["VP"]
+    card, x = sd.solver_card(method, p, [1.0, 0.5, 0.2, 0.1]), p.prior((4, 2), seed=0, dtype=torch.float64)
+    by_card = sd.solve(p.reverse(TwoModes(p).score), x, "pc", predictor=card, seed=1)
+    by_name = sd.solve(p.reverse(TwoModes(p).score), x, "pc", predictor=method, seed=1, grid=[1.0, 0.5, 0.2, 0.1], interval=(1.0, 0.1))
+    assert torch.allclose(by_card.x, by_name.x, rtol=1e-10, atol=1e-10) and by_card.nfe == by_name.nfe
+
+
+def test_a_card_within_a_method_on_another_grid_is_refused_before_the_first_call() -> None:
+    p, seen = PROCESSES["VP"], list[int]()
+    card, problem = sd.solver_card("ddim", p, [1.0, 0.5, 0.1]), p.reverse(lambda x, t: seen.append(1) or -x)
+    with pytest.raises(ValueError, match="its own grid, of 2 steps"):
+        sd.solve(problem, torch.ones(2, 2), "pc", predictor=card, steps=3)
+    with pytest.raises(ValueError, match=r"solver is a SolverCard.*expected another ODE method"):
+        sd.solve(problem, torch.ones(2, 2), "restart", solver=card, steps=3)
+    assert not seen
+
+
 def test_a_card_in_the_wrong_place_is_refused() -> None:
     vp, ve = PROCESSES["VP"], PROCESSES["VE"]
     card, x = sd.solver_card("ddim", vp, [1.0, 0.5, 0.1]), torch.ones(2, 2)

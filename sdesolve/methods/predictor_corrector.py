@@ -12,6 +12,7 @@ from torch import Tensor
 from .._arrays import Number
 from .._errors import integer
 from ..correctors import Corrector, Langevin
+from ..grids import Grid
 from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from .base import Facts, Step, StepNoise, Stepper
@@ -28,7 +29,7 @@ class PredictorCorrector(Stepper):
     samples err a half to a tenth as much as where it starts afresh in each step, as other methods with a carry do.
 
     Arguments:
-        predictor: any stepper; an ODE method predicts along the probability flow; None for a corrector-only sampler.
+        predictor: any stepper; an ODE method predicts along the probability flow, a solver card on its own grid; None for a corrector-only sampler.
         corrector: any corrector.
         corrector_steps: corrector steps after each predictor step, >= 0.
     """
@@ -59,6 +60,11 @@ class PredictorCorrector(Stepper):
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
         return _carried(predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x))
+
+    @property
+    def own_grid(self) -> Grid | None:  # type: ignore[override]
+        """The predictor's."""
+        return self.predictor.own_grid if self.predictor else None
 
     @property
     def one_time(self) -> bool:  # type: ignore[override]

@@ -61,6 +61,8 @@ class Restart(Stepper):
     def __post_init__(self) -> None:
         if self.solver.facts.kinds or self.solver.facts.start:
             raise ValueError(f"solver is {type(self.solver).__name__}, which is not an ODE method without calls before its first step; expected one, as in solver='edm'.")
+        if self.solver.own_grid is not None:
+            raise ValueError(f"solver is a {type(self.solver).__name__}, which is made for its own grid, and a restart leaves it; expected another ODE method, as in solver='edm'.")
         object.__setattr__(self, "intervals", tuple(sorted((_rewind(interval) for interval in self.intervals), reverse=True)))
         scale = as_float(self.s_noise)
         if scale is None or not scale > 0:
