@@ -338,6 +338,8 @@ def grid_of(
     chosen = _chosen_grid(problem, stepper, interval, steps, grid, nfe, denoise, tolerance)
     if chosen is not None and tolerance:
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
+    if chosen is not None and isinstance(problem, ReverseSDE | ProbabilityFlow):
+        stepper.check_grid(problem.process, chosen.ts)
     return chosen
 
 

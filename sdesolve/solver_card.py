@@ -191,6 +191,7 @@ def solver_card(method: str | LinearSampler, process: Process, grid: Grid | Sequ
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
     if not 0 < min(made.ts) < max(made.ts) <= process.T:
         raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]}; expected times in (0, {process.T}], where the process has a score.")
+    stepper.check_grid(process, made.ts)
     ts, rows, calls = [made.ts[0]], list[Row](), 1
     past: list[float] = []
     for t0, t1 in pairwise(made.ts):

@@ -254,6 +254,27 @@ def test_one_data_point_is_found(method: str, process: str, steps: int) -> None:
     assert torch.allclose(end, exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", [name for name in LINEAR if make_method(name).memory > 1])  # type: ignore[attr-defined]
+def test_nodes_that_are_nearly_one_are_refused(method: str) -> None:
+    """Before the first call; on a card and as a predictor too.  Methods without a memory do not mind, and short steps among short ones are steps."""
+
+    def never(x: Tensor, t: Tensor) -> Tensor:
+        raise AssertionError("called")
+
+    calls: list[int] = []
+    score, x = (lambda x, t: calls.append(1) or -x), P.prior((2, 2), seed=0)  # type: ignore[func-returns-value]
+    refused, as_reverse = P.reverse(never), P.reverse(score)
+    for grid, i in (([1.0, 0.8, 0.4, 0.1 * 3, 0.3, 0.2, 0.001], 3), ([1.0, 0.5, 0.5 - 1e-13, 0.001], 1), ([1.0, 0.5, 0.001 + 1e-9, 0.001], 2), ([1.0, 0.5, 0.49999, 0.001], 1)):
+        message = rf"grid\[{i}\]=.* and grid\[{i + 1}\]=.* left out"
+        for name, options in ((method, {}), ("pc", {"predictor": method})):
+            with pytest.raises(ValueError, match=message):
+                sd.solve(refused, x, name, grid=grid, seed=0, **options)
+        with pytest.raises(ValueError, match=message):
+            sd.solver_card(method, P, grid)
+        assert sd.solve(as_reverse, x, "ddim", grid=grid, seed=0).ok().all()
+    assert sd.solve(as_reverse, x, method, grid=[0.5, 0.5 - 1e-6, 0.5 - 2e-6], interval=(0.5, 0.5 - 2e-6), seed=0).ok().all()
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("method", ["deis", "ipndm", "unipc", "dpmpp_3m", "er_sde"])
 def test_few_calls_are_sane(method: str, process: str) -> None:

@@ -260,13 +260,30 @@ def test_restart_is_its_algorithm(process: sd.Process) -> None:
 
 
 def test_restart_keeps_to_a_budget() -> None:
-    """Its calls besides those of the steps are reckoned with; a walk that does not pass the interval does without them."""
+    """Its calls besides those of the steps are reckoned with, once a walk, as a predictor too; the table shows them."""
     p = PROCESSES["VP"]
     problem, x = p.reverse(TwoModes(p).score), p.prior((2, 2), seed=0)
     assert sd.solve(problem, x, "restart", nfe=20, seed=0).nfe == 20  # 8 for the restarts, 6 steps of 2
     with pytest.raises(ValueError, match="smallest that works is nfe=10"):
         sd.solve(problem, x, "restart", nfe=9, seed=0)
-    assert sd.solve(problem, x, "restart", steps=3, seed=0, interval=(p.T, 0.5)).nfe == 6
+    assert sd.solve(problem, x, "pc", nfe=41, seed=0, predictor="restart").nfe == 41  # 8 for the restarts, 11 steps of 2 + 1
+    assert "2 + 8 once" in next(line for line in repr(sd.methods()).splitlines() if line.startswith("restart "))
+
+
+@pytest.mark.parametrize("how", [{"method": "restart"}, {"method": "pc", "predictor": "restart"}], ids=["restart", "pc"])
+def test_restart_that_restarts_nothing_is_refused(how: dict[str, Any]) -> None:
+    """Before the first call: above all intervals, and below; where one is passed, the others may be without."""
+
+    def never(x: Tensor, t: Tensor) -> Tensor:
+        raise AssertionError("called")
+
+    p = PROCESSES["VP"]
+    x = p.prior((2, 2), seed=0)
+    for interval in ((p.T, 0.5), (0.002, 0.001)):
+        with pytest.raises(ValueError, match=r"passes the lower end of none of the intervals \[\(0.06, 0.3, 2, 2\)\]"):
+            sd.solve(p.reverse(never), x, steps=3, seed=0, interval=interval, **how)
+    made = make_method("restart", intervals=[(0.06, 0.3, 2, 2), (4.0, 8.0, 1, 2)])
+    assert sd.solve(p.reverse(TwoModes(p).score), x, made, steps=3, seed=0, interval=(p.T, 0.5)).nfe == 10
 
 
 @pytest.mark.parametrize("solver", ["edm", "dpmpp_2m", "dpmpp_3s", "heun", "rk4"])

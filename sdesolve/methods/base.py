@@ -15,6 +15,7 @@ from torch import Tensor
 from .._arrays import Number
 from ..control import Control
 from ..grids import Grid
+from ..processes import Process
 
 NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -131,6 +132,9 @@ class Stepper:
     def compiled(self, compile: Callable[[Stepper], Stepper]) -> Stepper:
         """This method with what can be compiled of it, by ``compile``."""
         return compile(self)
+
+    def check_grid(self, process: Process, ts: Sequence[float]) -> None:
+        """Refuse a walk over ``ts``, before its first call, that the method cannot make."""
 
     def init(self, problem: Any, x: Tensor, t: Number) -> Any:
         """The first step's carry."""

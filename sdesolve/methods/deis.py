@@ -62,8 +62,8 @@ class DEIS(LinearSampler):
         row = Row(process.alpha_(t1) / process.alpha_(times[0]), self._weights(process, times[0], t1, times))
         if len(times) != 2 or self.order < 3 or self.published:
             return row
-        short = 1.0 * (abs(half_log_snr(process, times[0]) - half_log_snr(process, times[1])) <= _LONGEST)
-        return row.corrected(*(self._weights(process, times[1], times[0], through) for through in (times, times[1:])), short)
+        short = 1.0 * ((half_log_snr(process, times[0]) - half_log_snr(process, times[1])) ** 2 <= _LONGEST**2)
+        return row.corrected(*(self._weights(process, times[1], times[0], through) for through in (times, times[1:])), share=short)
 
     def _weights(self, process: Process, t0: Number, t1: Number, through: Sequence[Number]) -> list[Number]:
         """alpha_1 int_{rho_0}^{rho_1} of the polynomial through outputs at the times ``through``."""

@@ -67,7 +67,7 @@ class EDMSampler(Stepper):
         if self.s_churn and noise:
             t0, x = self._churned(problem, x, t0, t1, noise)
         s, s1 = _level(p, t0), _level(p, t1)
-        ratio, h, share = p.alpha_(t1) / p.alpha_(t0), p.alpha_(t1) * (s1 - s), _at_most(_AMPLIFIED * s1 / abs(s - s1), 0.5)
+        ratio, h, share = p.alpha_(t1) / p.alpha_(t0), p.alpha_(t1) * (s1 - s), -1 / _at_most((s1 - s) / (_AMPLIFIED * s1), -2.0)
         d = problem.score.epsilon(x, t0)
         x = bcast(ratio, x) * x
         later = problem.score.epsilon(plus(x, h, d), t1)

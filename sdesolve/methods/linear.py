@@ -27,6 +27,7 @@ from ..problems import ScoreProblem
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
 
+_APART, _SHORTER = 1e-10, 1e-3  # least step in lambda, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
 _TERMS = 18  # of the series of phi: below one rounding for |z| < 1
 
 
@@ -39,7 +40,7 @@ class Row(NamedTuple):
     on_noise: Number | None = None
     """None where no noise is drawn."""
 
-    def corrected(self, implicit: Sequence[Number], explicit: Sequence[Number], share: Number = 1.0) -> Row:
+    def corrected(self, implicit: Sequence[Number], explicit: Sequence[Number], *, share: Number = 1.0) -> Row:
         """This move after a correction of the state that it starts from: x + share sum_j (implicit_j - explicit_j) D_j.
 
         The step before went by ``explicit`` weights, on the outputs that were there; ``implicit`` ones, newest first, weigh the output at its end too,
@@ -76,6 +77,18 @@ class LinearSampler(Stepper):
     def nodes(self, process: Process, t0: Number, t1: Number) -> tuple[Number, ...]:
         """Where a step calls the network: t0, and times within the step for a method with stages, whose memory then is the step's own."""
         return (t0,)
+
+    def check_grid(self, process: Process, ts: Sequence[float]) -> None:
+        """Differences of outputs are divided by steps in lambda, and multiplied by the next ones."""
+        if self.memory == 1:
+            return
+        steps = [abs(float(half_log_snr(process, t1) - half_log_snr(process, t0))) for t0, t1 in pairwise(ts)]
+        for i, step in enumerate(steps):
+            if step < max(_APART, *(_SHORTER * other for other in steps[max(0, i - 1) : i + 2])):
+                raise ValueError(
+                    f"grid[{i}]={ts[i]!r} and grid[{i + 1}]={ts[i + 1]!r} are {step:.1e} apart in ln(alpha/sigma), by which this method divides the difference of two "
+                    "outputs to go over a step more than a thousand times as long; expected one of them to be left out."
+                )
 
     def init(self, problem: ScoreProblem, x: Tensor, t: Number) -> History:
         return History()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,9 @@ from ..correctors import Corrector, Langevin
 from ..grids import Grid
 from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
+from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
+from .restart import Restart
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class PredictorCorrector(Stepper):
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
         predictor = self.predictor.facts if self.predictor else Facts(evals=0)
+        once = isinstance(self.predictor, Restart)  # whose calls are those of a walk, and others' are those of an init, here in each step
         return Facts(
-            evals=predictor.start + predictor.evals + self.corrector.calls(self.corrector_steps),
+            evals=(0 if once else predictor.start) + predictor.evals + self.corrector.calls(self.corrector_steps),
+            start=predictor.start if once else 0,
             weak={"additive": 1.0},
             needs=frozenset({"score"}),
             reference="Song et al. 2021",
@@ -56,6 +60,10 @@ class PredictorCorrector(Stepper):
         if self.predictor is None or not self.predictor.one_time:
             return compile(self)
         return replace(self, predictor=self.predictor.compiled(compile))
+
+    def check_grid(self, process: Process, ts: Sequence[float]) -> None:
+        if self.predictor:
+            self.predictor.check_grid(process, ts)
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None

@@ -50,7 +50,8 @@ class Restart(Stepper):
         s_noise: factor > 0 on the noise added; the paper has 1.003 for its networks, which is a bias with an exact score.
 
     Raises:
-        ValueError: an argument out of range; at the start of a solve, an interval whose upper end the process does not reach.
+        ValueError: an argument out of range; at the start of a solve, an interval whose upper end the process does not reach, or intervals of
+            which the walk passes none.
     """
 
     solver: Stepper
@@ -84,10 +85,19 @@ class Restart(Stepper):
         """Which steps are followed by others is not a matter of tensors: the method's own are compiled."""
         return replace(self, solver=compile(self.solver))
 
-    def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
+    def check_grid(self, process: Process, ts: Sequence[float]) -> None:
+        self.solver.check_grid(process, ts)
+        first, last, top = (_level(process, t) for t in (ts[0], ts[-1], process.T))
         for _, high, _, _ in self.intervals:
-            if not high < _level(problem.process, problem.process.T):
-                raise ValueError(f"intervals go up to sigma/alpha = {high:g}, and {problem.process} ends at {_level(problem.process, problem.process.T):g}; expected less.")
+            if not high < top:
+                raise ValueError(f"intervals go up to sigma/alpha = {high:g}, and {process} ends at {top:g}; expected less.")
+        if self.intervals and not any(last <= low < first for low, *_ in self.intervals):
+            raise ValueError(
+                f"the walk goes from sigma/alpha = {first:g} to {last:g} and passes the lower end of none of the intervals {[tuple(i) for i in self.intervals]}, so that nothing "
+                "is restarted; expected intervals between, or the method alone, as in method='edm'."
+            )
+
+    def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
         return self.solver.init(problem.probability_flow(), x, t)
 
     def step(self, problem: ReverseSDE, x: Tensor, t0: float, t1: float, noise: StepNoise, carry: Any) -> Step:  # type: ignore[override]
