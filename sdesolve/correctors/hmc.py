@@ -19,7 +19,7 @@ def hmc(
     Calls for n steps at one level: n L, and n L + 1 more with ``accept``.
     Take it for large moves: a step goes L h far, where L of Langevin's go sqrt(L) h.
     With ``accept`` p_t is left as it is for a given step or "kernel", h up to about p_t's narrowest width, where Simpson's rule is right; and not at
-    three times that, nor by "auto", which moves shares of modes of different widths by a few hundredths.  Without, on a Gaussian of variance V the
+    2.4 times that, nor by "auto", which moves shares of modes of different widths by a few hundredths.  Without, on a Gaussian of variance V the
     stationary variance is V / (1 - h^2/4V).
 
     Arguments:

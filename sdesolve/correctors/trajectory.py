@@ -15,7 +15,7 @@ the kicks cancel what is large in it, and what is left is
     D = h^2/8m (|s_1|^2 - |s_0|^2) + h/4 (v_a - v_b).(s_0 - s_1) - 2/3 dx.(s_mid - (s_0 + s_1)/2),
 
 v_a and v_b before and after the bath, at the cost of one call at the segment's middle.  It is of fourth order: p_t is left as it is for h up to about its
-narrowest width, and at three times that it is not (a mean of 0.5 for 0.1 between two modes).  The trapezoid rule, whose D lacks the last term, adds up to
+narrowest width, and at 2.4 times that it is not (a mean of 0.55 for 0.09 between two modes).  The trapezoid rule, whose D lacks the last term, adds up to
 h^2/8m (|s_L|^2 - |s_0|^2) without a bath: a function of the two ends that is no difference of energies, so that the law it leaves as it is isn't p_t.
 
 A step size of its own, ``step_size="auto"``, for each sample and through all levels of a solve, from what its k steps so far have said
