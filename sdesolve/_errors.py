@@ -30,8 +30,11 @@ def as_int(value: Any) -> int | None:
 
 
 def as_float(value: Any) -> float | None:
-    """A real number of Python or numpy as Python's; None for anything else, a bool too."""
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
+    """A real number of Python or numpy as Python's; None for anything else: a bool too, and an integer beyond the largest float."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
+    except OverflowError:
+        return None
 
 
 def integer(name: str, value: object, least: int, example: int = 100) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 @contextmanager
@@ -30,6 +32,21 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def read_json(path: str | os.PathLike[str], largest: int, writer: str) -> Any:
+    """What a JSON file of at most ``largest`` bytes says, which may come from anywhere; a ValueError where it is none."""
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size > largest:
+        raise ValueError(f"{path} is not a file of at most {largest} bytes; expected one that {writer} wrote.")
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected a file that {writer} wrote.") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -55,7 +55,7 @@ def times_of(name: str, values: Sequence[float] | Tensor) -> list[float]:
     """Floats out of any sequence of times; a ValueError that names the argument where they are none."""
     try:
         numbers: list[float] = torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"{name}={values!r}; expected times, as in {name}=[0.0, 0.5, 1.0].") from None
     return numbers
 

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import atomic
+from ._errors import as_float
+from .files import atomic, read_json
 from .grids import Grid
+from .methods import make_method
 from .processes import Process
 from .ranges import gaussian_start
 
@@ -80,12 +82,7 @@ class OptimisedGrid(Grid):
             ValueError: no such file, or one that holds something else; the message names the file and the entry.
         """
         path = Path(path)
-        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"{path} is not a file of at most {LARGEST_FILE} bytes; expected one that OptimisedGrid.save wrote.")
-        try:
-            content = json.loads(path.read_bytes(), parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error}); expected a file that OptimisedGrid.save wrote.") from error
+        content = read_json(path, LARGEST_FILE, "OptimisedGrid.save")
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f'{path} does not say "format": "{FORMAT}"; expected a file that OptimisedGrid.save wrote.')
         if set(content) != set(_ENTRIES):
@@ -94,17 +91,21 @@ class OptimisedGrid(Grid):
             if not holds(content[name]):
                 raise ValueError(f"{path}: {name} = {str(content[name])[:80]}; expected {expected}.")
         try:
+            _check_method(content["method"], content["options"])
             return cls(**{**content, **{name: tuple(content[name]) for name in ("ts", "data_mean")}, "options": tuple(content["options"].items())})
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not a JSON number")
+def _check_method(method: str, options: dict[str, Any]) -> None:
+    """That the name and the options are a deterministic method's."""
+    if make_method(method, **options).facts.kinds:
+        raise ValueError(f"method = {method!r} draws noise; expected a deterministic method, as 'ddim'.")
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    number = as_float(value)
+    return number is not None and math.isfinite(number)
 
 
 def _numbers(value: object) -> bool:

@@ -29,7 +29,7 @@ def check_interval(interval: Interval) -> Interval:
     """``interval`` as two floats; ValueError unless they are finite and different."""
     try:
         t0, t1 = (float(t) for t in interval if not isinstance(t, str))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"interval={interval!r}; expected two times, as in interval=(0.0, 1.0).") from None
     if not (math.isfinite(t0) and math.isfinite(t1)) or t0 == t1:
         raise ValueError(f"interval={interval!r}; expected two finite and different times, as in interval=(0.0, 1.0).")

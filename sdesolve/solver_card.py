@@ -18,15 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ._arrays import Number
-from ._errors import choice, integer
-from .files import atomic
+from ._errors import as_float, choice, integer
+from .files import atomic, read_json
 from .grids import Grid
 from .methods import METHODS, Facts, Stepper, make_method
 from .methods.linear import History, LinearSampler, Row
@@ -34,6 +33,7 @@ from .problems import ScoreProblem
 from .processes import Process
 
 _FORMAT = "sdesolve solver card 1"
+LARGEST_FILE = 1 << 26  # bytes
 _NUMBERS = ("ts", "a", "b", "c")
 
 
@@ -70,6 +70,8 @@ class SolverCard(LinearSampler):
         for name in _NUMBERS:
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         choice("output", self.output, ("x0", "epsilon"))
+        if self.ts.dim() != 1 or not bool((self.ts > 0).all()):
+            raise ValueError(f"ts={self.ts.tolist()}; expected a list of times > 0, where a process has a score, as in ts=[1.0, 0.5, 0.1].")
         n = len(self.ts) - 1
         for name, shape in (("a", (n,)), ("b", (n, n)), ("c", (n,))):
             if getattr(self, name).shape != shape:
@@ -78,10 +80,9 @@ class SolverCard(LinearSampler):
         if bool(self.b.triu(1).any()):
             i, j = (self.b.triu(1) != 0).nonzero()[0].tolist()
             raise ValueError(f"b[{i}, {j}] = {float(self.b[i, j])} is a weight on an output that is not known yet; expected zeros above the diagonal.")
-        if integer("calls", self.calls, 1, example=1) > 1:
-            step = torch.arange(n) // self.calls
-            if n % self.calls or bool((self.b * (step[:, None] != step)).any()):
-                raise ValueError(f"calls={self.calls} for {n} calls; expected a multiple, and b zero on the outputs of earlier steps.")
+        calls = integer("calls", self.calls, 1, example=1)
+        if n % calls or (calls > 1 and bool((self.b * (torch.arange(n)[:, None] // calls != torch.arange(n) // calls)).any())):
+            raise ValueError(f"calls={calls} for {n} calls; expected a multiple, and b zero on the outputs of earlier steps.")
 
     @property
     def own_grid(self) -> Grid:  # type: ignore[override]
@@ -124,28 +125,31 @@ class SolverCard(LinearSampler):
         return dataclasses.replace(self, **numbers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the card as JSON, whole or not at all."""
-        text = {"format": _FORMAT, **{field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}}
+        """Write the card as JSON, whole or not at all; a ValueError where it is too large for :meth:`load`, beyond some 1500 calls."""
+        entries = {"format": _FORMAT, **{field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}}
+        text = json.dumps(entries) + "\n"
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"a card of {len(self.a)} calls takes {len(text)} bytes; expected at most {LARGEST_FILE}, which is what SolverCard.load reads.")
         with atomic(path) as partial:
-            partial.write_text(json.dumps(text) + "\n", encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SolverCard:
-        """The card in a file that :meth:`save` wrote.
+        """The card in a file that :meth:`save` wrote, which may come from anywhere: nothing in it is trusted, and nothing runs.
 
         Raises:
             ValueError: what is there is no card: not JSON, another format, entries missing or unknown, numbers that break a card's rules.
         """
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{os.fspath(path)} is not JSON ({error}); expected a file written by SolverCard.save.") from error
+        found = read_json(path, LARGEST_FILE, "SolverCard.save")
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(found, dict) or found.get("format") != _FORMAT or found.keys() != names | {"format"}:
             entries = sorted(found) if isinstance(found, dict) else type(found).__name__
             raise ValueError(f"{os.fspath(path)} holds {entries}; expected the entries format={_FORMAT!r}, {', '.join(sorted(names))}.")
         if not isinstance(found["process"], str):
             raise ValueError(f"process={found['process']!r}; expected the repr of a process, as in 'VPSDE(beta_min=0.1, beta_max=20.0, T=1.0)'.")
+        for name in _NUMBERS:
+            if not _listed(found[name], 2 if name == "b" else 1):
+                raise ValueError(f"{os.fspath(path)}: {name}={str(found[name])[:80]}; expected {'rows of numbers' if name == 'b' else 'numbers'}.")
         return cls(**{name: found[name] for name in names})
 
     def _place(self, t: Number) -> int | Tensor:
@@ -210,11 +214,16 @@ def solver_card(method: str | LinearSampler, process: Process, grid: Grid | Sequ
     return SolverCard(nodes, a, b, c, repr(process), stepper.output, calls)
 
 
+def _listed(value: object, depth: int) -> bool:
+    """Whether it is a list of numbers, or at depth 2 of such lists."""
+    return isinstance(value, list) and all(_listed(v, depth - 1) if depth > 1 else as_float(v) is not None for v in value)
+
+
 def _numbers(name: str, values: Any) -> Tensor:
     """``values`` as finite numbers in float64."""
     try:
         numbers = torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"{name}={values!r}; expected numbers.") from None
     if not math.isfinite(float(numbers.detach().abs().sum())):
         raise ValueError(f"{name} has entries that are not finite.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -172,3 +174,20 @@ def test_float32_times_and_half_states() -> None:
     solution = sd.solve(p.reverse(lambda x, t: -x), torch.ones(2, 3), "ddim", grid=torch.linspace(1, 1e-3, 11), save=torch.tensor([0.1009]))
     assert solution.ts.tolist() == pytest.approx([0.1009])
     assert sd.solve(sd.ODE(lambda x, t: 0 * x), torch.ones(2, 3, 160, 160).half(), "euler", steps=2).ok().all()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"grid": [10**400, 1]}, "expected times"),
+        ({"interval": (10**400, 1)}, "expected two times"),
+        ({"eta": 10**400}, "expected a number from 0"),
+        ({"method": "sa_solver", "tau": 10**400}, "expected a number >= 0"),
+        ({"method": "tsit5", "rtol": 10**400}, "rtol="),
+    ],
+)
+def test_integers_beyond_the_floats_are_refused(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sd.solve(sd.VPSDE().reverse(lambda x, t: -x), torch.ones(2, 2), **{"method": "ddim", **how})
+    with pytest.raises(ValueError, match="expected a finite number > 0"):
+        sd.Range(data_std=10**400)

@@ -187,6 +187,12 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "a mean of text": (changed(data_mean=["0"]), "data_mean = "),
     "a truth value for a number": (changed(nfe=True), "nfe = True"),
     "an infinite error": (lambda c: json.dumps({**c, "error": 1}).replace('"error": 1', '"error": 1e999'), "error = inf"),
+    "a time beyond the floats": (changed(ts=[10**400, 1]), "ts = .*expected falling"),
+    "a width beyond the floats": (changed(data_std=10**400), "data_std = .*expected a number > 0"),
+    "an unknown method": (changed(method="dim"), "'dim' is not known as method.*Did you mean 'ddim'"),
+    "a method that draws noise": (changed(method="euler_maruyama"), "draws noise"),
+    "an unknown option": (changed(options={"colour": 1}), "'colour' is not known as an option of method='ddim'"),
+    "an option of another type": (changed(options={"eta": "much"}), "eta='much'"),
     "options that are more": (changed(options={"f": {"__class__": 1}}), "options = "),
 }
 

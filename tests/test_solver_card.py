@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,40 @@ def test_a_file_that_holds_no_card_is_refused(text: str, tmp_path: Path) -> None
     (tmp_path / "card.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"card\.json"):
         sd.SolverCard.load(tmp_path / "card.json")
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
+    "an integer beyond the floats": ({"a": [10**400]}, "a=.*expected numbers"),
+    "one number for the times": ({"ts": 1.0}, "ts=1.0; expected numbers"),
+    "truth values": ({"c": [True]}, "c=.*expected numbers"),
+    "text": ({"b": [["0"]]}, "b=.*expected rows of numbers"),
+    "a time before 0": ({"ts": [1.0, -0.5]}, "expected a list of times > 0"),
+    "calls beyond the floats": ({"calls": 10**400}, "expected a multiple"),
+    "output that is no text": ({"output": []}, "is not known as output"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_is_trusted_with_nothing(case: str, tmp_path: Path) -> None:
+    path, (change, message) = tmp_path / "card.json", HOSTILE[case]
+    sd.solver_card("ddim", PROCESSES["VP"], [1.0, 0.5]).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=message):
+        sd.SolverCard.load(path)
+
+
+def test_a_file_that_is_deep_large_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "card.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is not JSON"):
+        sd.SolverCard.load(path)
+    with pytest.raises(ValueError, match="is not a file"):
+        sd.SolverCard.load(tmp_path)
+    monkeypatch.setattr(sys.modules["sdesolve.solver_card"], "LARGEST_FILE", 100)
+    with pytest.raises(ValueError, match="at most 100 bytes"):
+        sd.SolverCard.load(path)
+    with pytest.raises(ValueError, match="expected at most 100"):
+        sd.solver_card("ddim", PROCESSES["VP"], [1.0, 0.5]).save(tmp_path / "other.json")
 
 
 def test_an_entry_more_or_less_is_refused(tmp_path: Path) -> None:
