@@ -27,7 +27,7 @@ from ..problems import ScoreProblem
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
 
-_APART, _SHORTER = 1e-10, 1e-3  # least step in lambda, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
+_APART, _SHORTER = 1e-10, 3e-4  # least step in lambda, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
 _TERMS = 18  # of the series of phi: below one rounding for |z| < 1
 
 
@@ -87,7 +87,7 @@ class LinearSampler(Stepper):
             if step < max(_APART, *(_SHORTER * other for other in steps[max(0, i - 1) : i + 2])):
                 raise ValueError(
                     f"grid[{i}]={ts[i]!r} and grid[{i + 1}]={ts[i + 1]!r} are {step:.1e} apart in ln(alpha/sigma), by which this method divides the difference of two "
-                    "outputs to go over a step more than a thousand times as long; expected one of them to be left out."
+                    "outputs to go over a step thousands of times as long; expected one of them to be left out."
                 )
 
     def init(self, problem: ScoreProblem, x: Tensor, t: Number) -> History:
