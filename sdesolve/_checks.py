@@ -225,9 +225,11 @@ def denoise_of(denoise: bool | None, problem: AnyProblem, opening: Opening | Non
     """Whether to end with Tweedie's formula, which needs a score; by default where a range of noise says so."""
     if denoise is None:
         return opening is not None and opening.denoise
+    if not isinstance(denoise, bool | np.bool_):
+        raise TypeError(f"denoise={denoise!r}; expected True, False, or None for the default.")
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
         raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
-    return denoise
+    return bool(denoise)
 
 
 def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, event: object) -> str | None:

@@ -69,7 +69,8 @@ def optimize_grid(
             A stochastic method takes the grid of its deterministic counterpart.
         nfe: most network calls that a sample may see, the denoiser's included.
         shape: of one sample, without the batch: (1, 28, 28).
-        samples: draws of the prior, at least 16; half find the nodes, half judge them.
+        samples: draws of the prior, at least 16; half find the nodes, half judge them.  From few, the error is told too small: the half that judges
+            has also chosen among the nodes, and 16 draws say half of what fresh ones do; 256 say the same.
         seed: names the draws; the same seed gives the same grid.
         denoise: whether the solve ends with Tweedie's formula; without it the last node is the problem's own end.
         reference, tolerance: ODE method that chooses its steps, and its rtol and atol, in units of the state.
@@ -89,8 +90,11 @@ def optimize_grid(
     if method == "auto":
         method = BEST
     stepper = _walker(method, options, flow)
+    denoise = _checks.denoise_of(denoise, flow, None)
     steps = _checks.steps_for(stepper, integer("nfe", nfe, 1, 10), denoise)
-    x = flow.process.prior((integer("samples", samples, 16, 256), *shape), seed=seed, dtype=dtype, device=device)
+    _check_reference(reference, tolerance, dtype, flow)
+    shape = (integer("samples", samples, 16, 256), *_event(shape))
+    x = flow.process.prior(shape, seed=seed, dtype=dtype, device=_device(device))
     stats: dict[str, Any] = {}
     with _tally.added_to(stats), _progress.count(progress, 2 + STARTS * ROUNDS, f"grid for {method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
@@ -117,6 +121,37 @@ def _walker(method: str, options: dict[str, Any], flow: ProbabilityFlow) -> Step
         )
     _checks.suited(stepper, flow, method)
     return stepper
+
+
+def _check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: ProbabilityFlow) -> None:
+    """That the flow can be solved by it to that tolerance, in that precision."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype!r}; expected a real floating dtype, as in dtype=torch.float32.")
+    stepper = _checks.stepper_of(reference, {}, flow, at_tolerance=True)
+    _checks.suited(stepper, flow, reference)
+    if stepper.error_order is None:
+        raise ValueError(f"reference={reference!r} does not choose its steps; expected an ODE method that does, as in reference='tsit5'.")
+    try:
+        _checks.control_of(stepper, tolerance, tolerance, dtype)
+    except ValueError:
+        least = torch.finfo(dtype).eps
+        raise ValueError(f"tolerance={tolerance!r} in {dtype}; expected a number of at least its rounding, as in tolerance={max(1e-4, 2 * least):.1g}.") from None
+
+
+def _event(shape: Any) -> tuple[int, ...]:
+    """The shape of a sample."""
+    try:
+        return tuple(integer("shape", n, 1, 28) for n in shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"shape={shape!r}; expected the shape of one sample, of integers >= 1, as in shape=(1, 28, 28).") from None
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """A device that is there."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not to be had ({str(error).splitlines()[0]}); expected one that is, as in device='cpu'.") from error
 
 
 def _centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:

@@ -188,6 +188,9 @@ def solver_card(method: str | LinearSampler, process: Process, grid: Grid | Sequ
     Raises:
         ValueError: a method that is not linear, or a time outside of (0, T].
     """
+    if not isinstance(process, Process):
+        hint = ": problem.process" if hasattr(process, "process") else ", as in sd.VPSDE()"
+        raise TypeError(f"process is a {type(process).__name__}; expected a forward process{hint}.")
     stepper: Stepper = make_method(method, **options) if isinstance(method, str) else method
     if not isinstance(stepper, LinearSampler):
         linear = [name for name, make in METHODS.items() if isinstance(make(), LinearSampler)]

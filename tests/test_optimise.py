@@ -218,6 +218,13 @@ def search(method: str = "ddim", problem: Any = None, **how: Any) -> Callable[[]
     return lambda: sd.optimize_grid(problem or flow(), method, **{"nfe": 5, "shape": (2,), **how})
 
 
+def untouched(x: Tensor, t: Tensor) -> Tensor:
+    raise AssertionError("the network was called")
+
+
+UNTOUCHED = PROCESSES["VP"].probability_flow(untouched)
+
+
 def solved(**how: Any) -> Callable[[], Any]:
     return lambda: sd.solve(**{"problem": flow(), "x": torch.ones(2, 2), "method": "ddim", "grid": optimised("ddim", 5), **how})
 
@@ -230,6 +237,15 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no such method": (search("dim"), "Did you mean 'ddim'"),
     "an equation without noise levels": (search(problem=sd.ODE(lambda x, t: -x)), "problem is a ODE"),
     "too few samples": (search(samples=4), "samples=4; expected an integer >= 16"),
+    "a shape that is a number": (search(shape=2), r"shape=2; expected the shape of one sample"),
+    "a shape of none": (search(shape=(0,)), r"shape=\(0,\); expected the shape of one sample"),
+    "no such device": (search(device="nope"), "device='nope' is not to be had"),
+    "a dtype that is none": (search(dtype="float"), "dtype='float'; expected a real floating dtype"),
+    "a reference on a grid": (search(problem=UNTOUCHED, reference="ddim"), "reference='ddim' does not choose its steps"),
+    "a reference that draws noise": (search(problem=UNTOUCHED, reference="adaptive"), "method='adaptive' solves SDEs"),
+    "a tolerance of text": (search(problem=UNTOUCHED, tolerance="a"), "tolerance='a' in torch.float32; expected a number"),
+    "a precision below the tolerance": (search(problem=UNTOUCHED, dtype=torch.float16), "tolerance=0.0001 in torch.float16; .* as in tolerance=0.002"),
+    "denoise a word": (search(problem=UNTOUCHED, denoise="no"), "denoise='no'; expected True"),
     "another process": (solved(problem=flow("VE")), "was optimised for VPSDE"),
     "another shape": (solved(x=torch.ones(2, 5)), "samples of 2 numbers and x has 5"),
     "an interval besides": (solved(interval=(1.0, 0.1)), "leave interval out"),

@@ -281,6 +281,12 @@ def test_a_tensor_of_the_whole_batch_is_named() -> None:
     assert any("parallel=None" in note for note in caught.value.__notes__)
 
 
+def test_a_noise_level_written_for_floats() -> None:
+    """As published, by cases: each step has its own."""
+    walked, same = pair(VP.reverse(two_modes), torch.ones(2, 2, dtype=torch.float64), "sa_solver", 0.0, tau=lambda t: 1.0 if 0.2 <= t <= 0.8 else 0.0)
+    assert distance(walked, same) < 1e-12
+
+
 def test_a_step_of_one_time_is_refused() -> None:
     class Picky(AdamsBashforth):
         one_time: ClassVar[bool] = True

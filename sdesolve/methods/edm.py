@@ -51,8 +51,8 @@ class EDMSampler(Stepper):
     def __post_init__(self) -> None:
         for name, example in (("s_churn", 40.0), ("s_tmin", 0.05), ("s_tmax", 50.0), ("s_noise", 1.003)):
             value = as_float(getattr(self, name))
-            if value is None or not value >= 0 or (name == "s_noise" and value == 0):
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected a number {'>' if name == 's_noise' else '>='} 0, as in {name}={example}.")
+            if value is None or not value >= 0 or (name == "s_noise" and not 0 < value < math.inf):
+                raise ValueError(f"{name}={getattr(self, name)!r}; expected a {'finite number >' if name == 's_noise' else 'number >='} 0, as in {name}={example}.")
             object.__setattr__(self, name, value)
         if not self.s_tmin < self.s_tmax:
             raise ValueError(f"s_tmin={self.s_tmin} and s_tmax={self.s_tmax} leave nothing between them; expected s_tmin < s_tmax, as in s_tmin=0.05, s_tmax=50.")

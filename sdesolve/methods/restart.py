@@ -60,14 +60,16 @@ class Restart(Stepper):
     one_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.solver, Stepper):
+            raise TypeError(f"solver is a {type(self.solver).__name__}; expected an ODE method, by name or made, as in solver='edm'.")
         if self.solver.facts.kinds or self.solver.facts.start:
             raise ValueError(f"solver is {type(self.solver).__name__}, which is not an ODE method without calls before its first step; expected one, as in solver='edm'.")
         if self.solver.own_grid is not None:
             raise ValueError(f"solver is a {type(self.solver).__name__}, which is made for its own grid, and a restart leaves it; expected another ODE method, as in solver='edm'.")
-        object.__setattr__(self, "intervals", tuple(sorted((_rewind(interval) for interval in self.intervals), reverse=True)))
+        object.__setattr__(self, "intervals", tuple(sorted((_rewind(interval) for interval in _each(self.intervals)), reverse=True)))
         scale = as_float(self.s_noise)
-        if scale is None or not scale > 0:
-            raise ValueError(f"s_noise={self.s_noise!r}; expected a number > 0, as in s_noise=1.003.")
+        if scale is None or not 0 < scale < math.inf:
+            raise ValueError(f"s_noise={self.s_noise!r}; expected a finite number > 0, as in s_noise=1.003.")
 
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
@@ -123,6 +125,14 @@ class Restart(Stepper):
         for here, there in pairwise(times):
             x, _, carry, *_ = self.solver.step(flow, x, here, there, None, carry)
         return x
+
+
+def _each(intervals: Any) -> Sequence[Any]:
+    """The intervals, if there are any to go through."""
+    try:
+        return tuple(intervals)
+    except TypeError:
+        raise ValueError(f"intervals={intervals!r}; expected a list of (low, high, repeats, steps), as in intervals=[(0.06, 0.3, 2, 2)].") from None
 
 
 def _rewind(interval: Any) -> Rewind:

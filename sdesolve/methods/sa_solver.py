@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .._arrays import Number
 from .._errors import as_float, integer
+from ..problems import ScoreProblem
 from ..processes import Process
 from .base import Facts
-from .linear import LinearSampler, Row, adams, exponential_facts, half_log_snr, kept
+from .linear import History, LinearSampler, Row, adams, exponential_facts, half_log_snr, kept
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SASolver(LinearSampler):
         predictor_order: outputs of the predictor, >= 1.
         corrector_order: outputs of the corrector, the new one included, or 0 for no corrector.  Published: 3 and 4, and 2 and 2 where guidance is
             strong; with 12 calls or fewer 3 and 4 err three times as much on mixtures, so 2 and 2 are the defaults.
-        tau: noise level >= 0: 0 is the probability flow, 1 the reverse SDE; or a function of t, held constant over each step.
+        tau: noise level >= 0: 0 is the probability flow, 1 the reverse SDE; or a function of t, a float, held constant over each step.
         window: (low, high) of sigma/alpha outside of which tau is 0, as published for EDM: (0.05, 50).  None: everywhere.
 
     Raises:
@@ -60,6 +62,10 @@ class SASolver(LinearSampler):
         eta = 1.0 if self.tau == 1 and self.window is None else float(self.tau != 0) * 0.5
         return exponential_facts(order, min(order, 2.0), eta, "Xue et al. 2023")
 
+    def init(self, problem: ScoreProblem, x: Tensor, t: Number) -> History:
+        self._eta(problem.process, t)  # what a function gives is looked at before the first call
+        return super().init(problem, x, t)
+
     @property
     def memory(self) -> int:
         return max(self.predictor_order + bool(self.corrector_order), self.corrector_order)
@@ -76,12 +82,24 @@ class SASolver(LinearSampler):
 
     def _eta(self, process: Process, t: Number) -> Number:
         """tau^2 on the step from t."""
-        tau: Number = self.tau(t) if callable(self.tau) else self.tau
-        tau = tau if isinstance(tau, Tensor) else float(tau)
+        tau = _at(self.tau, t) if callable(self.tau) else self.tau
         if self.window is None:
             return tau * tau
         level, (low, high) = -half_log_snr(process, t), self.window
         return ((level >= math.log(low)) & (level <= math.log(high))) * tau * tau
+
+
+def _at(tau: Callable[[Number], Number], t: Number) -> Number:
+    """tau(t), of each time by itself, as a function written for floats has it."""
+    if torch.compiler.is_compiling():
+        return tau(t)
+    if isinstance(t, Tensor):
+        return t.new_tensor([_at(tau, time) for time in t.reshape(-1).tolist()]).reshape(t.shape)
+    given = tau(t)
+    value = as_float(given.item() if isinstance(given, Tensor) and given.dim() == 0 else given)
+    if value is None or not 0 <= value < math.inf:
+        raise ValueError(f"tau({t:g}) is {given!r}; expected a function of t that gives numbers >= 0, as in tau=lambda t: 1.0 if t < 0.8 else 0.0.")
+    return value
 
 
 def _window(window: object) -> tuple[float, float]:
