@@ -106,7 +106,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "option of another method": (solve(method="ancestral", snr=0.1), "'snr' is not known as an option of method='ancestral'; expected one of: none"),
     "unknown corrector": (solve(method="pc", corrector="langevine"), "as corrector; .* Did you mean 'langevin'"),
     "predictor a number": (solve(method="pc", predictor=7), "predictor is a int; expected a name from sdesolve.methods"),
-    "solver a number": (solve(method="restart", solver=7), "solver is a int; expected an ODE method"),
+    "solver a number": (solve(method="restart", solver=7), "solver is a int; expected a name from sdesolve.methods"),
     "restart intervals a number": (solve(method="restart", intervals=5), "intervals=5; expected a list of"),
     "restart intervals none": (solve(method="restart", intervals=None), "intervals=None; expected a list of"),
     "restart s_noise infinite": (solve(method="restart", s_noise=INF), "s_noise=inf; expected a finite number > 0"),

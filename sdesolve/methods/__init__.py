@@ -46,7 +46,7 @@ def pc(
 ) -> PredictorCorrector:
     """Predictor-corrector sampling; options the predictor-corrector does not know go to the corrector."""
     return PredictorCorrector(
-        predictor=make_method(predictor) if isinstance(predictor, str) else predictor,
+        predictor=None if predictor is None else _stepper("predictor", predictor),
         corrector=make_corrector(corrector, **corrector_options),
         corrector_steps=corrector_steps,
     )
@@ -84,7 +84,7 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> SingleStep:
 
 def restart(solver: str | Stepper = "edm", **options: Any) -> Restart:
     """Restart sampling along the flow by an ODE method; its options are those of Restart."""
-    return Restart(make_method(solver) if isinstance(solver, str) else solver, **options)
+    return Restart(_stepper("solver", solver), **options)
 
 
 METHODS: dict[str, Callable[..., Stepper]] = {
@@ -143,6 +143,15 @@ def make_method(name: str, **options: Any) -> Stepper:
         ValueError: an unknown name or option; the message lists the known and suggests the nearest.
     """
     return _make("method", name, METHODS, options)
+
+
+def _stepper(role: str, given: str | Stepper) -> Stepper:
+    """A method by name, or one that is made already."""
+    if isinstance(given, str):
+        return make_method(given)
+    if not isinstance(given, Stepper):
+        raise TypeError(f"{role} is a {type(given).__name__}; expected a name from sdesolve.methods(), or a Stepper.")
+    return given
 
 
 def make_corrector(corrector: str | Corrector, **options: Any) -> Corrector:

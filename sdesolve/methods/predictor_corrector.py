@@ -41,8 +41,6 @@ class PredictorCorrector(Stepper):
     corrector_steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.predictor is not None and not isinstance(self.predictor, Stepper):
-            raise TypeError(f"predictor is a {type(self.predictor).__name__}; expected a name from sdesolve.methods(), a Stepper, or None.")
         object.__setattr__(self, "corrector_steps", integer("corrector_steps", self.corrector_steps, 0, example=1))
 
     @cached_property

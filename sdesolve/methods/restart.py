@@ -60,8 +60,6 @@ class Restart(Stepper):
     one_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Stepper):
-            raise TypeError(f"solver is a {type(self.solver).__name__}; expected an ODE method, by name or made, as in solver='edm'.")
         if self.solver.facts.kinds or self.solver.facts.start:
             raise ValueError(f"solver is {type(self.solver).__name__}, which is not an ODE method without calls before its first step; expected one, as in solver='edm'.")
         if self.solver.own_grid is not None:
