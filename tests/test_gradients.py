@@ -65,7 +65,8 @@ def test_gradcheck_on_a_grid(method: str, gradient: str) -> None:
         problem = parametric(method, theta)
         interval = {"interval": (1.0, 0.3)} if "score" in FACTS[method].needs else {}
         middle = 0.65 if interval else 0.5
-        solution = sd.solve(problem, x, method, grid=[problem.interval[0], middle, problem.interval[1]], save=[middle], seed=0, gradient=gradient)
+        options = {"intervals": [(2.0, 6.0, 1, 1)]} if method == "restart" else {}  # the walk passes sigma/alpha = 2
+        solution = sd.solve(problem, x, method, grid=[problem.interval[0], middle, problem.interval[1]], save=[middle], seed=0, gradient=gradient, **options)
         assert solution.xs is not None
         return solution.x, solution.xs
 
