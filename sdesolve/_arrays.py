@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TypeAlias
 
@@ -35,6 +36,11 @@ def bcast(coefficient: Number, x: Tensor) -> Number:
     if not isinstance(coefficient, Tensor) or coefficient.dim() == 0:
         return coefficient
     return coefficient.to(x).reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of ``shape`` multiplies one of shape ``to`` without changing it."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
 def plus(x: Tensor, coefficient: Number, y: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ BEST = "unipc"
 STARTS, ROUNDS, PATIENCE = 2, 12, 2  # candidates refined; rounds of Gauss-Newton; how many of them may fail to help the held-back draws
 DIFFERENCE = 0.02  # of ln w, for the derivative
 FARTHEST = 1.0  # of ln w in one round
+LONGEST = 8.0  # ln of a step in units of the next: three thousand
 NEAR = 0.1  # distance, in standard deviations of the data, beyond which it counts by itself and not by its square
 LARGEST_MEAN = 1 << 16  # coordinates up to which the mean of each is kept
 
@@ -154,6 +155,13 @@ def _device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device={device!r} is not to be had ({str(error).splitlines()[0]}); expected one that is, as in device='cpu'.") from error
 
 
+def _apart_enough(z: Tensor, steps: int) -> Tensor:
+    """The pieces, none of those between two nodes so much shorter than the next that a method with a memory would refuse the grid in mid-search."""
+    between, number = z[1 : steps + 1], torch.arange(steps)
+    lifted = (between - LONGEST * (number[:, None] - number).abs()).amax(1)
+    return torch.cat([z[:1], lifted, z[steps + 1 :]])
+
+
 def _centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:
     """Draws of p_T, where the prior stands at zero: the data's mean is what the network makes of pure noise."""
     t = flow.interval[0]
@@ -184,7 +192,7 @@ class _Search:
     def grid(self, z: Tensor) -> OptimisedGrid:
         """The nodes of some pieces."""
         process, (first, last) = self.flow.process, self.span
-        levels = first + (last - first) * torch.softmax(z, 0).cumsum(0)[: self.steps + 1]
+        levels = first + (last - first) * torch.softmax(_apart_enough(z, self.steps), 0).cumsum(0)[: self.steps + 1]
         ts = process.log_snr_inverse(2 * levels).tolist()
         ts = ts if self.denoise else [*ts[:-1], self.flow.interval[1]]
         kept = tuple(sorted(self.options.items()))

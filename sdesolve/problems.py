@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _tally
-from ._arrays import Number, bcast, plus, time_tensor, version
+from ._arrays import Number, bcast, broadcasts, plus, time_tensor, version
 from ._errors import CHANGED, choice
 from .processes import Process
 from .scores import Score, as_score
@@ -208,7 +208,7 @@ class SDE:
         """``g`` if it has the shape and dtype that the noise asks for."""
         if not isinstance(g, Tensor):
             raise ValueError(f"{name} returned a {type(g).__name__}; expected a tensor, as in lambda x, t: 0.5 * torch.ones_like(x).")
-        fits = g.shape[:-1] == x.shape if self.noise == "general" else _broadcasts(g.shape, x.shape)
+        fits = g.shape[:-1] == x.shape if self.noise == "general" else broadcasts(g.shape, x.shape)
         if not fits or g.dtype != x.dtype or g.device != x.device:
             expected = "(*state, m)" if self.noise == "general" else "one that broadcasts to the state"
             raise ValueError(
@@ -361,8 +361,3 @@ def _field(function: Field, x: Tensor, t: Number, name: str = "drift") -> Tensor
         got = f"{tuple(value.shape)} {value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{name} returned {got}; expected {tuple(x.shape)} {x.dtype} on {x.device}, like the state.")
     return value
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    """Whether a tensor of ``shape`` multiplies one of shape ``to`` without changing it."""
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))

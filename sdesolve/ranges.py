@@ -8,13 +8,13 @@ much narrower than the data, Tweedie's formula takes away in one call.  With few
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from ._arrays import broadcasts
 from ._errors import as_float
 from .grids import noise_ratio, time_at_ratio
 from .processes import Process
@@ -70,11 +70,11 @@ class Range:
     def interval(self, process: Process, calls: int | None = None, eps: float | None = None) -> tuple[float, float]:
         """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen.  ``eps``: the process's own."""
         eps = process.eps if eps is None else eps
-        first, last = (4.0 * calls, 0.5 / calls) if calls else (100.0, 0.01)
-        given = last if self.last is None else self.last, first if self.first is None else self.first
-        if given[0] >= given[1]:
-            raise ValueError(f"Range: first={given[1]:g} and last={given[0]:g}, of which one is the default here; expected last < first, from noise to data: give both.")
-        high, low = ((default if given is None else given) * self.data_std for given, default in ((self.first, first), (self.last, last)))
+        first = self.first or (4.0 * calls if calls else 100.0)  # those given are > 0
+        last = self.last or (0.5 / calls if calls else 0.01)
+        if last >= first:
+            raise ValueError(f"Range: first={first:g} and last={last:g}, of which one is the default here; expected last < first, from noise to data: give both.")
+        high, low = first * self.data_std, last * self.data_std
         t0 = process.T if high >= noise_ratio(process, process.T) else time_at_ratio(process, high)
         t1 = eps if low <= noise_ratio(process, eps) else time_at_ratio(process, low)
         if t0 <= t1:
@@ -105,13 +105,8 @@ def _mean(given: Any) -> float | Tensor:
 
 def gaussian_start(process: Process, x: Tensor, t: float, mean: float | Tensor, std: float) -> Tensor:
     """alpha m + sqrt(alpha^2 s^2 + sigma^2) x / prior_std, which is N(alpha m, alpha^2 s^2 + sigma^2) where x is a draw of the prior."""
-    if isinstance(mean, Tensor) and not _broadcasts(mean.shape, x.shape[1:]):
+    if isinstance(mean, Tensor) and not broadcasts(mean.shape, x.shape[1:]):
         raise ValueError(f"data_mean has shape {tuple(mean.shape)} for samples of shape {tuple(x.shape[1:])}; expected one that broadcasts to it.")
     alpha = float(process.alpha(t))
     offset = alpha * (mean.to(x) if isinstance(mean, Tensor) else mean)
     return offset + x * (math.hypot(alpha * std, float(process.sigma(t))) / process.prior_std)
-
-
-def _broadcasts(shape: Sequence[int], event: Sequence[int]) -> bool:
-    """Whether a tensor of the first shape is one number for each of the event's, whatever the batch."""
-    return len(shape) <= len(event) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(event), strict=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,18 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
     assert len(grid) == steps and grid.ts[0] <= p.T and grid.ts[-1] >= p.eps and grid.ts[0] > grid.ts[-1]
     assert denoise or grid.ts[-1] == p.eps
     assert torch.allclose(torch.softmax(search._pieces(grid.ts), 0), torch.softmax(pieces, 0), atol=2e-3)
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize("method", ["unipc", "deis", "dpmpp_3m"])
+def test_no_search_ends_in_a_grid_that_is_refused(method: str, denoise: bool) -> None:
+    """A step of Gauss-Newton may ask for any pieces: those of a method that divides by its steps stay within what it takes."""
+    x = PROCESSES["VP"].prior((16, 2), seed=0)
+    search = _Search(flow(), method, {}, 6, denoise, x, x)
+    for thin in (1, 2, 6, slice(2, 4), slice(1, 6)):
+        z = torch.zeros(7 + denoise, dtype=torch.float64)
+        z[thin] = -20.0
+        assert search.cost(z, search.seen) < math.inf
 
 
 def test_the_same_seed_the_same_grid() -> None:

@@ -17,6 +17,11 @@ Normals: TypeAlias = Callable[[int, int], Tensor]
 class Corrector:
     """Base of every corrector: a frozen dataclass of its options."""
 
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's steps depend on the other rows: published rules that take a mean over the batch."""
+        return False
+
     def calls(self, steps: int) -> int:
         """Network calls of so many steps at one time."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many calls it makes")

@@ -48,6 +48,10 @@ class Langevin(Corrector):
             raise ValueError(f"snr={self.snr!r}; expected a number, 0 < snr < 1, as in snr=0.16.")
         object.__setattr__(self, "snr", snr)
 
+    @property
+    def couples_rows(self) -> bool:
+        return self.norm == "batch"
+
     def calls(self, steps: int) -> int:
         return steps
 

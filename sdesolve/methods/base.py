@@ -123,6 +123,9 @@ class Stepper:
     one_time: ClassVar[bool] = False
     """Whether a step needs its times as floats: what it does depends on them, and is the same for all rows."""
 
+    calls_on_the_way: ClassVar[bool] = False
+    """Whether ``facts.start`` are calls of a walk that come somewhere on its way, and not those of :meth:`init`."""
+
     outlives_moves: ClassVar[bool] = False
     """Whether what a step carries still serves the next where something else has moved the state in between, as a corrector does."""
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from .._arrays import Number
 from .._errors import integer
-from ..correctors import Corrector, Langevin
+from ..correctors import Corrector
 from ..grids import Grid
 from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
-from .restart import Restart
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class PredictorCorrector(Stepper):
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
         predictor = self.predictor.facts if self.predictor else Facts(evals=0)
-        once = isinstance(self.predictor, Restart)  # whose calls are those of a walk, and others' are those of an init, here in each step
+        once = predictor.start if self.predictor and self.predictor.calls_on_the_way else 0  # those of an init come in each step
         return Facts(
-            evals=(0 if once else predictor.start) + predictor.evals + self.corrector.calls(self.corrector_steps),
-            start=predictor.start if once else 0,
+            evals=predictor.start - once + predictor.evals + self.corrector.calls(self.corrector_steps),
+            start=once,
             weak={"additive": 1.0},
             needs=frozenset({"score"}),
             reference="Song et al. 2021",
@@ -80,7 +79,7 @@ class PredictorCorrector(Stepper):
 
     @property
     def couples_rows(self) -> bool:
-        return isinstance(self.corrector, Langevin) and self.corrector.norm == "batch"
+        return self.corrector.couples_rows
 
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         past, corrected = carry or (None, None)

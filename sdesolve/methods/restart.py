@@ -58,6 +58,7 @@ class Restart(Stepper):
     intervals: Sequence[tuple[float, float, int, int]] = ((0.06, 0.30, 2, 2),)
     s_noise: float = 1.0
     one_time: ClassVar[bool] = True
+    calls_on_the_way: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.solver.facts.kinds or self.solver.facts.start:
