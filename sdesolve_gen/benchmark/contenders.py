@@ -66,23 +66,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "unipc, optimised": {"method": "unipc", "grid": "optimised"},
     "deis, optimised": {"method": "deis", "variant": "log_rho", "grid": "optimised"},
 }
-"""Label -> options of ``solve``; those whose method this version lacks are left out.  An optimised grid is found once, from draws that no
+"""Label -> options of ``solve``.  An optimised grid is found once, from draws that no
 cell has, and kept; the calls that this takes are not the sampler's."""
 
 
 def ours(labels: list[str] | None = None) -> list[Contender]:
-    """Our methods: those of :data:`METHODS` that this version has, or the named ones; a name of the registry is a label too.
+    """Our methods: :data:`METHODS`, or the named ones; a name of the registry is a label too.
 
     Raises:
         ValueError: a label that is neither.
     """
     known = {row.name: not row.facts.kinds for row in sd.methods()} | {"auto": True}  # whether it solves the flow
-    chosen = {label: options for label, options in METHODS.items() if options["method"] in known}
-    if labels is not None:
-        for label in labels:
-            if label not in chosen and label not in known:
-                raise ValueError(unknown("method", label, {*chosen, *known}))
-        chosen = {label: chosen.get(label, {"method": label}) for label in labels}
+    for label in labels or ():
+        if label not in METHODS and label not in known:
+            raise ValueError(unknown("method", label, {*METHODS, *known}))
+    chosen = METHODS if labels is None else {label: METHODS.get(label, {"method": label}) for label in labels}
     return [solver(label, "sdesolve", OURS, options, known[options["method"]]) for label, options in chosen.items()]
 
 
