@@ -1,0 +1,7 @@
+"""Conditioning a model on a measurement: operators, measurements, and methods from score to conditional score."""
+
+from .measurement import Measurement
+from .methods import CONDITIONINGS, Conditioning, Constraint
+from .operator import SVD, Operator, conjugate_gradients
+
+__all__ = ["CONDITIONINGS", "SVD", "Conditioning", "Constraint", "Measurement", "Operator", "conjugate_gradients"]
