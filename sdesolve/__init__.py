@@ -25,6 +25,7 @@ from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
 from .ranges import Range
 from .scores import Score, as_score
+from .smc import Particles, Reward, smc
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
 from .solver_card import SolverCard, solver_card
@@ -56,11 +57,13 @@ __all__ = [
     "Moment",
     "OptimisedGrid",
     "Parallel",
+    "Particles",
     "ProbabilityFlow",
     "Process",
     "Range",
     "RectifiedFlow",
     "ReverseSDE",
+    "Reward",
     "Score",
     "Solution",
     "SolveError",
@@ -87,6 +90,7 @@ __all__ = [
     "log_likelihood",
     "methods",
     "optimize_grid",
+    "smc",
     "solve",
     "solver_card",
     "value_and_divergence",

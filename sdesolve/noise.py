@@ -34,7 +34,7 @@ _LARGEST_GAP = 8  # ids skipped within one call
 _LONG = 16  # words of a sample from which on a loop over half of its numbers is a fast one
 _CHUNK = 1 << 16  # normals drawn ahead at once, or a block of each sample where that is more: small states do not pay Python's overhead at every node
 
-PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN = range(8)
+PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN, PARTICLES = range(9)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
 
 LEVY, BETWEEN = 1 << 32, 1 << 33

@@ -3,5 +3,6 @@
 from .measurement import Measurement
 from .methods import CONDITIONINGS, Conditioning, Constraint
 from .operator import SVD, Operator, conjugate_gradients
+from .twist import twist
 
-__all__ = ["CONDITIONINGS", "SVD", "Conditioning", "Constraint", "Measurement", "Operator", "conjugate_gradients"]
+__all__ = ["CONDITIONINGS", "SVD", "Conditioning", "Constraint", "Measurement", "Operator", "conjugate_gradients", "twist"]
