@@ -20,6 +20,7 @@ from .likelihood_bound import LikelihoodBound, likelihood_bound
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .optimise import optimize_grid
+from .optimise_card import FittedCard, optimize_card
 from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
@@ -48,6 +49,7 @@ __all__ = [
     "Control",
     "Cosine",
     "DiscreteLikelihood",
+    "FittedCard",
     "Grid",
     "Latent",
     "Likelihood",
@@ -89,6 +91,7 @@ __all__ = [
     "likelihood_bound",
     "log_likelihood",
     "methods",
+    "optimize_card",
     "optimize_grid",
     "smc",
     "solve",

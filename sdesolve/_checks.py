@@ -361,7 +361,8 @@ def _chosen_grid(
         return None
     own = stepper.own_grid
     if own is not None:
-        if not (steps is None and grid is None and nfe is None) or (own.ts[0], own.ts[-1]) != interval:
+        same = grid is None or (isinstance(grid, Grid) and grid.ts == own.ts)  # of an OptimisedGrid, which brings a start and an end besides
+        if not (steps is None and nfe is None and same) or (own.ts[0], own.ts[-1]) != interval:
             raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, grid, nfe or interval.")
         return own
     if steps is not None and nfe is not None:
