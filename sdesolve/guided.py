@@ -93,6 +93,9 @@ class Guided(Score):
         return self._base.linear(t)
 
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
+        if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
+            with torch.inference_mode(False), torch.no_grad():
+                return self.model_output(x.clone(), t.clone() if isinstance(t, Tensor) else t)
         attached, t = torch.is_grad_enabled(), t.double() if isinstance(t, Tensor) else t
         with torch.set_grad_enabled(attached or self._derivative):
             at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()

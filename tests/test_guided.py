@@ -108,6 +108,20 @@ def test_a_derivative_of_the_network_costs_one_call_and_leaves_nothing_behind(fr
     assert not sol.x.requires_grad and all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("method", ["ddim", "rk45"])
+def test_inference_mode_changes_nothing(method: str) -> None:
+    """Without a graph the derivative would be zero, and nobody told."""
+    process = sd.VPSDE()
+    score = sd.guided(modelled(process, "epsilon"), pulled, derivative=True)
+
+    def solved() -> Tensor:
+        return sd.solve(process.probability_flow(score), process.prior((2, 3), seed=0), method, steps=5).x
+
+    with torch.inference_mode():
+        inside = solved()
+    assert torch.equal(inside, solved())
+
+
 @pytest.mark.parametrize("predicts", ["epsilon", "x0", "v", "edm"])
 def test_the_pullback_is_the_derivative_of_the_denoised_estimate(predicts: str) -> None:
     process, model = sd.VPSDE(), network().double()
