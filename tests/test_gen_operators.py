@@ -64,7 +64,7 @@ def test_adjoint_and_linear(name, channels, half_height, half_width, seed):
     gap = (image * y).flatten(1).sum(1) - (x * back).flatten(1).sum(1)
     assert float((gap.abs() / (image.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1))).max()) < 1e-5
     torch.testing.assert_close(operator.forward(3 * x[:1] - x[1:]), 3 * image[:1] - image[1:], rtol=1e-4, atol=1e-4)
-    assert ops.check_operator(operator) < 1e-5
+    ops.check_operator(operator)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -281,7 +281,7 @@ class Forward:
 def test_foreign_operators():
     physics = ops.as_operator(Physics(), EVENT)
     assert physics.measured == EVENT
-    assert ops.check_operator(physics) < 1e-5
+    ops.check_operator(physics)
     for found in (ops.as_operator(Forward(), EVENT), ops.as_operator(Forward().A, EVENT)):
         y = randn(2, 1, 3, 4)
         torch.testing.assert_close(found.adjoint(y), ops.Downsample(EVENT, 2).adjoint(y))
@@ -334,8 +334,9 @@ class Wrong(Operator):
 @pytest.mark.parametrize(
     ("operator", "message"),
     [
-        (ops.as_operator(Physics(scale=1.01), EVENT), r"Adapted\.adjoint is not the adjoint of Adapted\.forward: <A x, y> = .* expected equal ones"),
+        (ops.as_operator(Physics(scale=1.01), EVENT), r"Adapted\.adjoint is not the adjoint of Adapted\.forward: \|A x\|\^2 = .* expected equal ones"),
         (Wrong(adjoint=lambda y: y.flip(-1)), "is not the adjoint"),
+        (Wrong(forward=lambda x: x * (torch.arange(4) < 2), adjoint=lambda y: y * torch.tensor([1.0, 1.0, 0.0, 5.0])), "is not the adjoint"),
         (Wrong(forward=lambda x: x + 1), "is not linear"),
         (Wrong(forward=lambda x: x.abs()), "is not linear"),
         (Wrong(forward=lambda x: x - x.mean(0)), "when others stand beside it"),
@@ -345,7 +346,7 @@ class Wrong(Operator):
         (Wrong(forward=lambda x: 0 * x), "measures nothing"),
         (Wrong(forward=lambda x: None), "returned a NoneType"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_wrong_operator_is_refused(operator, message):
     with pytest.raises(ValueError, match=message):
@@ -393,4 +394,4 @@ def test_bad_options_are_refused(build, message):
 @pytest.mark.parametrize("name", set(ops.OPERATORS) - {"box"})
 def test_every_name_makes_an_operator(name):
     operator = ops.make(name, (3, 16, 16) if name == "gray" else (1, 16, 16))
-    assert ops.check_operator(operator) < 1e-5
+    ops.check_operator(operator)

@@ -15,13 +15,6 @@ RANK = 1e-4
 """Singular values below this share of the largest count as zero: in float32 what they carry is rounding."""
 
 
-def rowwise(coefficient: float | Tensor, like: Tensor) -> float | Tensor:
-    """A float or (B,) ready to multiply a tensor (B, ...)."""
-    if isinstance(coefficient, Tensor) and coefficient.dim():
-        return coefficient.to(like).reshape(-1, *(1,) * (like.dim() - 1))
-    return coefficient
-
-
 def image_event(event: Sequence[int]) -> tuple[int, int, int]:
     """``event`` as the shape (C, H, W) of an image."""
     sides = [as_int(side) for side in event]
@@ -30,24 +23,17 @@ def image_event(event: Sequence[int]) -> tuple[int, int, int]:
     return sides[0], sides[1], sides[2]  # type: ignore[return-value]
 
 
-def whole(name: str, value: object, low: int, high: float = math.inf) -> int:
-    """``value`` as an integer of a range."""
+def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
+    """``value`` as an integer, low <= value <= high."""
     count = as_int(value)
     if count is None or not low <= count <= high:
         raise ValueError(f"{name}={value!r}; expected an integer, {low} <= {name}{f' <= {high}' if high < math.inf else ''}, as in {name}={low}.")
     return count
 
 
-def positive(name: str, value: float) -> float:
-    """``value`` if it is a finite number > 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={value!r}; expected a finite number > 0.")
-    return float(value)
-
-
 def draws(seed: int) -> np.random.Generator:
     """The random numbers that an operator is made of."""
-    return np.random.Generator(np.random.Philox(whole("seed", seed, 0, 2**64 - 1)))
+    return np.random.Generator(np.random.Philox(integer("seed", seed, 0, 2**64 - 1)))
 
 
 def finite(name: str, values: object) -> Tensor:

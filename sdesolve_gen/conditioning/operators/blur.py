@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from .._numbers import number, per_row
 from ..operator import SVD, Operator
-from ._shared import RANK, finite, image_event, positive, rowwise, whole
+from ._shared import RANK, finite, image_event, integer
 from .adapted import adjoint_of
 
 
@@ -47,7 +48,7 @@ class Blur(Operator):
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         square = torch.where(self._kept, self._values, 0.0).square().to(y)
-        gram = rowwise(shift, y) + rowwise(scale, y) * square
+        gram = per_row(shift, y) + per_row(scale, y) * square
         return _filtered(y, torch.where(gram > 0, 1 / gram, 0.0))
 
     def pinv(self, y: Tensor) -> Tensor:
@@ -92,8 +93,8 @@ class ReflectBlur(Operator):
 
 def gaussian_kernel(std: float, size: int | None = None) -> Tensor:
     """(size, size) float64, proportional to exp(-r^2 / 2 std^2), summing to 1; ``std`` in pixels, ``size`` odd, default 2 ceil(3 std) + 1."""
-    std = positive("std", std)
-    side = 2 * math.ceil(3 * std) + 1 if size is None else whole("size", size, 1)
+    std = number("std", std, 0.0, above=True)
+    side = 2 * math.ceil(3 * std) + 1 if size is None else integer("size", size, 1)
     wave = torch.exp(-0.5 * ((torch.arange(side, dtype=torch.float64) - (side - 1) / 2) / std) ** 2)
     kernel = wave[:, None] * wave
     return kernel / kernel.sum()
@@ -104,7 +105,7 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
 
     The line is dotted 20 times a pixel, and each dot divided among the four pixels about it.
     """
-    length = positive("length", length)
+    length = number("length", length, 0.0, above=True)
     half = math.ceil(length / 2)
     along = torch.linspace(-length / 2, length / 2, max(2, round(20 * length)), dtype=torch.float64)
     x, y = half + along * math.cos(math.radians(angle)), half - along * math.sin(math.radians(angle))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._errors import unknown
-from ._shared import image_event, whole
+from ._shared import image_event, integer
 from .separable import Separable
 
 
@@ -44,7 +44,7 @@ class Downsample(Separable):
 
     def __init__(self, event: Sequence[int], factor: int = 4, kernel: str = "box") -> None:
         _, height, width = image_event(event)
-        factor = whole("factor", factor, 1)
+        factor = integer("factor", factor, 1)
         if height % factor or width % factor:
             raise ValueError(f"factor={factor} does not divide the {height} x {width} pixels; expected one that does, as in factor={_divisor(height, width)}.")
         if kernel not in KERNELS:

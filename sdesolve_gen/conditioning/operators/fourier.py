@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._numbers import per_row
 from ..operator import SVD, Operator
-from ._shared import draws, image_event, rowwise
+from ._shared import draws, image_event
 from .mask import Mask
 from .tight import Tight
 
@@ -76,7 +77,7 @@ class RealFourier(Operator):
         return torch.fft.ifft2(_spread(torch.complex(y[:, 0], y[:, 1]), self.index, self.event), norm="ortho").real[:, None]
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
-        shift, scale = torch.as_tensor(rowwise(shift, y)).to(y), rowwise(scale, y)
+        shift, scale = torch.as_tensor(per_row(shift, y)).to(y), per_row(scale, y)
         twin = self._twin.to(y.device)
         conjugate = y[:, :, twin.clamp(min=0)] * torch.tensor([1.0, -1.0]).to(y)[:, None]
         alone = twin < 0

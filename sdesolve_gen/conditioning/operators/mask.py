@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._shared import draws, image_event, whole
+from ._shared import draws, image_event, integer
 from .tight import Tight
 
 
@@ -53,7 +53,7 @@ def random_mask(event: Sequence[int], missing: float = 0.9, seed: int = 0) -> Te
 def box_mask(event: Sequence[int], x0: int, y0: int, x1: int, y1: int) -> Tensor:
     """(H, W) bool: all pixels are known but those of columns x0 <= x < x1 and rows y0 <= y < y1, counted from the upper left."""
     _, height, width = image_event(event)
-    corners = [whole(name, value, 0, most) for name, value, most in (("x0", x0, width), ("y0", y0, height), ("x1", x1, width), ("y1", y1, height))]
+    corners = [integer(name, value, 0, most) for name, value, most in (("x0", x0, width), ("y0", y0, height), ("x1", x1, width), ("y1", y1, height))]
     if not (corners[0] < corners[2] and corners[1] < corners[3]):
         raise ValueError(f"the box {x0},{y0},{x1},{y1} is empty; expected x0 < x1 <= {width} and y0 < y1 <= {height}.")
     known = torch.ones(height, width, dtype=torch.bool)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._numbers import per_row
 from ..operator import SVD, Operator
-from ._shared import RANK, finite, rowwise
+from ._shared import RANK, finite
 
 
 class Matrix(Operator):
@@ -44,7 +45,7 @@ class Matrix(Operator):
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         flat, left = y.flatten(1), self._left.to(y)
-        shift, scale = rowwise(shift, flat), rowwise(scale, flat)
+        shift, scale = per_row(shift, flat), per_row(scale, flat)
         inside = flat @ left
         outside = flat - inside @ left.T
         over = torch.as_tensor(shift).to(y)

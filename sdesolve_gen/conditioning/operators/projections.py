@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._shared import draws, whole
+from ._shared import draws, integer
 from .tight import Tight
 
 
@@ -28,7 +28,7 @@ class RandomProjections(Tight):
     def __init__(self, event: Sequence[int], count: int | None = None, seed: int = 0) -> None:
         self.event = tuple(event)
         d = math.prod(self.event)
-        count = whole("count", -(-d // 4) if count is None else count, 1, d)
+        count = integer("count", -(-d // 4) if count is None else count, 1, d)
         numbers = draws(seed)
         self._signs = torch.from_numpy(numbers.choice([-1.0, 1.0], d))
         self._rows = torch.from_numpy(np.sort(numbers.permutation(d)[:count]))

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._numbers import number
 from ..operator import Operator
-from ._shared import finite, image_event, positive, whole
+from ._shared import finite, image_event, integer
 
 
 class Rays(Operator):
@@ -86,10 +87,10 @@ class FanBeam(Rays):
 
     def __init__(self, event: Sequence[int], angles: int | Sequence[float] | Tensor = 60, bins: int | None = None, distance: float = 1.5) -> None:
         _, height, width = image_event(event)
-        if positive("distance", distance) <= 0.75:
+        if number("distance", distance, 0.0, above=True) <= 0.75:
             raise ValueError(f"distance={distance!r}; expected more than 0.75 longer sides, so that the source stands outside the image: distance=1.5.")
         beta = _radians(angles, 360.0)
-        bins = math.ceil(1.5 * math.hypot(height, width)) if bins is None else whole("bins", bins, 2)
+        bins = math.ceil(1.5 * math.hypot(height, width)) if bins is None else integer("bins", bins, 2)
         radius = distance * max(height, width)
         opening = math.asin(math.hypot(height, width) / 2 / radius)
         turned = beta[:, None] + torch.linspace(-opening, opening, bins, dtype=torch.float64)
@@ -189,7 +190,7 @@ def _compressed(matrix: Tensor) -> Tensor:
 
 def _radians(angles: int | Sequence[float] | Tensor, turn: float) -> Tensor:
     if isinstance(angles, int):
-        angles = torch.arange(whole("angles", angles, 1), dtype=torch.float64) * (turn / angles)
+        angles = torch.arange(integer("angles", angles, 1), dtype=torch.float64) * (turn / angles)
     degrees = finite("angles", angles)
     if degrees.dim() != 1:
         raise ValueError(f"angles have shape {tuple(degrees.shape)}; expected (a,) degrees, or their number, as in angles=60.")
@@ -197,4 +198,4 @@ def _radians(angles: int | Sequence[float] | Tensor, turn: float) -> Tensor:
 
 
 def _bins(bins: int | None, height: int, width: int) -> int:
-    return math.ceil(math.hypot(height, width)) + 1 if bins is None else whole("bins", bins, 1)
+    return math.ceil(math.hypot(height, width)) + 1 if bins is None else integer("bins", bins, 1)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._numbers import per_row
 from ..operator import SVD, Operator
-from ._shared import RANK, finite, image_event, rowwise
+from ._shared import RANK, finite, image_event
 
 
 class Separable(Operator):
@@ -46,7 +47,7 @@ class Separable(Operator):
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         u_h, u_w = self._left
         inside = _both(u_h.T, u_w.T, y)
-        shift, scale = rowwise(shift, y), rowwise(scale, y)
+        shift, scale = per_row(shift, y), per_row(scale, y)
         square = torch.where(self._kept, self._values, 0.0).square().to(y)
         weight = _reciprocal(shift + scale * square)
         rest = y - _both(u_h, u_w, inside) if u_h.shape[0] > u_h.shape[1] or u_w.shape[0] > u_w.shape[1] else None

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .._numbers import per_row
 from ..operator import SVD, Operator
-from ._shared import rowwise
 
 
 class Tight(Operator):
@@ -21,7 +21,7 @@ class Tight(Operator):
     length: float = 1.0
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
-        return y / rowwise(shift + scale * self.length**2, y)
+        return y / per_row(shift + scale * self.length**2, y)
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.adjoint(y) / self.length**2
