@@ -72,7 +72,7 @@ def moments_of_flow(process: sd.Process, score: sd.Score, method: str, **options
     return x[0], slope @ slope.T
 
 
-SOLVERS: list[dict[str, Any]] = [{"method": "rk45"}, {"method": "ddim", "steps": 500, "grid": "log_snr"}, {"method": "dpmpp_2m", "steps": 80}]
+SOLVERS: list[dict[str, Any]] = [{"method": "rk45", "rtol": 1e-4}, {"method": "ddim", "steps": 250, "grid": "log_snr"}, {"method": "dpmpp_2m", "steps": 60}]
 EXACT: list[tuple[str, exam.Gaussian, dict[str, Any]]] = [("pigdm", ISOTROPIC, {"prior_std": STD}), ("mmps", CORRELATED, {"iterations": 8})]
 
 
@@ -88,9 +88,9 @@ def test_pigdm_and_mmps_are_exact_for_gaussians(process: sd.Process, measured: i
         assert (covariance - problem.covariance).norm() < 0.05 * problem.covariance.norm(), method
 
 
-@pytest.mark.parametrize(("method", "options"), [("euler_maruyama", {"steps": 400}), ("pc", {"steps": 200, "snr": 0.1}), ("dpmpp_2m_sde", {"steps": 60})])
+@pytest.mark.parametrize(("method", "options"), [("euler_maruyama", {"steps": 200}), ("pc", {"steps": 100, "snr": 0.1}), ("dpmpp_2m_sde", {"steps": 60})])
 def test_stochastic_solvers_draw_from_the_posterior(method: str, options: dict[str, Any]) -> None:
-    problem, process, n = Problem(ISOTROPIC, 2, 0.3), sd.VPSDE(), 6000
+    problem, process, n = Problem(ISOTROPIC, 2, 0.3), sd.VPSDE(), 8000
     score = problem.score(process, "pigdm", prior_std=STD)
     x = sd.solve(process.reverse(score, eps=1e-4), process.prior((n, 4), seed=0, dtype=torch.float64), method, seed=1, **options).x
     error = problem.covariance.trace().sqrt() / math.sqrt(n)
@@ -186,10 +186,8 @@ def test_diffpir_step_by_step(noise_std: float) -> None:
     for (t, t1), z in zip(pairwise(LEVELS), noise, strict=True):
         (abar, var), (abar1, var1) = squares(process, t), squares(process, t1)
         x0, rho, a = denoiser(CORRELATED, process)(x, t), lam * noise_std**2 * abar / var, operator.matrix
-        if rho:
-            x0 = torch.linalg.solve(a.T @ a + rho * torch.eye(4, dtype=torch.float64), (y @ a + rho * x0).T).T
-        else:
-            x0 = x0 + (y - x0 @ a.T) @ torch.linalg.pinv(a).T
+        weighed = torch.linalg.solve(a.T @ a + rho * torch.eye(4, dtype=torch.float64), a.T).T if rho else torch.linalg.pinv(a).T
+        x0 = x0 + (y - x0 @ a.T) @ weighed  # the least of |y - A x|^2 + rho |x - x_0|^2
         eps = (x - math.sqrt(abar) * x0) / math.sqrt(var)
         x = math.sqrt(abar1) * x0 + math.sqrt(var1) * (math.sqrt(1 - zeta) * eps + math.sqrt(zeta) * z)
     assert torch.allclose(sol.x, x, rtol=1e-6)
@@ -237,10 +235,10 @@ def test_a_nonlinear_measurement_is_for_dps() -> None:
     process, truth = sd.VPSDE(), ISOTROPIC.sample(1, seed=5, dtype=torch.float64)
     base = sd.as_score(exam.as_model(ISOTROPIC, process, predicts="v"), process, predicts="v")
     measurement = Measurement(Saturated(), torch.tanh(2 * truth), 0.05)
-    start, scores = process.prior((500, 4), seed=0, dtype=torch.float64), (dps(base, measurement, zeta=2.0).score, base)
-    x = [sd.solve(process.reverse(score), start, "ddim", eta=1.0, steps=100, seed=0).x for score in scores]
+    start, scores = process.prior((200, 4), seed=0, dtype=torch.float64), (dps(base, measurement, zeta=2.0).score, base)
+    x = [sd.solve(process.reverse(score), start, "ddim", eta=1.0, steps=60, seed=0).x for score in scores]
     told, untold = (measurement.residual(draws).square().mean().sqrt() for draws in x)
-    assert told < 0.2 * untold
+    assert told < 0.25 * untold
     for method in ("pigdm", "mmps", "ddnm", "diffpir"):
         with pytest.raises(ValueError, match=f"{method} needs a linear operator.*expected 'dps'"):
             CONDITIONINGS[method](base, measurement)
