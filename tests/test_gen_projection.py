@@ -15,7 +15,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve.methods import METHODS, make_method
 from sdesolve.noise import CONSTRAINT, SeededNormals, SeededStep
-from sdesolve_gen.conditioning import Measurement, Operator, projection
+from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, projection
 
 VE, VP = sd.VESDE(0.01, 20.0), sd.VPSDE()
 MASK = (torch.arange(16).reshape(1, 4, 4) % 3 != 0).float()
@@ -210,3 +210,10 @@ def test_an_operator_that_it_is_not_for_is_refused() -> None:
         projection(blank(VP), Measurement(Dense(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])), torch.zeros(1, 2)))
     with pytest.raises(ValueError, match="orthogonal rows"):
         projection(blank(VP), Measurement(Dense(torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])), torch.zeros(1, 2)))
+
+
+@pytest.mark.parametrize("name", ["projection", "repaint", "ddrm"])
+def test_counts_are_refused(name: str) -> None:
+    counted = Measurement(Dense(torch.eye(3)[:1]), torch.ones(1, 1), noise="poisson", gain=0.1)
+    with pytest.raises(ValueError, match=f"{name} has no treatment of noise='poisson'"):
+        CONDITIONINGS[name](blank(VP), counted)

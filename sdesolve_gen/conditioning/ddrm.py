@@ -20,8 +20,9 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve.methods import Facts, Step, StepNoise
 
+from ._numbers import number
 from .measurement import Measurement
-from .methods import CONDITIONINGS, Conditioning
+from .methods import Conditioning
 from .operator import SVD
 from .projection import shaped
 
@@ -42,19 +43,18 @@ def ddrm(score: sd.Score, measurement: Measurement, eta: float = 0.85, eta_b: fl
         eta_b: 0 <= eta_b <= 1, how much of y replaces what the model says where y is less noisy; published: 1.
 
     Raises:
-        ValueError: an operator without ``svd()``; eta or eta_b out of range.
+        ValueError: an operator without ``svd()``; noise other than Gaussian; eta or eta_b out of range.
     """
+    measurement.require("ddrm")
     svd = measurement.operator.svd()
     if svd is None:
         raise ValueError(
             f"{type(measurement.operator).__name__} has no singular value decomposition, in whose basis DDRM works; expected another method of conditioning, as in "
             "method='projection'."
         )
-    for name, value in (("eta", eta), ("eta_b", eta_b)):
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"{name}={value!r}; expected a number, 0 <= {name} <= 1, as in {name}={0.85 if name == 'eta' else 1.0}.")
+    eta, eta_b = number("eta", eta, 0, most=1), number("eta_b", eta_b, 0, most=1)
     values = svd.values.to(measurement.y)
-    sampler = DDRM(svd, svd.observe(measurement.y) / values, measurement.noise_std / values, float(eta), float(eta_b))
+    sampler = DDRM(svd, svd.observe(measurement.y) / values, measurement.noise_std / values, eta, eta_b)
 
     def method(given: str | sd.Stepper = "ddim", **options: Any) -> sd.Stepper:
         if given != "ddim" or options:
@@ -108,6 +108,3 @@ class DDRM(sd.Stepper):
             return x
         seen = self.svd.analyse(x)
         return x + self.svd.synthesise(self.eta_b * (self.known.to(x) - seen))
-
-
-CONDITIONINGS["ddrm"] = ddrm

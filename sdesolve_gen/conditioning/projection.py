@@ -27,7 +27,7 @@ import sdesolve as sd
 from sdesolve.correctors import Corrector, Normals
 
 from .measurement import Measurement
-from .methods import CONDITIONINGS, Conditioning, made
+from .methods import Conditioning, made
 from .operator import Operator
 
 _TIGHT = 1e-3  # of A A^T v: how far it may be from c v
@@ -46,12 +46,13 @@ def projection(score: sd.Score, measurement: Measurement) -> Conditioning:
         measurement: y = A x_0 + noise_std n.
 
     Raises:
-        ValueError: an operator whose rows are not orthogonal or of different lengths.
+        ValueError: an operator whose rows are not orthogonal or of different lengths; noise other than Gaussian.
     """
+    measurement.require("projection")
     held = Projection(score.process, measurement, row_square(measurement.operator, measurement.y))
     if not measurement.noise_std:
         return Conditioning(score, held)
-    pulled = score.process.reverse(lambda x, t: score(x, t) + held.pull(x, t))
+    pulled = score.process.reverse(sd.guided(score, lambda prediction: held.pull(prediction.x, prediction.t)))
 
     def method(given: str | sd.Stepper, **options: Any) -> sd.Stepper:
         return made(given, **options).constrained(lambda predictor: predictor, lambda corrector: Pulled(corrector, pulled))
@@ -135,6 +136,3 @@ def row_square(operator: Operator, y: Tensor) -> float:
 def shaped(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient () or (B,) in x's dtype, to multiply states or measurements; one on the host stays there."""
     return sd.expand_time(coefficient, x).to(x.dtype)
-
-
-CONDITIONINGS["projection"] = projection

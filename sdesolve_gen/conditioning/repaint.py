@@ -18,8 +18,9 @@ from sdesolve.methods import Facts, Step, StepNoise
 from sdesolve.methods.discretised import transition
 from sdesolve.noise import CONSTRAINT, PASS, SeededStep
 
+from ._numbers import whole
 from .measurement import Measurement
-from .methods import CONDITIONINGS, Conditioning, made
+from .methods import Conditioning, made
 from .projection import projection
 
 
@@ -38,6 +39,7 @@ def repaint(score: sd.Score, measurement: Measurement, jump_length: int = 10, re
     Raises:
         ValueError: a measurement with noise, an argument out of range, or an operator that the projection refuses.
     """
+    measurement.require("repaint")
     if measurement.noise_std:
         raise ValueError(
             f"repaint has noise_std={measurement.noise_std:g}, and its steps back would forget a y that is noisier than they are; expected noise_std=0, or another method of "
@@ -79,9 +81,8 @@ class Resampled(sd.Stepper):
     one_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, value in (("jump_length", self.jump_length), ("resamplings", self.resamplings)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=10.")
+        for name in ("jump_length", "resamplings"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         if (self.jump_length + 1) * self.resamplings > CONSTRAINT // PASS:
             raise ValueError(f"jump_length={self.jump_length} and resamplings={self.resamplings} walk too many steps at once; expected a product below 1000.")
         if self.stepper.facts.start or self.stepper.own_grid is not None:
@@ -148,6 +149,3 @@ class Again(SeededStep):
     def normal(self, slot: int = 0) -> Tensor:
         """Standard normals."""
         return self._first.normal(slot + self._number * PASS)
-
-
-CONDITIONINGS["repaint"] = repaint
