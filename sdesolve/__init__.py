@@ -14,6 +14,7 @@ from .dequantise import dequantise
 from .discrete_likelihood import DiscreteLikelihood, discrete_log_likelihood
 from .divergence import divergence, value_and_divergence
 from .grids import Grid
+from .guided import Prediction, guided
 from .latent import Latent, decode, encode, interpolate
 from .likelihood import Budget, Likelihood, log_likelihood
 from .likelihood_bound import LikelihoodBound, likelihood_bound
@@ -60,6 +61,7 @@ __all__ = [
     "OptimisedGrid",
     "Parallel",
     "Particles",
+    "Prediction",
     "ProbabilityFlow",
     "Process",
     "Range",
@@ -87,6 +89,7 @@ __all__ = [
     "exam",
     "expand_time",
     "grids",
+    "guided",
     "interpolate",
     "likelihood_bound",
     "log_likelihood",

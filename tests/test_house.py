@@ -25,7 +25,7 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"_arrays", "_errors", "_student", "_tally", "files"},
     {"noise", "_philox", "brownian"},
     {"processes", "grids", "ranges", "solution", "control"},
-    {"problems", "scores", "methods", "correctors", "solver_card", "optimised"},
+    {"problems", "scores", "guided", "methods", "correctors", "solver_card", "optimised"},
     {"_loops"},
     {"_backends"},
     {"solve", "correct", "_auto", "_checks", "_progress", "_gauss_newton"},
