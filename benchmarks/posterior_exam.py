@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import sdesolve as sd
 from sdesolve import exam
-from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, operators, twist
+from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, made, operators, twist
 
 GAUSSIAN = exam.Gaussian([0.5, -0.3, 0.2, 0.0], cov=[[1.0, 0.5, 0.2, 0.0], [0.5, 0.8, 0.3, 0.1], [0.2, 0.3, 0.6, 0.2], [0.0, 0.1, 0.2, 0.5]])
 LAWS = {"gaussian": GAUSSIAN, "mixture": exam.mixture_2d()}
@@ -43,10 +43,10 @@ def conditioned(name: str, method: str, steps: int, **options: object) -> Callab
     def answer(q: exam.Question) -> Tensor:
         d = q.matrix.shape[1]
         score = sd.as_score(q.law.score(PROCESS), PROCESS, predicts="score")
-        made = CONDITIONINGS[name](score, Measurement(operators.Matrix((d,), q.matrix), q.rows(), q.noise_std), **options)
+        c = CONDITIONINGS[name](score, Measurement(operators.Matrix((d,), q.matrix), q.rows(), q.noise_std), **options)
         x = PROCESS.prior((len(q.y) * q.draws, d), seed=q.seed, dtype=torch.float64)
-        more = {} if made.constraint is None else {"constraint": made.constraint}
-        sol = sd.solve(PROCESS.reverse(made.score), x, method, steps=steps, grid="log_snr", seed=q.seed, denoise=True, **more)
+        stepper = (c.method or made)(method)
+        sol = sd.solve(PROCESS.reverse(c.score), x, stepper, steps=steps, grid="log_snr", seed=q.seed, denoise=True, constraint=c.constraint)
         return sol.x.reshape(len(q.y), q.draws, d)
 
     return answer
