@@ -112,6 +112,16 @@ def test_fewer_iterations_trust_y_less() -> None:
     assert off[0] > off[1] > 4 * off[2]
 
 
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_ddnm_is_exact_where_the_seen_and_the_unseen_are_independent(process: sd.Process) -> None:
+    law, y = exam.Gaussian(normals(4), std=[0.3, 0.5, 0.7, 0.9]), normals(1, 2, seed=5)
+    base = sd.as_score(exam.as_model(law, process, predicts="epsilon"), process, predicts="epsilon")
+    score = ddnm(base, Measurement(Dense(torch.eye(4)[:2]), y)).score
+    mean, covariance = moments_of_flow(process, score, "dpmpp_2m", steps=80)
+    assert (mean[:2] - y[0]).abs().max() < 0.03 and covariance[:2].abs().max() < 1e-3  # but for the last level's noise
+    assert torch.allclose(mean[2:], law.mean[2:], rtol=0.01, atol=0.01) and torch.allclose(covariance[2:, 2:], law.covariance[2:, 2:], atol=0.02)
+
+
 @pytest.mark.parametrize("method", ["dps", "pigdm", "mmps", "ddnm", "diffpir"])
 def test_cost_and_rows(method: str) -> None:
     """One call of the network for each evaluation, with the derivatives that are stated; a row in company is the row alone."""
