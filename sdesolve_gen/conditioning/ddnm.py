@@ -21,7 +21,7 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
 
     Without noise lambda = 1 and x_0' = A^+ y + (I - A^+ A) x_0.  With noise, y is not to bring more noise into a step than the eta sigma that the paper's sampler draws
     anew: lambda is its Sigma_t.  The paper also takes y's noise out of the step's own (its Phi_t), which no score can and which would narrow what is too narrow.
-    An operator without a cheap SVD is treated as one with s_i = 1.  [Wang et al. 2023, eq. 13 and 17-19, algorithms 1 and 3]
+    An operator without a cheap SVD is treated as one with s_i = 1.  [Wang et al. 2023, sections 3.2 and 3.3, algorithm 1]
 
     One network call for each evaluation and no derivative; a ``pinv`` or SVD.  The paper's algorithm 1 is ``method="ddim", eta=1`` on a grid of the paper's levels.  Exact
     without noise where directions that A sees and those that it does not are independent given x_t.  Else what is not measured learns of y by x_t alone, at the step's pace: biased
