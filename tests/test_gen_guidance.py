@@ -112,6 +112,16 @@ def test_fewer_iterations_trust_y_less() -> None:
     assert off[0] > off[1] > 4 * off[2]
 
 
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_ddnm_is_exact_where_the_seen_and_the_unseen_are_independent(process: sd.Process) -> None:
+    law, y = exam.Gaussian(normals(4), std=[0.3, 0.5, 0.7, 0.9]), normals(1, 2, seed=5)
+    base = sd.as_score(exam.as_model(law, process, predicts="epsilon"), process, predicts="epsilon")
+    score = ddnm(base, Measurement(Dense(torch.eye(4)[:2]), y)).score
+    mean, covariance = moments_of_flow(process, score, "dpmpp_2m", steps=80)
+    assert (mean[:2] - y[0]).abs().max() < 0.03 and covariance[:2].abs().max() < 1e-3  # but for the last level's noise
+    assert torch.allclose(mean[2:], law.mean[2:], rtol=0.01, atol=0.01) and torch.allclose(covariance[2:, 2:], law.covariance[2:, 2:], atol=0.02)
+
+
 @pytest.mark.parametrize("method", ["dps", "pigdm", "mmps", "ddnm", "diffpir"])
 def test_cost_and_rows(method: str) -> None:
     """One call of the network for each evaluation, with the derivatives that are stated; a row in company is the row alone."""
@@ -153,7 +163,7 @@ def denoiser(law: exam.Gaussian, process: sd.Process) -> Callable[[Tensor, float
 
 @pytest.mark.parametrize("noise_std", [0.0, 1.0])
 def test_ddnm_step_by_step(noise_std: float) -> None:
-    """Algorithm 1 of Wang et al. 2023, with Sigma_t of algorithm 3 where there is noise, in the paper's letters."""
+    """Algorithm 1 of Wang et al. 2023, with the Sigma_t of DDNM+ where there is noise, in the paper's letters."""
     process, operator, y = sd.VPSDE(), DenseSVD(normals(2, 4, seed=2)), normals(5, 2, seed=5)
     base = sd.as_score(exam.as_model(CORRELATED, process, predicts="v"), process, predicts="v")
     score = ddnm(base, Measurement(operator, y, noise_std), eta=0.85).score
@@ -242,6 +252,17 @@ def test_a_nonlinear_measurement_is_for_dps() -> None:
     for method in ("pigdm", "mmps", "ddnm", "diffpir"):
         with pytest.raises(ValueError, match=f"{method} needs a linear operator.*expected 'dps'"):
             CONDITIONINGS[method](base, measurement)
+
+
+def test_renoised_narrows_by_what_it_says() -> None:
+    """Data N(0, 1), 1,000 steps: where every step's map is linear, the variance at the end needs no draws."""
+    process, share, variance = sd.VPSDE(), 0.3, 1.0
+    grid = [float(t) for t in process.log_snr_inverse(torch.linspace(float(process.log_snr(1.0)), float(process.log_snr(1e-4)), 4000, dtype=torch.float64))]
+    for t, t1 in pairwise(grid):
+        row = Renoised(share).row(process, (t,), t1)
+        on_x = row.on_x + row.on_outputs[0] * process.alpha_(t)  # D = alpha x
+        variance = on_x**2 * variance + row.on_noise**2
+    assert math.isclose(variance, share / (2 - 2 * math.sqrt(1 - share)), rel_tol=0.01)
 
 
 # -- Poisson noise -------------------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
         x_0' = x_0 + V diag(lambda) S^-1 U' (y - A x_0),      A = U S V',
         lambda_i = min(1, eta sigma s_i/(alpha noise_std)).
 
-    Without noise lambda = 1 and x_0' = A^+ y + (I - A^+ A) x_0.  With noise, a step of the paper's sampler that brings in noise of std eta sigma is
-    not to bring in more by y: lambda is its Sigma_t.  The paper also takes that noise of y out of the step's own (its Phi_t), which no score can: the spread of the samples is
-    that much too large while lambda = 1.  An operator without a cheap SVD is treated as one with s_i = 1.  [Wang et al. 2023, eq. 13 and 17-19, algorithms 1 and 3]
+    Without noise lambda = 1 and x_0' = A^+ y + (I - A^+ A) x_0.  With noise, y is not to bring more noise into a step than the eta sigma that the paper's sampler draws
+    anew: lambda is its Sigma_t.  The paper also takes y's noise out of the step's own (its Phi_t), which no score can and which would narrow what is too narrow.
+    An operator without a cheap SVD is treated as one with s_i = 1.  [Wang et al. 2023, sections 3.2 and 3.3, algorithm 1]
 
-    One network call for each evaluation and no derivative; a ``pinv`` or SVD.  The paper's algorithm 1 is ``method="ddim", eta=1`` along the grid of
-    the paper's levels.  Exact where directions that A sees and those that it does not are independent given x_t, and there without noise: else what is not measured is
-    not told of what is, but through x_t.
+    One network call for each evaluation and no derivative; a ``pinv`` or SVD.  The paper's algorithm 1 is ``method="ddim", eta=1`` on a grid of the paper's levels.  Exact
+    without noise where directions that A sees and those that it does not are independent given x_t.  Else what is not measured learns of y by x_t alone, at the step's pace: biased
+    towards the prior, and too wide.  With noise, what is measured stays at y: too narrow.
 
     Arguments:
         score: the model's score.

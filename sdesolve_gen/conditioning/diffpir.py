@@ -17,10 +17,11 @@ def diffpir(score: sd.Score, measurement: Measurement, *, lam: float = 7.0) -> C
         x_0' = argmin_x  |y - A x|^2/(2 noise_std^2) + |x - x_0|^2/(2 r_t^2)
              = x_0 + r_t^2 A' (noise_std^2 I + r_t^2 A A')^-1 (y - A x_0),          r_t^2 = sigma^2/(lambda alpha^2).
 
-    Without noise it is DDNM.  [Zhu et al. 2023, eq. 12-14: rho_t = lambda noise_std^2 alpha^2/sigma^2]
+    Without noise it is DDNM.  [Zhu et al. 2023, algorithm 1: rho_t = lambda noise_std^2 alpha^2/sigma^2]
 
-    One network call for each evaluation and no derivative; a ``gram_solve``.  The paper's sampler is :class:`sdesolve_gen.conditioning.Renoised`
-    with ``share=zeta``.  Exact for Gaussian data of covariance c^2 I only as c grows, at lambda = 1: r_t^2 is the variance of x_0 given x_t where nothing else is known.
+    One network call for each evaluation and no derivative; a ``gram_solve``.  The paper's sampler is :class:`sdesolve_gen.conditioning.Renoised` with
+    ``share=zeta``.  At lambda = 1 it is exact in the limit of a flat prior, c -> infinity in N(m, c^2 I); lambda > 1 trusts the prior more, and what is measured comes
+    out too wide and biased towards it.  What is not measured is biased as in DDNM.
 
     Arguments:
         score: the model's score.

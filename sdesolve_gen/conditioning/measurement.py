@@ -25,7 +25,7 @@ class Measurement:
         poisson    y = gain k,  k ~ Poisson(A x_0 / gain):  variance gain A x_0, and noise_std^2 more where the reading is noisy too
 
     Poisson noise is taken for Gaussian with the variance that the prediction A E[x_0 | x_t] has, of one count at least, where it is weighed; so it needs
-    data that are intensities, A x_0 >= 0, and is as good as a count of some ten is nearly Gaussian.  [Chung et al. 2023, eq. 18-19]
+    data that are intensities, A x_0 >= 0, and is as good as a count of some ten is nearly Gaussian.  [Chung et al. 2023, section 3, with y for the prediction]
 
     Arguments:
         operator: A, on states shaped like the model's.

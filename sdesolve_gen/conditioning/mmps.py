@@ -18,7 +18,7 @@ def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5) -> C
         V = Cov[x_0 | x_t] = sigma^2/alpha J,      J = dE[x_0 | x_t]/dx_t.
 
     V is never formed: the linear system is solved by conjugate gradients, each row's by itself, with a vjp through the network in each iteration, from one evaluation
-    of it.  [Rozet et al. 2024, eq. 13-16 and algorithm 3; Boys et al. 2023, eq. 9]
+    of it.  [Rozet et al. 2024, arXiv 2405.13712, moment matching posterior sampling; Boys et al. 2023, arXiv 2310.06721]
 
     One network call and at most ``iterations`` + 1 vjps for each evaluation.  Exact for Gaussian data of any covariance, once there are as many iterations as different
     singular values of the system.  Elsewhere the likelihood of a mixture is taken for that of one Gaussian, which errs while x_t does not tell yet

@@ -17,7 +17,7 @@ def pigdm(score: sd.Score, measurement: Measurement, *, prior_std: float = 1.0) 
         score + J'A' (noise_std^2 I + r_t^2 A A')^-1 (y - A E[x_0 | x_t]),        J = dE[x_0 | x_t]/dx_t,
         r_t^2 = sigma^2 c^2/(alpha^2 c^2 + sigma^2),                              c = prior_std.
 
-    r_t^2 is the posterior variance of data with variance c^2; the paper's values are those of c = 1, for VP sigma^2.  [Song et al. 2023, eq. 7-8 and appendix A.3]
+    r_t^2 is the posterior variance of data with variance c^2; the paper's values are those of c = 1, for VP sigma^2.  [Song et al. 2023, section 3]
     The paper's algorithm 1 multiplies the gradient by alpha r_t^2 and leaves E[eps | x_t] as it was; here it is part of the score, which is what its derivation asks for.
 
     One network call and one vjp for each evaluation, and a ``gram_solve``: closed form for operators that have one.  Exact, at every noise level and
