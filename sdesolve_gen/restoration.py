@@ -73,9 +73,7 @@ def inpaint(model: Model, images: Tensor, mask: Tensor | np.ndarray, *, noise_st
 
 def colorize(model: Model, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, **options: Any) -> Restored:
     """Draws of the colours of gray images; see ``Model.colorize``."""
-    if model.shape[0] != 3:
-        raise ValueError(f"the model {model.card['name']} makes images {model.shape}; expected one of 3 channels, whose colours can be drawn.")
-    operator = Gray(model.shape, weights)
+    operator = luminance(model, weights)
     if gray.dim() == 4 and gray.shape[1] == 3:
         if bool((gray != gray[:, :1]).any()):
             raise ValueError("gray has three different channels; expected a gray image, (n, 1, H, W), or three equal channels: m.restore(images, Gray(m.shape)) measures first.")
@@ -83,6 +81,13 @@ def colorize(model: Model, gray: Tensor, *, weights: Sequence[float] = LUMA, noi
     y = _pictures(model, "gray", gray, operator.measured)
     _check_values(model, "gray", y, noise_std)
     return restore(model, y * float(operator.weights.sum()), operator, noise_std, **options)
+
+
+def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
+    """What a gray image is of the images of a model of colour images."""
+    if model.shape[0] != 3:
+        raise ValueError(f"the model {model.card['name']} makes images {model.shape}; expected one of 3 channels, whose colours can be drawn.")
+    return Gray(model.shape, weights)
 
 
 def restore(
@@ -177,7 +182,7 @@ def _check_values(model: Model, name: str, values: Tensor, noise_std: float) -> 
     low, high = model.data_range
     if not bool(values.isfinite().all()):
         raise ValueError(f"{name} are not finite where they are known; expected a mask that is 0 there.")
-    room = 0.05 * (high - low) + 6 * noise_std
+    room = 0.05 * (high - low) + max(0.0, 6 * noise_std)
     if float(values.min()) < low - room or float(values.max()) > high + room:
         raise ValueError(
             f"{name} have values from {float(values.min()):.4g} to {float(values.max()):.4g}, and the model's data lie in [{low:g}, {high:g}]; "
