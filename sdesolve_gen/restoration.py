@@ -14,7 +14,7 @@ from torch import Tensor
 import sdesolve as sd
 
 from ._errors import unknown
-from .conditioning import CONDITIONINGS, Measurement, Operator
+from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning.operators import LUMA, Gray, Mask, Tight, as_operator, check_operator
 from .sampling import bar, calls, checked_seed, count, names
 
@@ -24,9 +24,18 @@ if TYPE_CHECKING:
 APART = 1 << 16
 """Draw d of the image named i is the sample named i APART + d, so that it is the same however many draws and images there are."""
 
-SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {"projection": ("pc", {"steps": 500})}
-"""What solves unless the caller says, by method of conditioning."""
-DEFAULT_SOLVER: tuple[str, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
+SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
+    "projection": ("pc", {"steps": 500}),
+    "repaint": ("ddim", {"steps": 50, "eta": 1.0}),
+    "ddrm": ("ddim", {"steps": 50}),
+    "ddnm": ("ddim", {"steps": 100, "eta": 1.0}),
+    "diffpir": (Renoised(0.3), {"steps": 100}),
+}
+"""What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
+DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
+
+
+_OF_SOLVE = inspect.signature(sd.solve).parameters.keys()
 
 
 class Restored(NamedTuple):
@@ -123,10 +132,11 @@ def restore(
         """Draws number ``rows`` of all."""
         chunk = [ids[row] for row in rows.tolist()]
         given = Measurement(operator, measurement.y[(rows // draws).to(model.device)], noise_std)
-        score, constraint = CONDITIONINGS[method](model.score, given, **own)
+        score, constraint, walked = CONDITIONINGS[method](model.score, given, **own)
+        stepper, left = (sampler, options) if walked is None else _walked(walked, sampler, options)
         x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
-        how: dict[str, Any] = {"seed": seed, "sample_ids": chunk, "denoise": denoise, "callback": observe, "constraint": constraint, **options}
-        return sd.solve(model.process.reverse(score), x, sampler, **how)
+        how: dict[str, Any] = {"seed": seed, "sample_ids": chunk, "denoise": denoise, "callback": observe, "constraint": constraint, **left}
+        return sd.solve(model.process.reverse(score), x, stepper, **how)
 
     with bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
@@ -234,8 +244,13 @@ def _solver(method: str, sampler: str | sd.Stepper | None, options: dict[str, An
 
 def _split(conditioning: Callable[..., Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the conditioning method, which has them in its signature, and those of the solver, which has the first say."""
-    known = inspect.signature(conditioning).parameters.keys() - inspect.signature(sd.solve).parameters.keys()
+    known = inspect.signature(conditioning).parameters.keys() - _OF_SOLVE
     return {key: value for key, value in options.items() if key in known}, {key: value for key, value in options.items() if key not in known}
+
+
+def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options: dict[str, Any]) -> tuple[sd.Stepper, dict[str, Any]]:
+    """What a conditioning method walks with in the place of the sampler, and the options of ``solve`` that are left."""
+    return walk(sampler, **{key: value for key, value in options.items() if key not in _OF_SOLVE}), {key: value for key, value in options.items() if key in _OF_SOLVE}
 
 
 def _one_by_one(x: Tensor, masks: Tensor, draw: Callable[..., Restored], options: dict[str, Any]) -> Restored:

@@ -74,7 +74,7 @@ def test_draws_are_the_posterior():
 @pytest.mark.parametrize("method", sorted(CONDITIONINGS))
 def test_known_pixels_are_kept(method):
     m, x = tiny_model(), pictures()
-    r = m.inpaint(x, half(), method=method, draws=2, steps=6, seed=0)
+    r = m.inpaint(x, half(), method=method, draws=2, steps=12, seed=0)
     assert r.images.shape == (2, 2, 1, 8, 8)
     assert r.method == method
     known = half().bool()
