@@ -28,6 +28,7 @@ from .scores import Score, as_score
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
 from .solver_card import SolverCard, solver_card
+from .tabulated import TabulatedVP
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
     from .methods import methods
@@ -69,6 +70,7 @@ __all__ = [
     "Status",
     "Stepper",
     "SubVPSDE",
+    "TabulatedVP",
     "UnderdampedLangevin",
     "as_score",
     "backends",

@@ -176,8 +176,8 @@ def as_score(
             A module is called in the dtype of its parameters, anything else in the dtype of the state.
         process: the forward process whose noise levels the model was trained on.
         predicts: what the model returns: "score", "epsilon", "x0", "v", "flow" or "edm" (table at the top of this file).
-        time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N
-            (index round(t (N-1)/horizon) of a model with N levels), or a callable from t, (B,) float64, to what it wants.
+        time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N (index
+            round((t - origin) (N-1)/(horizon - origin)) of a model with N levels), or a callable from t, (B,) float64, to what it wants.
         sigma_data: standard deviation of the data, for "edm" alone.
 
     Raises:
@@ -188,7 +188,7 @@ def as_score(
 
 def _time_convention(time: TimeConvention) -> Callable[[Process, Tensor], Tensor]:
     if isinstance(time, int) and time > 1:
-        return lambda p, t: torch.round(t * ((time - 1) / p.horizon)).long()
+        return lambda p, t: torch.round((t - p.origin) * ((time - 1) / (p.horizon - p.origin))).long()
     if callable(time):
         return lambda p, t: time(t)
     if isinstance(time, str):

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
     {"_arrays", "_errors", "_student", "_tally", "files"},
     {"noise", "_philox", "brownian"},
-    {"processes", "grids", "ranges", "solution", "control"},
+    {"processes", "tabulated", "grids", "ranges", "solution", "control"},
     {"problems", "scores", "methods", "correctors", "solver_card", "optimised"},
     {"_loops"},
     {"_backends"},
