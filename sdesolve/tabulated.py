@@ -73,15 +73,16 @@ class TabulatedVP(Process):
     def _tensors(self) -> dict[torch.device, Tensor]:
         return {}
 
+    def _on(self, device: torch.device) -> Tensor:
+        """(2, N) values and slopes, copied to a device once."""
+        if device not in self._tensors:
+            self._tensors[device] = torch.tensor([self._nodes, self._slopes], dtype=torch.float64, device=device)
+        return self._tensors[device]
+
     def _cubic(self, i: Number) -> tuple[Number, Number, Number, Number]:
         """c_0..c_3 of  c_0 + c_1 s + c_2 s^2 + c_3 s^3,  s from 0 at the level i to 1 at the next."""
-        if isinstance(i, Tensor):
-            if i.device not in self._tensors:
-                self._tensors[i.device] = torch.tensor([self._nodes, self._slopes], dtype=torch.float64, device=i.device)
-            (y0, d0), (y1, d1) = self._tensors[i.device][:, i].unbind(), self._tensors[i.device][:, i + 1].unbind()
-        else:
-            k = int(i)
-            y0, y1, d0, d1 = self._nodes[k], self._nodes[k + 1], self._slopes[k], self._slopes[k + 1]
+        table: Any = self._on(i.device) if isinstance(i, Tensor) else (self._nodes, self._slopes)
+        (y0, d0), (y1, d1) = ([values[k] for values in table] for k in (i, i + 1))
         return y0, d0, 3 * (y1 - y0) - 2 * d0 - d1, d0 + d1 - 2 * (y1 - y0)
 
     def _place(self, t: Number) -> tuple[Number, Number]:
@@ -128,8 +129,7 @@ class TabulatedVP(Process):
     def log_snr_inverse_(self, log_snr: Number) -> Number:
         last = len(self._nodes) - 2
         if isinstance(log_snr, Tensor):
-            falling = torch.tensor(self._nodes, dtype=torch.float64, device=log_snr.device)
-            i: Number = (torch.searchsorted(-falling, -log_snr.contiguous(), right=True) - 1).clamp(0, last)
+            i: Number = (torch.searchsorted(-self._on(log_snr.device)[0], -log_snr.contiguous(), right=True) - 1).clamp(0, last)
         else:
             i = min(max(sum(node >= log_snr for node in self._nodes) - 1, 0), last)
         c0, c1, c2, c3 = self._cubic(i)
