@@ -11,24 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sdesolve as sd
 from sdesolve.files import sha256
 
 from ._errors import ModelFileError, unknown
+from ._torch_files import fill, read_tensors
 from .networks import NETWORKS
-from .processes import make_process
+from .processes import make_process, network_time
 
 
 def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
     """The network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
-    network = _described(card_path, card)
-    tensors = _tensors(weights, card)
-    _match(weights, network.state_dict(), tensors)
-    network.load_state_dict(tensors, assign=True)
+    network = described(card_path, card)
+    fill(weights, network, _tensors(weights, card))
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 
 
@@ -41,7 +38,7 @@ def checked_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device={str(device)!r} cannot be used here ({reason}); expected one that is there, as in device='cpu'.") from error
 
 
-def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
+def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     """The network of the card on the meta device, which an image of the card's shape went through."""
     if card["network"] not in NETWORKS:
         raise ModelFileError(f"{path}: {unknown('network', card['network'], NETWORKS)}")
@@ -50,9 +47,12 @@ def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
         process = make_process(card["process"], card["process_options"])
         with torch.device("meta"):
             network = NETWORKS[card["network"]](**card["network_options"])
-            sd.as_score(network, process, predicts=card["predicts"], time=card["time"])
-            output = network(torch.empty(1, *shape), torch.empty(1))
-    except (ValueError, TypeError, RuntimeError) as error:
+            sd.as_score(network, process, predicts=card["predicts"], time=network_time(card["time"], process))
+            labels = [torch.zeros(1, dtype=torch.long)] if card.get("classes") else []
+            output = network(torch.empty(1, *shape), torch.empty(1), *labels)
+    except ImportError:
+        raise
+    except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
@@ -66,24 +66,4 @@ def _tensors(path: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
     expected = card.get("sha256")
     if expected is not None and sha256(path) != expected:
         raise ModelFileError(f"{path} has the SHA-256 {sha256(path)}; its card says {expected}: damaged, or card and weights are of two models.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelFileError(f"{path} is not a whole safetensors file ({error}); nothing else is read, since other formats can run code.") from error
-
-
-def _match(path: Path, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Raises ModelFileError unless names, shapes and types agree and every value is finite."""
-    missing, extra = sorted(wanted.keys() - got.keys()), sorted(got.keys() - wanted.keys())
-    if missing or extra:
-        raise ModelFileError(f"{path} does not fit its card's network: it lacks {_few(missing)} and has besides {_few(extra)}.")
-    for name, tensor in got.items():
-        here, there = (tuple(tensor.shape), tensor.dtype), (tuple(wanted[name].shape), wanted[name].dtype)
-        if here != there:
-            raise ModelFileError(f"{path}: {name} is {here[0]} {here[1]}; its card's network has {there[0]} {there[1]}.")
-        if not torch.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: {name} has values that are not finite.")
-
-
-def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" if names else "nothing"
+    return read_tensors(path)

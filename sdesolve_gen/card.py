@@ -1,11 +1,12 @@
 """The card of a model: everything about it but its weights, as one JSON object.
 
     name             letters, digits, "_", "-" and "."; it names files
-    process          "vp", "subvp", "ve", "edm", "cosine" or "rectified_flow";  process_options: its constants
-    predicts, time   parameterisation, as in :func:`sdesolve.as_score`
-    network          "UNet";  network_options: its arguments
+    process          "vp", "subvp", "ve", "edm", "cosine", "rectified_flow" or "tabulated_vp";  process_options: its constants
+    predicts, time   parameterisation, as in :func:`sdesolve.as_score`; the time of "tabulated_vp" may be "level"
+    network          "UNet", "DiffusersUNet2D";  network_options: its arguments
     shape            [C, H, W] of an image;  data_range: [low, high] of its values;  levels: values a pixel of the data took
     sha256           of model.safetensors;  parameters: number of weights       (both written by ``Model.save``)
+    classes          number of classes that a class-conditional network knows: it is told a label besides
     versions, training, figures      for people: what made it, how, and what was measured
 
 A card may come from anywhere, so :func:`check_card` trusts nothing in it.
@@ -23,6 +24,7 @@ from typing import Any
 from ._errors import ModelFileError
 
 LARGEST_CARD = 1_000_000  # bytes
+LONGEST_TABLE = 10_000  # numbers
 LARGEST_SIDE = 1 << 14  # of an image; a card with more would only be there to exhaust the memory
 
 
@@ -38,8 +40,12 @@ def _name(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value) is not None
 
 
+def _table(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= LONGEST_TABLE and all(map(_number, value))
+
+
 def _constants(value: object) -> bool:
-    return isinstance(value, dict) and all(_number(constant) for constant in value.values())
+    return isinstance(value, dict) and all(_number(constant) or _table(constant) for constant in value.values())
 
 
 def _shape(value: object) -> bool:
@@ -59,7 +65,7 @@ _Field = tuple[Callable[[object], bool], str]  # test, what is expected
 REQUIRED: dict[str, _Field] = {
     "name": (_name, 'up to 64 letters, digits, "_", "-" and "."'),
     "process": (_is(str), "a string"),
-    "process_options": (_constants, "an object of finite numbers"),
+    "process_options": (_constants, "an object of finite numbers and lists of them"),
     "predicts": (_is(str), "a string"),
     "time": (lambda value: isinstance(value, str) or _integer(value, 2), "a string or an integer > 1"),
     "network": (_is(str), "a string"),
@@ -71,6 +77,7 @@ REQUIRED: dict[str, _Field] = {
 OPTIONAL: dict[str, _Field] = {
     "sha256": (lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits"),
     "parameters": (_integer, "an integer > 0"),
+    "classes": (_integer, "an integer > 0"),
     "versions": (_is(dict), "an object"),
     "training": (_is(dict), "an object"),
     "figures": (_is(dict), "an object"),

@@ -6,6 +6,7 @@ runs no code that came with it.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
-from ._errors import unknown
+from ._errors import as_int, unknown
 from ._reading import checked_device, read_network
+from .adapters import diffusers
 from .card import check_card, read_card
-from .processes import make_process
+from .processes import make_process, network_time
 from .sampling import Samples, draw
 
 ASSETS = Path(__file__).parent / "assets"
@@ -48,10 +50,27 @@ class Model:
         check_card(card, "card")
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
-        self.score = sd.as_score(self.network, self.process, predicts=card["predicts"], time=card["time"])
+        self._told = network_time(card["time"], self.process)
+        self.score = self._score(_needs_label if card.get("classes") else self.network)
         self.shape: tuple[int, ...] = tuple(card["shape"])
         self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
         self.levels: int = card["levels"]
+
+    def _score(self, network: Any) -> sd.Score:
+        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told)
+
+    def of_class(self, label: int) -> Model:
+        """This model for one class of a class-conditional network, which shares its weights: ``m.of_class(3).sample(16)``.
+
+        Raises:
+            ValueError: the model knows no classes, or not that one.
+        """
+        classes, number = self.card.get("classes"), as_int(label)
+        if classes is None or number is None or not 0 <= number < classes:
+            raise ValueError(f"label={label!r}; expected {f'an integer from 0 to {classes - 1}' if classes else 'none: this model knows no classes'}.")
+        model = copy.copy(self)
+        model.score = self._score(_Labelled(self.network, number))
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -170,27 +189,58 @@ class Model:
         return folder
 
 
+class _Labelled(nn.Module):
+    """A class-conditional network that is told one label."""
+
+    def __init__(self, network: nn.Module, label: int) -> None:
+        super().__init__()
+        self.network, self.label = network, label
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        output: Tensor = self.network(x, time, torch.full((len(x),), self.label, device=x.device))
+        return output
+
+
+def _needs_label(x: Tensor, time: Tensor) -> Tensor:
+    raise ValueError("this model is class-conditional, and no class was named; expected m.of_class(3).sample(16).")
+
+
 def embedded() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
 
 
-def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str | None = None) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
     Arguments:
-        model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote.
+        model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote, or a folder of a
+            diffusers pipeline with a ``UNet2DModel``, or the id of one on the hub: ``load("OWNER/NAME", revision=COMMIT)``.
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
         device: where the weights go, as in "cpu" or "cuda".
+        revision: 40 hexadecimal digits of a commit, for a hub id alone.
 
     Raises:
         ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
-        ValueError: a name that is neither an embedded model nor a folder; a device that is not there.
+        ValueError: a name that is neither an embedded model nor a folder nor a hub id at a commit; a device that is not there.
+        ImportError: the model needs another package.
     """
     device = checked_device(device)
+    if isinstance(model, str) and model not in embedded() and not Path(model).exists() and diffusers.is_hub_id(model):
+        return _imported(diffusers.fetch(model, revision), model, {"hub": model, "revision": revision}, device)
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} is for an id of the hub; {str(model)!r} is none, or is here: leave it out.")
     folder = _folder(model)
+    if (folder / diffusers.INDEX).exists():
+        return _imported(folder, folder.resolve().name, {"folder": folder.resolve().name}, device)
     card = read_card(folder / CARD)
     return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)
+
+
+def _imported(folder: Path, name: str, origin: dict[str, Any], device: torch.device) -> Model:
+    """The model of a pipeline's folder."""
+    network, card = diffusers.read_pipeline(folder, name, origin)
+    return Model(network.to(device), card)
 
 
 def _folder(model: str | Path) -> Path:
@@ -198,16 +248,12 @@ def _folder(model: str | Path) -> Path:
     if isinstance(model, str) and model in embedded():
         return ASSETS / model
     path = Path(model)
-    if (path / "model_index.json").exists():
-        raise ValueError(f"{path} is a diffusers folder, which this version cannot read; {_READABLE}.")
     if path.is_dir():
         return path
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
         raise ValueError(f"{path} is a PyTorch checkpoint, which this version cannot read; {_READABLE}.")
     if path.exists():
         raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}).")
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        raise ValueError(f"{model!r} is no folder here; if it is meant as a hub id, this version cannot fetch those: {_READABLE}.")
     raise ValueError(f"{unknown('model', str(model), embedded())} Or a folder with {CARD} and {WEIGHTS}: there is none at {str(path)!r}.")
 
 

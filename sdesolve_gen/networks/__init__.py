@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from .diffusers_unet import DiffusersUNet2D
 from .unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet}
+NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "DiffusersUNet2D": DiffusersUNet2D}
 
-__all__ = ["NETWORKS", "UNet"]
+__all__ = ["NETWORKS", "DiffusersUNet2D", "UNet"]
