@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import sdesolve as sd
 from sdesolve.files import sha256
@@ -24,8 +24,9 @@ from .processes import make_process, network_time
 
 def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
     """The network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
+    _check_hash(weights, card)
     network = described(card_path, card)
-    fill(weights, network, _tensors(weights, card))
+    fill(weights, network, read_tensors(weights))
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 
 
@@ -59,11 +60,10 @@ def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _tensors(path: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which nothing but a safetensors file gets past."""
+def _check_hash(path: Path, card: Mapping[str, Any]) -> None:
+    """Raises ModelFileError for weights other than the card's."""
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file; expected the weights of a model, as Model.save writes them.")
     expected = card.get("sha256")
     if expected is not None and sha256(path) != expected:
         raise ModelFileError(f"{path} has the SHA-256 {sha256(path)}; its card says {expected}: damaged, or card and weights are of two models.")
-    return read_tensors(path)

@@ -11,6 +11,7 @@ other way in.
 from __future__ import annotations
 
 import io
+import os
 import pickletools
 import struct
 import warnings
@@ -29,7 +30,8 @@ from ._errors import ModelFileError
 LARGEST_PICKLE = 1 << 26  # bytes of names and shapes
 MOST_ENTRIES = 100_000
 _DEEPEST = 16
-_END = struct.Struct("<4s4H2LH")  # the record at the end of a zip archive
+_END, _END64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")  # the records at the end of a zip archive
+_TAIL = _END.size + _LOCATOR.size + _END64.size
 _NOT_OURS = "expected weights as torch.save or safetensors write them"
 
 
@@ -70,6 +72,9 @@ def tensors_in(path: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
         inside = ", ".join(map(str, list(found)[:6])) if isinstance(found, Mapping) else type(found).__name__
         raise ModelFileError(f"{path} is no state dict, names and their tensors, but holds: {inside[:200] or 'nothing'}.")
+    for name, tensor in found.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ModelFileError(f"{path}: {name[:80]} is {tuple(tensor.shape)} of {tensor.layout} on {tensor.device}, more than the file holds; expected plain tensors.")
     return dict(found)
 
 
@@ -96,22 +101,35 @@ def _opened(path: Path) -> zipfile.ZipFile:
     """The archive, whose directory is the one at its very end, so that every reader finds the same."""
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file; {_NOT_OURS}.")
-    size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             raise ModelFileError(
                 f"{path} is no zip archive, as torch.save writes since 1.6; where you trust it, write it anew with that: torch.save(torch.load(path, weights_only=True), path)."
             )
-        file.seek(max(0, size - _END.size))
-        end = file.read()
-    if len(end) < _END.size or not end.startswith(b"PK\5\6") or _END.unpack(end)[-1]:
-        raise ModelFileError(f"{path} does not end as an archive of torch.save does: it is cut off, or something was added.")
-    if max(_END.unpack(end)[3:5]) > MOST_ENTRIES or _END.unpack(end)[3] != _END.unpack(end)[4]:
-        raise ModelFileError(f"{path} claims {_END.unpack(end)[4]} entries; expected at most {MOST_ENTRIES}.")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        if not _ends(file.read(), size):
+            raise ModelFileError(f"{path} does not end as an archive of torch.save does: it is cut off, damaged, or something was added.")
     try:
         return zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises what struct, codecs and its own parsing do
         raise ModelFileError(f"{path} is no whole zip archive ({_line(error)}); {_NOT_OURS}.") from error
+
+
+def _ends(tail: bytes, size: int) -> bool:
+    """Whether a file of so many bytes ends in one zip directory and its records, which agree, and in nothing else."""
+    if len(tail) < _END.size or not tail[-_END.size :].startswith(b"PK\5\6"):
+        return False
+    _, *disks, here, entries, length, offset, comment = _END.unpack(tail[-_END.size :])
+    at, wide = size - _END.size, tail[-_TAIL : -_END.size]
+    if len(wide) == _END64.size + _LOCATOR.size and wide[_END64.size :].startswith(b"PK\6\7"):  # the record for large files stands before
+        at -= len(wide)
+        signature, _, _, _, _, _, here64, entries64, length64, offset64 = _END64.unpack(wide[: _END64.size])
+        pairs = ((here, here64, 0xFFFF), (entries, entries64, 0xFFFF), (length, length64, 0xFFFFFFFF), (offset, offset64, 0xFFFFFFFF))
+        if signature != b"PK\6\6" or _LOCATOR.unpack(wide[_END64.size :])[2] != at or any(a not in (b, unknown) for a, b, unknown in pairs):
+            return False
+        here, entries, length, offset = here64, entries64, length64, offset64
+    return not any(disks) and not comment and here == entries <= MOST_ENTRIES and offset + length == at
 
 
 def _checked(path: Path, archive: zipfile.ZipFile) -> bytes:
