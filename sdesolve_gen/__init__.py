@@ -12,11 +12,12 @@ from ._errors import ModelFileError
 from .models import Model, load
 from .sampling import Samples
 from .training import TrainConfig, train
+from .wrapping import wrap
 
 if TYPE_CHECKING:
     from .adapters.scheduler import DiffusersScheduler as DiffusersScheduler
 
-__all__ = ["DiffusersScheduler", "Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train"]
+__all__ = ["DiffusersScheduler", "Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,14 +18,17 @@ from sdesolve.files import sha256
 
 from ._errors import ModelFileError, unknown
 from ._torch_files import fill, read_tensors
+from .card import OWN
 from .networks import NETWORKS
 from .processes import make_process, network_time
 
 
-def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """The network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
+def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device, own: nn.Module | None = None) -> nn.Module:
+    """The network that ``card`` describes, or the owner's, with the weights of a safetensors file; raises ModelFileError."""
     _check_hash(weights, card)
-    network = described(card_path, card)
+    if card["network"] == OWN and own is None:
+        raise ModelFileError(f"{card_path} is of a network that stays with its owner; expected that: load({str(card_path.parent)!r}, network=your_network).")
+    network = described(card_path, card) if own is None else own
     fill(weights, network, read_tensors(weights))
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 

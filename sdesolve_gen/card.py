@@ -3,10 +3,11 @@
     name             letters, digits, "_", "-" and "."; it names files
     process          "vp", "subvp", "ve", "edm", "cosine", "rectified_flow" or "tabulated_vp";  process_options: its constants
     predicts, time   parameterisation, as in :func:`sdesolve.as_score`; the time of "tabulated_vp" may be "level"
-    network          "UNet", "DiffusersUNet2D";  network_options: its arguments
+    network          "UNet", "DiffusersUNet2D", ...;  network_options: its arguments; "own" is a network that stays with its owner
     shape            [C, H, W] of an image;  data_range: [low, high] of its values;  levels: values a pixel of the data took
     sha256           of model.safetensors;  parameters: number of weights       (both written by ``Model.save``)
     classes          number of classes that a class-conditional network knows: it is told a label besides
+    sigma_data       of ``predicts`` "edm", 0.5 where it is not said
     versions, training, figures      for people: what made it, how, and what was measured
 
 A card may come from anywhere, so :func:`check_card` trusts nothing in it.
@@ -23,6 +24,7 @@ from typing import Any
 
 from ._errors import ModelFileError
 
+OWN = "own"  # network of a model that was wrapped
 LARGEST_CARD = 1_000_000  # bytes
 LONGEST_TABLE = 10_000  # numbers
 LARGEST_SIDE = 1 << 14  # of an image; a card with more would only be there to exhaust the memory
@@ -78,6 +80,7 @@ OPTIONAL: dict[str, _Field] = {
     "sha256": (lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits"),
     "parameters": (_integer, "an integer > 0"),
     "classes": (_integer, "an integer > 0"),
+    "sigma_data": (lambda value: _number(value) and value > 0, "a finite number > 0"),  # type: ignore[operator]
     "versions": (_is(dict), "an object"),
     "training": (_is(dict), "an object"),
     "figures": (_is(dict), "an object"),

@@ -22,9 +22,10 @@ from sdesolve.files import atomic, sha256
 from ._errors import as_int, unknown
 from ._reading import checked_device, read_network
 from .adapters import diffusers
-from .card import check_card, read_card
+from .card import OWN, check_card, read_card
 from .processes import make_process, network_time
 from .sampling import Samples, draw
+from .wrapping import check
 
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -57,7 +58,7 @@ class Model:
         self.levels: int = card["levels"]
 
     def _score(self, network: Any) -> sd.Score:
-        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told)
+        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
 
     def of_class(self, label: int) -> Model:
         """This model for one class of a class-conditional network, which shares its weights: ``m.of_class(3).sample(16)``.
@@ -135,12 +136,12 @@ class Model:
             ValueError, TypeError: images of another shape, or off the levels; bad options.
         """
         seed = int(torch.randint(2**62, ())) if seed is None else seed
-        x = self._scaled(images, seed, sample_ids)
+        x = self.scaled(images, seed, sample_ids)
         return sd.log_likelihood(self.process, self.score, x, seed=seed, sample_ids=sample_ids, **options)
 
     def encode(self, images: Tensor, *, seed: int = 0, **options: Any) -> sd.Latent:
         """The latent code of each image; images and ``seed`` as for :meth:`log_likelihood`, options of :func:`sdesolve.encode`."""
-        return sd.encode(self.process, self.score, self._scaled(images, seed, None), **options)
+        return sd.encode(self.process, self.score, self.scaled(images, seed), **options)
 
     def decode(self, latents: sd.Latent | Tensor, **options: Any) -> Tensor:
         """The image of each code, (n, C, H, W) clipped to the data range; options of :func:`sdesolve.decode`, as in ``temperature=0.8``."""
@@ -160,8 +161,22 @@ class Model:
         images = self.decode(codes.flatten(0, 1), temperature=temperature, **options)
         return images.reshape(count, len(a), *self.shape)
 
-    def _scaled(self, images: Tensor, seed: int, sample_ids: Sequence[int] | Tensor | None) -> Tensor:
-        """Images as the network takes them."""
+    def check(self, images: Tensor | None = None, *, n: int = 64, seed: int = 0, **options: Any) -> sd.ModelCheck:
+        """Whether the network is what the card says: regresses its output on noise added to images; ``print`` it for a table.
+
+        Arguments:
+            images: data, 64 or more, as for :meth:`log_likelihood`.  None: ``n`` samples of its own, by 50 steps of DDIM, which shows a model at odds
+                with itself, as a wrong sign or time makes it, and not one that was trained on other data.
+            seed: names the noise.
+            options: of :func:`sdesolve.check_model`, as in ``times=4``.
+
+        Raises:
+            sdesolve.ModelCheckError: (a ValueError) it is not; says what fits.
+        """
+        return check(self, images, n=n, seed=seed, **options)
+
+    def scaled(self, images: Tensor, seed: int = 0, sample_ids: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Images as the network takes them: floats as they are, integers dequantised into the data range; on its device."""
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {', '.join(map(str, self.shape))}): images[None] for a single one.")
         if images.is_floating_point():
@@ -210,7 +225,7 @@ def embedded() -> list[str]:
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
 
 
-def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str | None = None) -> Model:
+def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str | None = None, network: nn.Module | None = None) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
     Arguments:
@@ -219,6 +234,7 @@ def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
         device: where the weights go, as in "cpu" or "cuda".
         revision: 40 hexadecimal digits of a commit, for a hub id alone.
+        network: yours, for a model that was made by :func:`wrap`; its weights are replaced.
 
     Raises:
         ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
@@ -234,7 +250,9 @@ def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str
     if (folder / diffusers.INDEX).exists():
         return _imported(folder, folder.resolve().name, {"folder": folder.resolve().name}, device)
     card = read_card(folder / CARD)
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)
+    if network is not None and card["network"] != OWN:
+        raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card)
 
 
 def _imported(folder: Path, name: str, origin: dict[str, Any], device: torch.device) -> Model:
