@@ -67,11 +67,17 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ModelFileError(f"{path} is not a whole safetensors file ({_line(error)}); nothing else is read, since other formats can run code.") from error
 
 
+def contents(found: Any) -> str:
+    """What a file holds, for a message."""
+    if not isinstance(found, Mapping):
+        return f"a {type(found).__name__}"
+    return ", ".join(name if isinstance(name, str) else f"a {type(name).__name__}" for name in list(found)[:8])[:200] or "nothing"
+
+
 def tensors_in(path: Path, found: Any) -> dict[str, Tensor]:
     """``found`` if it is a state dict; raises ModelFileError."""
     if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
-        inside = ", ".join(map(str, list(found)[:6])) if isinstance(found, Mapping) else type(found).__name__
-        raise ModelFileError(f"{path} is no state dict, names and their tensors, but holds: {inside[:200] or 'nothing'}.")
+        raise ModelFileError(f"{path} is no state dict, names and their tensors, but holds {contents(found)}.")
     for name, tensor in found.items():
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ModelFileError(f"{path}: {name[:80]} is {tuple(tensor.shape)} of {tensor.layout} on {tensor.device}, more than the file holds; expected plain tensors.")

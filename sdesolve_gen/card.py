@@ -93,6 +93,11 @@ def check_name(name: object) -> None:
         raise ValueError(f"name={name!r}; expected {REQUIRED['name'][1]}, as in name='mnist'.")
 
 
+def named(text: str) -> str:
+    """A model's name out of a file's or a hub id: what cannot stand in a name becomes "-"."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:64] or "imported"
+
+
 def check_card(card: Mapping[str, Any], where: str) -> None:
     """Raises ModelFileError that names ``where`` and the key, where a card is not what the top of this file says."""
     missing = [key for key in REQUIRED if key not in card]

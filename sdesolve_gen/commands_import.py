@@ -43,7 +43,7 @@ def import_command(
 
     `sdesolve-gen import pipelines/ddpm-cats --out models/cats --data cats/`
 
-    `sdesolve-gen import google/ddpm-cifar10-32 --revision 267b167dc01f0e4e61923ea244e8b988f84deb80 --out models/cifar10`
+    `sdesolve-gen import google/ddpm-cifar10-32 --revision COMMIT --out models/cifar10`
 
     `sdesolve-gen sample --model models/cats --method dpmpp_2m --steps 20`
 

@@ -21,7 +21,7 @@ from sdesolve.files import atomic, sha256
 
 from ._errors import as_int, unknown
 from ._reading import checked_device, read_network
-from .adapters import diffusers
+from .adapters import diffusers, edm
 from .card import OWN, check_card, read_card
 from .processes import make_process, network_time
 from .sampling import Samples, draw
@@ -230,7 +230,7 @@ def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str
 
     Arguments:
         model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote, or a folder of a
-            diffusers pipeline with a ``UNet2DModel``, or the id of one on the hub: ``load("OWNER/NAME", revision=COMMIT)``.
+            diffusers pipeline with a ``UNet2DModel``, or the id of one on the hub: ``load("OWNER/NAME", revision=COMMIT)``, or a ``.pkl`` of EDM.
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
         device: where the weights go, as in "cpu" or "cuda".
         revision: 40 hexadecimal digits of a commit, for a hub id alone.
@@ -243,22 +243,25 @@ def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str
     """
     device = checked_device(device)
     if isinstance(model, str) and model not in embedded() and not Path(model).exists() and diffusers.is_hub_id(model):
-        return _imported(diffusers.fetch(model, revision), model, {"hub": model, "revision": revision}, device)
+        return _placed(*diffusers.read_pipeline(diffusers.fetch(model, revision), model, {"hub": model, "revision": revision}), device)
     if revision is not None:
         raise ValueError(f"revision={revision!r} is for an id of the hub; {str(model)!r} is none, or is here: leave it out.")
+    if Path(model).suffix == ".pkl" and not Path(model).is_dir():
+        return _placed(*edm.read_model(Path(model)), device)
     folder = _folder(model)
     if (folder / diffusers.INDEX).exists():
-        return _imported(folder, folder.resolve().name, {"folder": folder.resolve().name}, device)
+        name = folder.resolve().name
+        return _placed(*diffusers.read_pipeline(folder, name, {"folder": name}), device)
     card = read_card(folder / CARD)
     if network is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
     return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card)
 
 
-def _imported(folder: Path, name: str, origin: dict[str, Any], device: torch.device) -> Model:
-    """The model of a pipeline's folder."""
-    network, card = diffusers.read_pipeline(folder, name, origin)
-    return Model(network.to(device), card)
+def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:
+    """The model of an import, laid out in memory as one of ours is."""
+    laid_out: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(laid_out.to(device), card)
 
 
 def _folder(model: str | Path) -> Path:

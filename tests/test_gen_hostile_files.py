@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gen_edm import Persistent, their_modules
 from gen_fixtures import tiny_model
 from torch import nn
 
@@ -210,6 +211,44 @@ def hostile(canary: str) -> dict[str, bytes]:
     }  # fmt: skip
 
 
+def hostile_pickles(canary: str) -> dict[str, bytes]:
+    """Pickles by kind, read as EDM's."""
+    touch = f"touch {canary}"
+    shell = Runs(os.system, touch)
+    meta = {"type": "class", "version": 6, "module_src": f"open({canary!r}, 'w')", "class_name": "EDMPrecond", "state": {}}
+    with their_modules():
+        carried = pickle.dumps({"ema": Persistent("EDMPrecond", {"_init_kwargs": {}}, f"open({canary!r}, 'w')")})
+        within = pickle.dumps({"ema": Persistent("EDMPrecond", {"_init_kwargs": shell})})
+    return {
+        "reduce": pickle.dumps(shell),
+        "reduce, protocol 0": pickle.dumps(shell, protocol=0),
+        "reduce, protocol 2": pickle.dumps(shell, protocol=2),
+        "reduce within an object": within,
+        "code that an object carries": carried,
+        "code in a record": pickle.dumps(meta),
+        "eval": pickle.dumps(Runs(eval, f"open({canary!r}, 'w')")),
+        "a loader in bytes": b"\x80\x04ctorch.storage\n_load_from_bytes\n" + pickle.dumps(saved(shell))[2:-1] + b"\x85R.",
+        "a legacy file in bytes": b"\x80\x04ctorch.storage\n_load_from_bytes\n" + pickle.dumps(legacy(shell))[2:-1] + b"\x85R.",
+        "instance": f"(S'{touch}'\nios\nsystem\n.".encode(),
+        "object": f"(cos\nsystem\nS'{touch}'\no.".encode(),
+        "new object": b"\x80\x04cos\nsystem\n)\x81.",
+        "an attribute of a class": b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.",
+        "a state of a function": b"\x80\x04ctorch._utils\n_rebuild_parameter\n}X\x01\x00\x00\x00aK\x01sb.",
+        "a call of a call": b"\x80\x04ctorch._utils\n_rebuild_parameter\n)R)R.",
+        "an extension": b"\x80\x04\x82\x01.",
+        "outside": b"\x80\x04X\x01\x00\x00\x00aQ.",
+        "tuples of tuples": tuples_of_tuples(),
+        "a set of tuples": b"\x80\x04\x8f(" + tuples_of_tuples()[3:-4] + b"\x90.",
+        "a memo of 2^32": b"\x80\x04]r\xff\xff\xff\xff.",
+        "a string that claims 2 GiB": b"\x80\x04X\xff\xff\xff\x7fa.",
+        "bytes that claim an exabyte": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0fa.",
+        "numpy objects": pickle.dumps(np.array([shell], dtype=object)),
+        "deep lists": b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b".",
+        "text": b"hello",
+        "empty": b"",
+    }
+
+
 def safetensors(header: bytes | dict[str, Any], body: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
@@ -242,12 +281,8 @@ def hostile_safetensors(canary: str) -> dict[str, bytes]:
 
 
 def _read(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() or path.suffix == ".pkl":
         gen.load(path)
-    elif path.suffix == ".safetensors":
-        read_tensors(path)
-    elif path.suffix == ".pt":
-        read_checkpoint(path)
     else:
         read_tensors(path)
 
@@ -281,7 +316,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "good.pth").write_bytes(saved(state()))
     tiny_model().save(folder / "good")
     canary = folder / "canary"
-    for kind, suffix in ((hostile, ".pth"), (hostile_safetensors, ".safetensors")):
+    for kind, suffix in ((hostile, ".pth"), (hostile_safetensors, ".safetensors"), (hostile_pickles, ".pkl")):
         for name, content in kind(str(canary)).items():
             (folder / "files" / f"{name}{suffix}").write_bytes(content)
     model = folder / "files" / "a model with a pickle for weights"
@@ -297,7 +332,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_hostile_file_is_refused_with_one_clear_error(read: dict[str, Any]) -> None:
-    assert len(read["found"]) > 70
+    assert len(read["found"]) > 95
     for name, result in read["found"].items():
         assert result["outcome"].startswith("ModelFileError: "), f"{name}: {result['outcome']}"
         message = result["outcome"].removeprefix("ModelFileError: ")

@@ -24,7 +24,7 @@ from .._errors import ModelFileError
 from .._reading import described
 from .._torch_files import fill, read_tensors
 from .._versions import versions
-from ..card import LARGEST_CARD, check_card
+from ..card import LARGEST_CARD, check_card, named
 from ..networks.diffusers_unet import OPTIONS
 from .schedules import read_schedule
 
@@ -80,7 +80,7 @@ def read_pipeline(folder: Path, name: str, origin: Mapping[str, Any]) -> tuple[n
     unet, scheduler = _place(folder, "unet", "config.json"), _place(folder, "scheduler", "scheduler_config.json")
     config, schedule_config = _json(unet / "config.json"), _json(scheduler / "scheduler_config.json")
     card = _card(unet / "config.json", config, scheduler / "scheduler_config.json", schedule_config)
-    card |= {"name": _named(name), "versions": versions(), "training": {"imported": dict(origin)}}
+    card |= {"name": named(name), "versions": versions(), "training": {"imported": dict(origin)}}
     check_card(card, str(unet / "config.json"))
     network = described(unet / "config.json", card)
     weights = next((unet / file for file in WEIGHTS if (unet / file).is_file()), None)
@@ -147,9 +147,4 @@ def _as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of the wrapped network, weights in float32."""
     renamed = {re.sub(r"\.(query|key|value|proj_attn)\.(?=weight$|bias$)", lambda m: f".{_RENAMED[m[1]]}.", name): tensor for name, tensor in tensors.items()}
     return {f"unet.{name}": tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in renamed.items()}
-
-
-def _named(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._")[:64] or "imported"
-
 

@@ -18,8 +18,8 @@ import sdesolve as sd
 from sdesolve.files import read_json
 
 from .._errors import ModelFileError
-from .._torch_files import fill, read_checkpoint, tensors_in
-from ..card import LARGEST_CARD
+from .._torch_files import contents, fill, read_checkpoint, tensors_in
+from ..card import LARGEST_CARD, named
 from ..models import Model
 from ..wrapping import wrap
 
@@ -40,15 +40,14 @@ def load(path: str | Path, network: nn.Module, config: str | Path | None = None,
     found = read_checkpoint(path)
     part = "model_ema" if average else "model"
     if not isinstance(found, Mapping) or part not in found:
-        inside = ", ".join(map(str, list(found)[:8])) if isinstance(found, Mapping) else type(found).__name__
-        raise ModelFileError(f"{path} holds {inside[:200] or 'nothing'}; expected {part!r}, as k-diffusion's train.py writes it.")
+        raise ModelFileError(f"{path} holds {contents(found)}; expected {part!r}, as k-diffusion's train.py writes it.")
     options = _model_config(path, found.get("config") if config is None else _json(Path(config)))
     fill(path, network, tensors_in(path, found[part]))
     try:
         process = sd.EDM(options["sigma_min"], options["sigma_max"])
         return wrap(
             network, process=process, predicts="edm", time="sigma", shape=(options["input_channels"], *options["input_size"]),
-            sigma_data=options["sigma_data"], name=path.stem,
+            sigma_data=options["sigma_data"], name=named(path.stem),
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: its config makes no model ({error}).") from error

@@ -3,8 +3,9 @@
 from torch import nn
 
 from .diffusers_unet import DiffusersUNet2D
+from .edm_unet import EDMUNet
 from .unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "DiffusersUNet2D": DiffusersUNet2D}
+NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "DiffusersUNet2D": DiffusersUNet2D, "EDMUNet": EDMUNet}
 
-__all__ = ["NETWORKS", "DiffusersUNet2D", "UNet"]
+__all__ = ["NETWORKS", "DiffusersUNet2D", "EDMUNet", "UNet"]
