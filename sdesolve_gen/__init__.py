@@ -17,11 +17,11 @@ from .wrapping import wrap
 if TYPE_CHECKING:
     from .adapters.scheduler import DiffusersScheduler as DiffusersScheduler
 
-__all__ = ["DiffusersScheduler", "Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train", "wrap"]
+__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    """``DiffusersScheduler`` is a class of diffusers, which is imported when it is named."""
+    """``DiffusersScheduler`` is a class of diffusers, which is imported when it is named; so it is not in ``__all__``."""
     if name != "DiffusersScheduler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

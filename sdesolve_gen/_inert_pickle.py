@@ -51,9 +51,7 @@ def _storage(content: Any) -> Any:
     """The storage that torch wrote into bytes."""
     if not isinstance(content, bytes | bytearray):
         raise _Refused("a storage that is no bytes")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates its own storages
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
@@ -186,7 +184,8 @@ def read_inert(path: Path) -> Any:
     if not path.is_file() or path.stat().st_size > MOST:
         raise ModelFileError(f"{path} is not a file of at most {MOST} bytes; expected a pickle of weights.")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch deprecates its own storages
             return _Unpickler(file, encoding="latin1").load()
     except _Refused as error:
         raise ModelFileError(f"{path} asks for {error}; tensors, names and numbers alone are read, for more could run code.") from None

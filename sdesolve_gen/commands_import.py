@@ -23,7 +23,7 @@ MANIFEST = "import.json"
 
 
 def import_command(
-    source: Annotated[str, typer.Argument(help="A folder of a diffusers pipeline, the id of one on the hub, or a folder of ours.")],
+    source: Annotated[str, typer.Argument(help="A folder of a diffusers pipeline, the id of one on the hub, a .pkl of EDM, or a folder of ours.")],
     out: Annotated[str, typer.Option(help="Folder for the weights, the card and the manifest.")],
     revision: Annotated[str | None, typer.Option(help="For a hub id: the 40 hexadecimal digits of one commit.")] = None,
     data: Annotated[str | None, typer.Option(help="Images that it was trained on, as for `likelihood`; default: 64 samples of its own.")] = None,
@@ -51,7 +51,7 @@ def import_command(
     """
     from .cli import _told
 
-    with _told(), _installed():
+    with _told():
         folder = _folder(out, overwrite)
         start = time.perf_counter()
         model = load(source, device, revision=revision)
@@ -90,7 +90,7 @@ def check_model_command(
     """
     from .cli import _told
 
-    with _told(), _installed():
+    with _told():
         path = None if out is None else Path(out)
         if path is not None and (path.suffix != ".json" or (path.exists() and not overwrite)):
             raise ValueError(f"--out {out}: expected the name of a .json file that is not there yet, or --overwrite.")
@@ -143,13 +143,3 @@ def _folder(out: str, overwrite: bool) -> Path:
 def _write(path: Path, said: dict[str, Any]) -> None:
     with atomic(path) as temporary:
         temporary.write_text(json.dumps({"command": ["sdesolve-gen", *sys.argv[1:]], "versions": versions(), **said}, indent=2) + "\n", encoding="utf-8")
-
-
-class _installed:
-    """A package that is missing is a bad value, not a traceback."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ImportError):
-            raise ValueError(str(error)) from error

@@ -16,6 +16,7 @@ import sdesolve as sd
 import sdesolve_gen as gen
 
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 from gen_diffusers import saved, start, unet, walk  # noqa: E402
 
