@@ -19,6 +19,7 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 from gen_diffusers import saved, start, unet, walk  # noqa: E402
+from test_no_sync import NoReads  # noqa: E402
 
 from sdesolve_gen.adapters.schedules import ZERO, read_schedule  # noqa: E402
 
@@ -403,6 +404,17 @@ def test_the_noise_is_the_generator_s() -> None:
     both = walk(network, scheduler, x, generator=rows)
     scheduler.set_timesteps(6)
     torch.testing.assert_close(walk(network, scheduler, x[1:], generator=[torch.Generator().manual_seed(6)]), both[1:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_walk_reads_nothing_from_the_device() -> None:
+    """After its first step, which looks for the timestep that it starts at, and draws a seed."""
+    scheduler, x = ours(CONFIG, "dpmpp_2m_sde", 6), start()
+    x = scheduler.step(0.1 * x, scheduler.timesteps[0], x).prev_sample
+    timesteps = list(scheduler.timesteps)[1:]
+    with NoReads():
+        for t in timesteps:
+            x = scheduler.step(0.1 * x, t, x).prev_sample
+    assert x.isfinite().all()
 
 
 def test_it_ends_where_the_config_says() -> None:

@@ -23,14 +23,21 @@ class Question(NamedTuple):
     node: int
     """The step that asks."""
     x: Tensor
+    time: Tensor
+    """What the network is told, (B,)."""
+
+
+class Planned(NamedTuple):
+    """When a question will be asked."""
+
+    node: int
     time: float
-    """What the network is told."""
     at_state: bool
-    """Whether x is the state that the step starts from."""
+    """Whether it is asked at the state that the step starts from."""
 
 
 class _Unanswered(Exception):
-    def __init__(self, x: Tensor, time: float) -> None:
+    def __init__(self, x: Tensor, time: Tensor) -> None:
         super().__init__("a question without an answer")
         self.x, self.time = x, time
 
@@ -47,7 +54,7 @@ class _Answers:
 
     def __call__(self, x: Tensor, time: Tensor) -> Tensor:
         if self._read == len(self.given):
-            raise _Unanswered(x, float(time.flatten()[0]))
+            raise _Unanswered(x, time)
         self._read += 1
         return self.given[self._read - 1]
 
@@ -76,13 +83,13 @@ class Asked:
         if self._steps:
             stepper.check_grid(process, self._ts)
 
-    def questions(self) -> list[Question]:
+    def plan(self) -> list[Planned]:
         """Every question of a walk, asked of a network that says anything at all: when they are asked does not depend on the answers."""
         x, anything = torch.linspace(-1, 1, 8)[None], torch.linspace(0.3, 1.1, 8)[None]
         self.start(x, 0, seed=0, ids=[0])
         asked, question = [], self.ask()
         while question is not None:
-            asked.append(question)
+            asked.append(Planned(question.node, float(question.time[0]), torch.equal(question.x, self.x)))
             question = self.tell(anything)
         return asked
 
@@ -111,7 +118,7 @@ class Asked:
                 self._answers.rewound(self._told)
                 self._advance()
             except _Unanswered as stopped:
-                return Question(self._node, stopped.x, stopped.time, stopped.x is self.x or (stopped.x.shape == self.x.shape and torch.equal(stopped.x, self.x)))
+                return Question(self._node, stopped.x, stopped.time)
             self._told = []
         return None
 

@@ -19,7 +19,7 @@ from sdesolve.methods import make_method
 
 from .._errors import as_int, unknown
 from ..processes import make_process
-from .asked import Asked, Question
+from .asked import Asked, Planned
 from .schedules import Schedule, read_schedule
 
 _FLOW_END = 1 - 1e-6  # where a flow starts, as near to pure noise as its coefficients are finite
@@ -101,7 +101,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self._begin_index: int | None = None
         self._position: int | None = None
-        self._questions: list[Question] = []
+        self._plan: list[Planned] = []
         self._walk: Asked | None = None
 
     @classmethod
@@ -142,10 +142,10 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self._stepper, self._process, predicts=self._schedule.predicts if self._clip is None else "x0", time=self._told, ts=ts,
             denoise=self._ends_at_zero or len(ts) == 1,
         )  # fmt: skip
-        self._questions = self._walk.questions()
-        if not self._questions[0].at_state:
+        self._plan = self._walk.plan()
+        if not self._plan[0].at_state:
             raise ValueError(f"method={self._method!r} does not evaluate the network where it starts, and a pipeline does; expected another method.")
-        told = torch.tensor([question.time for question in self._questions], dtype=torch.float64)
+        told = torch.tensor([question.time for question in self._plan], dtype=torch.float64)
         whole = told.round()
         self.timesteps = (whole.long() if bool(((told - whole).abs() < 1e-6).all()) else told.float()).to(device)
         self.num_inference_steps, self._position = num_inference_steps or len(ts), None
@@ -239,10 +239,10 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._position is None:
             self._position = self._first(timestep)
             seed, ids = _named(generator, len(sample))
-            self._walk.start(state, self._questions[self._position].node, seed=seed, ids=ids)
-        if self._position >= len(self._questions):
-            raise ValueError(f"all {len(self._questions)} timesteps are done; expected scheduler.set_timesteps(...) before the next walk.")
-        question = self._questions[self._position]
+            self._walk.start(state, self._plan[self._position].node, seed=seed, ids=ids)
+        if self._position >= len(self._plan):
+            raise ValueError(f"all {len(self._plan)} timesteps are done; expected scheduler.set_timesteps(...) before the next walk.")
+        question = self._plan[self._position]
         if question.at_state:
             self._walk.at(state)
         asked = self._walk.tell(output if self._clip is None else self._clipped(output, state, question.time, self._clip))
@@ -255,7 +255,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._begin_index is not None:
             return self._begin_index
         found = (self.timesteps == torch.as_tensor(timestep, device=self.timesteps.device)).nonzero().flatten().tolist()
-        starts = [i for i in found if self._questions[i].at_state]
+        starts = [i for i in found if self._plan[i].at_state]
         if not starts:
             raise ValueError(f"timestep={timestep!r} is none of those of set_timesteps at which a step starts: {self.timesteps.tolist()[:8]}...")
         return starts[0]
