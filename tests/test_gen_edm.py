@@ -67,6 +67,13 @@ def test_the_networks_are_the_published_ones(name: str) -> None:
     assert float(output.double().square().mean().sqrt()) == pytest.approx(rms, abs=1e-5)
 
 
+def test_no_class_is_a_label_too() -> None:
+    made, time = network("ncsn++"), torch.tensor([-0.4, 0.3])
+    with torch.no_grad():
+        without, of_none, of_one = (made(images(), time, labels) for labels in (None, torch.tensor([4, 4]), torch.tensor([0, 4])))
+    assert torch.equal(without, of_none) and torch.equal(of_one[1], without[1]) and not torch.equal(of_one[0], without[0])
+
+
 @pytest.mark.parametrize(
     ("options", "count"),
     [

@@ -120,7 +120,7 @@ class EDMUNet(nn.Module):
     Arguments:
         kind: "song" or "dhariwal".
         resolution, channels, outputs: side of the image, its channels, and those of the network's output (default: the same).
-        label_dim: number of classes, 0 for none.  Without a label a class-conditional network gives its unconditional estimate.
+        label_dim: number of classes, 0 for none.  Without labels, or told the label ``label_dim``, a class-conditional network gives its unconditional estimate.
         augment_dim: size of the augmentation labels of the training, which sampling leaves out.
         told: "noise", the time as it is; "sigma", as VE networks, ln(sigma/2), with the output negated, so that it predicts the noise.
         others: as published: model_channels, channel_mult, channel_mult_emb, num_blocks, attn_resolutions, and for "song" embedding_type,
@@ -223,7 +223,7 @@ class EDMUNet(nn.Module):
         known = None
         if self.map_label is not None:
             told = torch.zeros(len(time), self.classes, dtype=time.dtype, device=time.device)
-            told = told if labels is None else F.one_hot(labels, self.classes).to(time.dtype)
+            told = told if labels is None else F.one_hot(labels, self.classes + 1)[:, :-1].to(time.dtype)
             known = self.map_label(told * math.sqrt(self.classes) if self.song else told)
         if self.song:
             h = torch.cat(h.chunk(2, 1)[::-1], 1)
