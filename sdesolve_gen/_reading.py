@@ -25,9 +25,12 @@ from .processes import make_process
 
 def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
     """The network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
-    network = _described(card_path, card)
-    tensors = _tensors(weights, card)
-    _match(weights, network.state_dict(), tensors)
+    return filled(described(card_path, card), weights, _tensors(weights, card), device)
+
+
+def filled(network: nn.Module, path: Path, tensors: Mapping[str, Tensor], device: torch.device) -> nn.Module:
+    """A network with the tensors of a file, whose names, shapes, types and values must be right; raises ModelFileError."""
+    _match(path, network.state_dict(), tensors)
     network.load_state_dict(tensors, assign=True)
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 
@@ -41,7 +44,7 @@ def checked_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device={str(device)!r} cannot be used here ({reason}); expected one that is there, as in device='cpu'.") from error
 
 
-def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
+def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     """The network of the card on the meta device, which an image of the card's shape went through."""
     if card["network"] not in NETWORKS:
         raise ModelFileError(f"{path}: {unknown('network', card['network'], NETWORKS)}")

@@ -2,8 +2,10 @@
 
 from torch import nn
 
+from .levels import LevelScore
+from .ncsnpp import DDPM, NCSNpp
 from .unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet}
+NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "NCSNpp": NCSNpp, "DDPM": DDPM, "LevelScore": LevelScore}
 
-__all__ = ["NETWORKS", "UNet"]
+__all__ = ["DDPM", "NETWORKS", "LevelScore", "NCSNpp", "UNet"]
