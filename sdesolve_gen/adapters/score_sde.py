@@ -7,7 +7,6 @@ parts in one list, ``all_modules``; :func:`published_keys` says which entry is w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -123,7 +123,7 @@ class _Reader:
         kinds = {float: int | float, list: list | tuple}.get(kind, kind)
         if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
             raise ModelFileError(f"{self.where}: {section}.{key} = {str(value)[:80]!r}; expected a {kind.__name__}.")
-        return float(value) if kind is float else value
+        return float(value) if isinstance(value, int | float) and kind is float else value
 
     def choice(self, section: str, key: str, known: Mapping[str, str]) -> str:
         value = self(section, key, str).lower()

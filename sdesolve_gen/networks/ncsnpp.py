@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from .._errors import unknown
 from .execution import Block
-from .options import check_images, check_integers, check_multipliers, check_positive, check_time
+from .options import check_images, check_integers, check_multipliers, check_positive, check_time, within
 from .resampling import DownConvolution, Taps, UpConvolution, double, halve
 from .unet import Attention, FourierFeatures, Norm
 
+LARGEST_SIDE = 1 << 14
 _HALF = math.sqrt(0.5)  # keeps the variance of a sum of two independent branches
 _LONGEST = 10_000  # period of the slowest positional feature, in units of 2 pi
 _FAINT = 0.1  # variance of the weights within attention, in units of the others'
@@ -182,8 +183,6 @@ class NCSNpp(nn.Module):
         ValueError: an option out of range; when called, an image of other channels or of a side that is no multiple of 2**(levels - 1).
     """
 
-    groups: ClassVar[Callable[[int], int]] = staticmethod(lambda channels: min(channels // 4, 32))
-
     def __init__(
         self,
         channels: int = 3,
@@ -206,12 +205,12 @@ class NCSNpp(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_integers({"channels": (channels, 64), "image_size": (image_size, 1 << 14), "width": (width, 1024), "blocks": (blocks, 16)})
+        check_integers({"channels": (channels, 64), "image_size": (image_size, LARGEST_SIDE), "width": (width, 1024), "blocks": (blocks, 16)})
         check_multipliers(multipliers, 64)
-        _check_width(width)
-        _check_sequence("attention", attention, 8, "up to 8 integers > 0, as in attention=[16]", integers=True)
-        if fir_taps is not None:
-            _check_sequence("fir_taps", fir_taps, 4, "None or four numbers > 0, as in fir_taps=[1, 3, 3, 1]", least=4)
+        if width % 4:
+            raise ValueError(f"width={width}; expected a multiple of 4, as in width={width + -width % 4}.")
+        _check_attention(attention)
+        _check_taps(fir_taps)
         check_positive("fourier_scale", fourier_scale)
         _check_choices({"block": block, "progressive_input": progressive_input, "progressive": progressive, "combine": combine, "embedding": embedding})
         _check_switches({"conditional": conditional, "skip_rescale": skip_rescale, "scale_by_sigma": scale_by_sigma, "centered": centered})
@@ -220,7 +219,7 @@ class NCSNpp(nn.Module):
 
         self.channels, self.multiple = channels, 2 ** (len(multipliers) - 1)
         self.width, self.scale_by_sigma, self.centered = width, scale_by_sigma, centered
-        style = Style(block, fir_taps, _HALF if skip_rescale else 1.0, dropout, 4 * width if conditional else None, self.groups)
+        style = Style(block, fir_taps, _HALF if skip_rescale else 1.0, dropout, 4 * width if conditional else None, self._groups)
 
         self.fourier = FourierFeatures(2 * width, fourier_scale) if embedding == "fourier" else None
         inputs = 2 * width if embedding == "fourier" else width
@@ -274,7 +273,13 @@ class NCSNpp(nn.Module):
         for level in self.up:
             h, drawn = level(h, skips, drawn, embedding)
         output = drawn if self.head is None else self.head(h)
+        assert output is not None
         return (output / time[:, None, None, None] if self.scale_by_sigma else output).contiguous()
+
+    @staticmethod
+    def _groups(channels: int) -> int:
+        """Groups of the normalisation of so many features."""
+        return min(channels // 4, 32)
 
     def _features(self, time: Tensor) -> Tensor:
         """(B, features) of the times, in float32 at least: half precision would not tell neighbouring noise levels apart."""
@@ -293,8 +298,6 @@ class DDPM(NCSNpp):
         ValueError: as :class:`NCSNpp`.
     """
 
-    groups: ClassVar[Callable[[int], int]] = staticmethod(lambda channels: 32)
-
     def __init__(
         self,
         channels: int = 3,
@@ -310,6 +313,10 @@ class DDPM(NCSNpp):
             channels, image_size, width, multipliers, blocks, attention, "ddpm", None, "none", "none", "sum", "positional",
             skip_rescale=False, scale_by_sigma=False, centered=centered, dropout=dropout,
         )  # fmt: skip
+
+    @staticmethod
+    def _groups(channels: int) -> int:
+        return 32
 
 
 def positional_features(time: Tensor, count: int) -> Tensor:
@@ -355,17 +362,15 @@ def _check_switches(given: dict[str, object]) -> None:
             raise ValueError(f"{name}={value!r}; expected True or False.")
 
 
-def _check_width(width: int) -> None:
-    if width % 4:
-        raise ValueError(f"width={width}; expected a multiple of 4, as in width={width + -width % 4}.")
+def _check_attention(attention: object) -> None:
+    if not isinstance(attention, Sequence) or len(attention) > 8 or not all(within(resolution, LARGEST_SIDE) for resolution in attention):
+        raise ValueError(f"attention={attention!r}; expected up to 8 integers from 1 to {LARGEST_SIDE}, as in attention=[16].")
 
 
-def _check_sequence(name: str, given: object, most: int, expected: str, integers: bool = False, least: int = 0) -> None:
-    """Raises ValueError unless these are so many finite numbers > 0."""
-    kind = int if integers else int | float
-    if not isinstance(given, Sequence) or not least <= len(given) <= most or not all(_positive(value, kind) for value in given):
-        raise ValueError(f"{name}={given!r}; expected {expected}.")
-
-
-def _positive(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and 0 < value < math.inf  # type: ignore[operator]
+def _check_taps(taps: object) -> None:
+    if taps is None:
+        return
+    if not isinstance(taps, Sequence) or len(taps) != 4:
+        raise ValueError(f"fir_taps={taps!r}; expected None or four numbers > 0, as in fir_taps=[1, 3, 3, 1].")
+    for tap in taps:
+        check_positive("fir_taps", tap)
