@@ -195,7 +195,8 @@ def load(
     """
     device = checked_device(device)
     if config is not None:
-        return Model(*read_score_sde(Path(model), config, ema, device))
+        network, card = read_score_sde(Path(model), config, ema)
+        return Model(network.to(memory_format=torch.channels_last).to(device), card)  # type: ignore[call-overload]
     folder = _folder(model)
     card = read_card(folder / CARD)
     return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)

@@ -6,7 +6,6 @@ import pickle
 import random
 import re
 import time
-import zipfile
 
 import pytest
 import torch
@@ -172,3 +171,164 @@ def test_reference_scores(reference):
     m, expected = reference
     for t, x, score in zip(expected["t"], expected["x_t"], expected["score"], strict=True):
         assert relative(m.score(x, t), score) < 1e-5
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A checkpoint, its configuration, and what torch.save was given."""
+    path, config = Published(CONFIG).save(tmp_path_factory.mktemp("whole") / "c.pth")
+    return path, config, torch.load(path, weights_only=True)
+
+
+def refused(path, config, message, **options):
+    started = time.process_time()
+    with pytest.raises(gen.ModelFileError, match=message) as caught:
+        gen.load(path, config=config, **options)
+    assert time.process_time() - started < 2
+    assert len(str(caught.value)) < 2000
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sde": "edm"}, "training.sde 'edm' is not known; expected one of: subvpsde, vesde, vpsde"),
+        ({"sde": 3}, "training.sde = '3'; expected a str"),
+        ({"name": "ncsnv2"}, "model.name 'ncsnv2' is not known"),
+        ({"nf": "8"}, "model.nf = '8'; expected a int"),
+        ({"nf": 1 << 40}, "width=1099511627776; expected an integer from 1 to 1024"),
+        ({"nf": 6}, "width=6; expected a multiple of 4"),
+        ({"ch_mult": [1] * 9}, "multipliers=.* expected 1 to 8 integers"),
+        ({"num_res_blocks": 0}, "blocks=0"),
+        ({"fir_kernel": [1, 2]}, "fir_taps=.* expected None or four numbers"),
+        ({"fir_kernel": [1, 3, 3, float("inf")]}, "is not a JSON number"),
+        ({"fir_kernel": [1, 3, 3, -1]}, "fir_taps=-1"),
+        ({"nonlinearity": "elu"}, "model.nonlinearity = 'elu'; expected 'swish'"),
+        ({"progressive": "both"}, "progressive 'both' is not known"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"attn_resolutions": [0]}, "attention="),
+        ({**VP, "scale_by_sigma": True}, "model.scale_by_sigma = True"),
+        ({"sigma_max": 0.001}, "sigma_min < sigma_max"),
+        ({"centered": "no"}, "data.centered = 'no'; expected a bool"),
+        ({"image_size": 6}, "does not fit its configuration|multiples of 2"),
+        ({"num_channels": 1}, "is .*; its card's network has"),
+        ({"num_res_blocks": 2}, "Missing: .*Unexpected: "),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(changes, message, whole, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(changed(**changes)))
+    refused(whole[0], config, message)
+
+
+def test_a_file_that_is_no_configuration_is_refused(whole, tmp_path):
+    for name, text, message in [
+        ("a", None, "not a file of at most"),
+        ("b", "[]", "holds a JSON list"),
+        ("c", "{", "is not JSON"),
+        ("d", "{}", "has no section 'training'"),
+        ("e", '{"training": {}}', "has no training.sde"),
+        ("f", " " * 1_000_001, "not a file of at most"),
+        ("g", "[" * 100_000, "is not JSON"),
+    ]:
+        config = tmp_path / name
+        if text is not None:
+            config.write_text(text)
+        refused(whole[0], config, message)
+    refused(whole[0], {}, "config has no section 'training'")
+
+
+def test_what_is_missing_and_what_is_unexpected_is_listed(whole, tmp_path):
+    _, config, saved = whole
+    model = dict(saved["model"])
+    model["module.all_modules.99.weight"] = model.pop("module.all_modules.4.Conv_0.weight")
+    torch.save({**saved, "model": model}, path := tmp_path / "c.pth")
+    message = refused(path, config, "does not fit its configuration", ema=False)
+    assert "Missing: all_modules.4.Conv_0.weight.  Unexpected: all_modules.99.weight." in message
+
+
+def test_checkpoints_that_are_none_are_refused(whole, tmp_path):
+    _, config, saved = whole
+    model, shadow = saved["model"], saved["ema"]["shadow_params"]
+    name = "module.all_modules.3.weight"
+    cases = [
+        ([1, 2], "holds a list; expected a checkpoint of score_sde_pytorch"),
+        ({"state_dict": {}}, "holds state_dict; expected"),
+        ({**saved, "model": {name: 1}}, "is no state dict"),
+        ({key: saved[key] for key in ("model", "step")}, "has no averaged weights"),
+        ({**saved, "ema": {"shadow_params": shadow[:-1]}}, "are not of the shapes"),
+        ({**saved, "ema": {"shadow_params": shadow[::-1]}}, "are not of the shapes"),
+        ({**saved, "ema": {"shadow_params": [shadow[0].new_full(shadow[0].shape, torch.nan), *shadow[1:]]}}, "not finite"),
+        ({**saved, "ema": {"shadow_params": [weight.double() for weight in shadow]}}, "torch.float64; its card's network has .* torch.float32"),
+        ({**saved, "model": {**model, name: model[name][..., 0]}, "ema": None}, "has no averaged weights"),
+    ]
+    for i, (content, message) in enumerate(cases):
+        torch.save(content, path := tmp_path / f"{i}.pth")
+        refused(path, config, message)
+    torch.save({**saved, "model": {**model, name: model[name][..., 0]}}, path := tmp_path / "shape.pth")
+    refused(path, config, "its card's network has", ema=False)
+    refused(tmp_path / "nothing.pth", config, "is not a file")
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(whole, tmp_path):
+    """A stride of 0 makes any size out of one number."""
+    _, _, saved = whole
+    vast = changed(nf=1024, ch_mult=[64, 64])
+    model = {name: torch.zeros(1).expand(1 << 20, 1 << 20) for name in saved["model"]}
+    torch.save({**saved, "model": model}, path := tmp_path / "c.pth")
+    refused(path, vast, "more than the file holds", ema=False)
+
+
+def test_a_truncated_file_is_refused(whole, tmp_path):
+    path, config, _ = whole
+    content, cut = path.read_bytes(), tmp_path / "c.pth"
+    for size in (0, 1, 100, len(content) // 2, len(content) - 1):
+        cut.write_bytes(content[:size])
+        refused(cut, config, "no zip archive|cut off")
+
+
+def test_a_flipped_bit_is_noticed_or_harmless(whole, tmp_path):
+    """Of 200 at random, those that are not noticed lie between the members, where nothing is read."""
+    path, config, _ = whole
+    content, flipped, draws = path.read_bytes(), tmp_path / "c.pth", random.Random(0)
+    sound = gen.load(path, config=config).network.state_dict()
+    unnoticed = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+        flipped.write_bytes(damaged)
+        try:
+            loaded = gen.load(flipped, config=config).network.state_dict()
+        except gen.ModelFileError:
+            continue
+        unnoticed += 1
+        assert all(torch.equal(loaded[name], sound[name]) for name in sound)
+    assert unnoticed < 100
+
+
+class Command:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_no_code_of_a_checkpoint_is_run(protocol, whole, tmp_path):
+    _, config, saved = whole
+    ran = tmp_path / "ran"
+    for i, content in enumerate([Command(ran), {**saved, "step": Command(ran)}, {**saved, "optimizer": [Command(ran)]}, {**saved, "model": Command(ran)}]):
+        torch.save(content, evil := tmp_path / f"{i}.pth", pickle_protocol=protocol)
+        refused(evil, config, "could run code")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Command(ran), protocol))
+    refused(tmp_path / "bare.pth", config, "is no zip archive")
+    assert not ran.exists()
+
+
+def test_a_checkpoint_without_its_configuration_is_told_what_to_type(whole):
+    with pytest.raises(ValueError, match=re.escape("config='config.json'")):
+        gen.load(whole[0])

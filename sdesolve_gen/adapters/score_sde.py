@@ -17,27 +17,26 @@ from torch import Tensor, nn
 from sdesolve.files import read_json
 
 from .._errors import ModelFileError
-from .._reading import described, filled
+from .._reading import described
+from .._torch_files import contents, fill, read_checkpoint, tensors_in
 from .._versions import versions
 from ..networks import LevelScore, NCSNpp
 from ..networks.levels import level_table
 from ..networks.ncsnpp import DownLevel, ResidualBlock, UpLevel
 from ..networks.resampling import DownConvolution, UpConvolution
 from ..networks.unet import Attention, FourierFeatures
-from .checkpoints import check_held, read_checkpoint
 from .score_sde_config import card_of
 
 LARGEST_CONFIG = 1_000_000  # bytes
 
 
-def read_score_sde(path: Path, config: str | Path | Mapping[str, Any], ema: bool, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+def read_score_sde(path: Path, config: str | Path | Mapping[str, Any], ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a published checkpoint, and its card.
 
     Arguments:
         path: of the checkpoint.
         config: its configuration: a JSON file, or nested mappings as ``config.to_dict()`` of ml_collections gives.
         ema: take the averaged weights, which the published samples are from.
-        device: where the weights go.
 
     Raises:
         ModelFileError: a file that is missing or damaged, that holds other than tensors and numbers, or that does not fit its configuration:
@@ -45,20 +44,21 @@ def read_score_sde(path: Path, config: str | Path | Mapping[str, Any], ema: bool
     """
     where = "config" if isinstance(config, Mapping) else str(config)
     card = card_of(config if isinstance(config, Mapping) else _read_config(Path(config)), where)
+    saved = read_checkpoint(path)
     network = described(where, card)
     core = network.network if isinstance(network, LevelScore) else network
     assert isinstance(core, NCSNpp)
-    saved = read_checkpoint(path)
-    weights = _weights(path, saved, ema, core.fourier is not None)
-    prefix = "network." if core is not network else ""
+    prefix = "" if core is network else "network."
+    weights = _weights(path, saved, ema, fourier=core.fourier is not None)
     tensors = {prefix + name: tensor for name, tensor in _converted(path, weights, core).items()}
     if isinstance(network, LevelScore):
         constants = card["network_options"]
         tensors["table"] = level_table(*(constants[key] for key in ("process", "levels", "low", "high")))
+    fill(path, network, tensors)
     step = saved.get("step")
     card["training"] = {"source": "score_sde_pytorch", "weights": "ema" if ema else "raw", **({"step": step} if isinstance(step, int) else {})}
     card["versions"] = versions()
-    return filled(network, path, tensors, device), card
+    return network, card
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -165,16 +165,14 @@ def _same(tensor: Tensor) -> Tensor:
 
 def _weights(path: Path, saved: Any, ema: bool, fourier: bool) -> dict[str, Tensor]:
     """The published weights by name, in the order of the parameters."""
-    model = saved.get("model") if isinstance(saved, Mapping) else None
-    if not isinstance(model, Mapping) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in model.items()):
-        held = ", ".join(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
-        raise ModelFileError(f"{path} holds {held[:200]}; expected a checkpoint of score_sde_pytorch: model, ema, optimizer and step.")
-    weights = {name.removeprefix("module."): value for name, value in model.items()}
-    if ema:
-        trained = [name for name in weights if name != "sigmas" and not (fourier and name == "all_modules.0.W")]
-        weights.update(zip(trained, _averages(path, saved, [weights[name] for name in trained]), strict=True))
-    check_held(path, list(weights.values()))
-    return weights
+    if not isinstance(saved, Mapping) or "model" not in saved:
+        raise ModelFileError(f"{path} holds {contents(saved)}; expected a checkpoint of score_sde_pytorch: model, ema, optimizer and step.")
+    weights = {name.removeprefix("module."): value for name, value in tensors_in(path, saved["model"]).items()}
+    if not ema:
+        return weights
+    trained = [name for name in weights if name != "sigmas" and not (fourier and name == "all_modules.0.W")]
+    shadow = _averages(path, saved, [weights[name] for name in trained])
+    return {**weights, **tensors_in(path, dict(zip(trained, shadow, strict=True)))}
 
 
 def _averages(path: Path, saved: Mapping[str, Any], trained: list[Tensor]) -> list[Tensor]:
