@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import networks
 from ._errors import ModelFileError
 from .models import Model, load
+from .presets import preset, presets
 from .sampling import Samples
 from .training import TrainConfig, train
 from .wrapping import wrap
@@ -17,7 +18,7 @@ from .wrapping import wrap
 if TYPE_CHECKING:
     from .adapters.scheduler import DiffusersScheduler as DiffusersScheduler
 
-__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train", "wrap"]
+__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "preset", "presets", "train", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,11 +15,12 @@ from torch import nn
 
 import sdesolve as sd
 from sdesolve.files import sha256
+from sdesolve.scores import time_convention
 
 from ._errors import ModelFileError, unknown
 from ._torch_files import fill, read_tensors
 from .card import OWN
-from .networks import NETWORKS
+from .networks import CLASSIFIERS, NETWORKS
 from .processes import make_process, network_time
 
 
@@ -30,6 +31,28 @@ def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device
         raise ModelFileError(f"{card_path} is of a network that stays with its owner; expected that: load({str(card_path.parent)!r}, network=your_network).")
     network = described(card_path, card) if own is None else own
     fill(weights, network, read_tensors(weights))
+    return placed(network, device)
+
+
+def read_classifier(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """The classifier's network that ``card`` describes with the weights of a safetensors file, float16 ones widened; raises ModelFileError."""
+    _check_hash(weights, card)
+    network = _built(card_path, card, CLASSIFIERS)
+    try:
+        with torch.device("meta"):
+            time_convention(card["time"])
+            output = network(torch.empty(1, *card["shape"]), torch.empty(1))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{card_path} does not describe a classifier that can be run: {error}") from error
+    if tuple(output.shape) != (1, card["classes"]):
+        raise ModelFileError(f"{card_path}: the network turns an image into {tuple(output.shape[1:])} logits; expected ({card['classes']},).")
+    tensors = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in read_tensors(weights).items()}
+    fill(weights, network, tensors)
+    return placed(network, device)
+
+
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network laid out in memory as convolutions are fastest, on its device."""
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 
 
@@ -44,23 +67,31 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     """The network of the card on the meta device, which an image of the card's shape went through."""
-    if card["network"] not in NETWORKS:
-        raise ModelFileError(f"{path}: {unknown('network', card['network'], NETWORKS)}")
-    shape = card["shape"]
+    shape, network = card["shape"], _built(path, card, NETWORKS)
     try:
         process = make_process(card["process"], card["process_options"])
         with torch.device("meta"):
-            network = NETWORKS[card["network"]](**card["network_options"])
             sd.as_score(network, process, predicts=card["predicts"], time=network_time(card["time"], process))
             labels = [torch.zeros(1, dtype=torch.long)] if card.get("classes") else []
             output = network(torch.empty(1, *shape), torch.empty(1), *labels)
-    except ImportError:
-        raise
     except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
     return network
+
+
+def _built(path: Path | str, card: Mapping[str, Any], kinds: Mapping[str, type[nn.Module]]) -> nn.Module:
+    """The network of the card on the meta device."""
+    if card["network"] not in kinds:
+        raise ModelFileError(f"{path}: {unknown('network', card['network'], kinds)}")
+    try:
+        with torch.device("meta"):
+            return kinds[card["network"]](**card["network_options"])
+    except ImportError:
+        raise
+    except Exception as error:  # as above
+        raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
 
 
 def _check_hash(path: Path, card: Mapping[str, Any]) -> None:

@@ -20,8 +20,9 @@ import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._errors import as_int, unknown
-from ._reading import checked_device, read_network
+from ._reading import checked_device, placed, read_network
 from .adapters import diffusers, edm
+from .adapters.score_sde import read_score_sde
 from .card import OWN, check_card, read_card
 from .processes import make_process, network_time
 from .sampling import Samples, draw
@@ -52,16 +53,18 @@ class Model:
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
         self._told = network_time(card["time"], self.process)
-        self.score = self._score(_needs_label if card.get("classes") else self.network)
+        self.score = self._score(self.network)
         self.shape: tuple[int, ...] = tuple(card["shape"])
         self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
         self.levels: int = card["levels"]
 
-    def _score(self, network: Any) -> sd.Score:
+    def _score(self, network: nn.Module) -> sd.Score:
         return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
 
     def of_class(self, label: int) -> Model:
         """This model for one class of a class-conditional network, which shares its weights: ``m.of_class(3).sample(16)``.
+
+        Without it such a network gives what it has for no class, or, where it has nothing, asks for one.
 
         Raises:
             ValueError: the model knows no classes, or not that one.
@@ -216,23 +219,30 @@ class _Labelled(nn.Module):
         return output
 
 
-def _needs_label(x: Tensor, time: Tensor) -> Tensor:
-    raise ValueError("this model is class-conditional, and no class was named; expected m.of_class(3).sample(16).")
-
-
 def embedded() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
 
 
-def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str | None = None, network: nn.Module | None = None) -> Model:
+def load(
+    model: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    ema: bool = True,
+    revision: str | None = None,
+    network: nn.Module | None = None,
+) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
     Arguments:
         model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote, or a folder of a
             diffusers pipeline with a ``UNet2DModel``, or the id of one on the hub: ``load("OWNER/NAME", revision=COMMIT)``, or a ``.pkl`` of EDM.
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
+            With a ``config``, a checkpoint of score_sde_pytorch, as in ``load("checkpoint_8.pth", config="config.json")``.
         device: where the weights go, as in "cpu" or "cuda".
+        config: the configuration of that checkpoint: a JSON file, or ``config.to_dict()``.
+        ema: take its averaged weights, which the published samples are from, and not the last ones.
         revision: 40 hexadecimal digits of a commit, for a hub id alone.
         network: yours, for a model that was made by :func:`wrap`; its weights are replaced.
 
@@ -242,6 +252,8 @@ def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str
         ImportError: the model needs another package.
     """
     device = checked_device(device)
+    if config is not None:
+        return _placed(*read_score_sde(Path(model), config, ema), device)
     if isinstance(model, str) and model not in embedded() and not Path(model).exists() and diffusers.is_hub_id(model):
         return _placed(*diffusers.read_pipeline(diffusers.fetch(model, revision), model, {"hub": model, "revision": revision}), device)
     if revision is not None:
@@ -259,9 +271,8 @@ def load(model: str | Path, device: torch.device | str = "cpu", *, revision: str
 
 
 def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:
-    """The model of an import, laid out in memory as one of ours is."""
-    laid_out: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(laid_out.to(device), card)
+    """The model of an import."""
+    return Model(placed(network, device), card)
 
 
 def _folder(model: str | Path) -> Path:
@@ -272,7 +283,7 @@ def _folder(model: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
-        raise ValueError(f"{path} is a PyTorch checkpoint, which this version cannot read; {_READABLE}.")
+        raise ValueError(f"{path} is a PyTorch checkpoint; one of score_sde_pytorch needs its configuration: load({str(path)!r}, config='config.json').")
     if path.exists():
         raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}).")
     raise ValueError(f"{unknown('model', str(model), embedded())} Or a folder with {CARD} and {WEIGHTS}: there is none at {str(path)!r}.")
