@@ -23,9 +23,11 @@ MANIFEST = "import.json"
 
 
 def import_command(
-    source: Annotated[str, typer.Argument(help="A folder of a diffusers pipeline, the id of one on the hub, a .pkl of EDM, or a folder of ours.")],
+    source: Annotated[str, typer.Argument(help="A folder of a diffusers pipeline, the id of one on the hub, a .pth of score_sde_pytorch, a .pkl of EDM, or a folder of ours.")],
     out: Annotated[str, typer.Option(help="Folder for the weights, the card and the manifest.")],
     revision: Annotated[str | None, typer.Option(help="For a hub id: the 40 hexadecimal digits of one commit.")] = None,
+    config: Annotated[str | None, typer.Option(help="For a checkpoint of score_sde_pytorch: the JSON file of its configuration.")] = None,
+    ema: Annotated[bool, typer.Option("--ema/--last", help="Of such a checkpoint the averaged weights, or the last ones.")] = True,
     data: Annotated[str | None, typer.Option(help="Images that it was trained on, as for `likelihood`; default: 64 samples of its own.")] = None,
     n: Annotated[int, typer.Option(min=2, help="Images to check it on.")] = 64,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Refuse a model whose output is not what its files say.")] = True,
@@ -45,6 +47,8 @@ def import_command(
 
     `sdesolve-gen import google/ddpm-cifar10-32 --revision COMMIT --out models/cifar10`
 
+    `sdesolve-gen import checkpoint_8.pth --config config.json --out models/cifar10`
+
     `sdesolve-gen sample --model models/cats --method dpmpp_2m --steps 20`
 
     Exit codes: 0 done, 1 the model is not what its files say, 2 a bad value, 130 interrupted.
@@ -54,11 +58,11 @@ def import_command(
     with _told():
         folder = _folder(out, overwrite)
         start = time.perf_counter()
-        model = load(source, device, revision=revision)
+        model = load(source, device, revision=revision, config=config, ema=ema)
         found = _checked(model, data, n, seed, label) if check else None
         model.save(folder)
         measured = None if found is None else {"on": data or "its own samples", "images": n, "seed": seed, **figures(found)}
-        said = {"source": source, "revision": revision, "check": measured, "wall_time_seconds": round(time.perf_counter() - start, 3)}
+        said = {"source": source, "revision": revision, "config": config, "check": measured, "wall_time_seconds": round(time.perf_counter() - start, 3)}
         _write(folder / MANIFEST, {**said, "files": {name: sha256(folder / name) for name in (WEIGHTS, CARD)}})
         typer.echo(f"wrote {folder / WEIGHTS}, {folder / CARD} and {folder / MANIFEST}")
         weights = sum(p.numel() for p in model.network.parameters())

@@ -83,6 +83,19 @@ def test_bad_sources_are_one_line(tmp_path: Path, arguments: list[str], message:
     assert not (tmp_path / "ours").exists()
 
 
+def test_a_checkpoint_of_score_sde(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "score_sde_reference" / "vp_ddpm"
+    if not source.is_dir():
+        pytest.skip("needs score_sde_reference")
+    arguments = ["import", source / "checkpoint.pth", "--out", tmp_path / "ours", "--no-check"]
+    without = run(*arguments)
+    assert without.exit_code == 2 and "needs its configuration" in without.output
+    result = run(*arguments, "--config", source / "config.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "ours" / "import.json").read_text())["config"] == str(source / "config.json")
+    assert gen.load(tmp_path / "ours").card["training"]["weights"] == "ema"
+
+
 def test_a_missing_package_is_one_line(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     result = run("import", pipeline, "--out", tmp_path / "ours")
