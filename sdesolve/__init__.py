@@ -31,6 +31,7 @@ from .smc import Particles, Reward, smc
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
 from .solver_card import SolverCard, solver_card
+from .tabulated import TabulatedVP
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
     from .methods import methods
@@ -76,6 +77,7 @@ __all__ = [
     "Status",
     "Stepper",
     "SubVPSDE",
+    "TabulatedVP",
     "UnderdampedLangevin",
     "as_score",
     "backends",

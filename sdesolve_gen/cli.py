@@ -26,6 +26,7 @@ import sdesolve as sd
 
 from . import benchmark
 from .benchmark import PROBLEMS
+from .commands_import import check_model_command, import_command
 from .commands_restoration import colorize_command, inpaint_command, restore_command
 from .interpolation import Way, animation_files, write_animation
 from .likelihoods import Images, Table, measure, open_images
@@ -264,6 +265,8 @@ def interpolate_command(
 
 for _name, _command in (("inpaint", inpaint_command), ("colorize", colorize_command), ("restore", restore_command)):
     app.command(_name)(_command)
+app.command("import")(import_command)
+app.command("check-model")(check_model_command)
 
 
 def main() -> None:
@@ -280,7 +283,7 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
         _fail(f"interrupted: {interrupted}.", 130)
     except (FloatingPointError, PermissionError) as error:
         _fail(f"error: {error}", 1)
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         _fail(f"error: {error}", 2)
     except OSError as error:
         _fail(f"error: {error}", 1)
