@@ -160,6 +160,7 @@ def test_dropout_is_for_training_alone():
 def test_half_precision_inside_and_float32_outside(options):
     network = lively(NCSNpp(**SMALL, **options)).eval()
     x, time = torch.randn(2, 3, 8, 8), torch.tensor([0.02, 20.0])
+    network.requires_grad_(False)
     whole = network(x, time)
     half = Execution(precision="bf16")(network)(x, time)
     assert half.dtype == torch.float32
