@@ -248,6 +248,8 @@ def test_what_is_missing_and_what_is_unexpected_is_listed(whole, tmp_path):
     torch.save({**saved, "model": model}, path := tmp_path / "c.pth")
     message = refused(path, config, "does not fit its configuration", ema=False)
     assert "Missing: all_modules.4.Conv_0.weight.  Unexpected: all_modules.99.weight." in message
+    torch.save({**saved, "model": {**saved["model"], "module.more": torch.zeros(1)}}, path)
+    assert "Missing: nothing.  Unexpected: more." in refused(path, config, "does not fit its configuration", ema=False)
 
 
 def test_checkpoints_that_are_none_are_refused(whole, tmp_path):
