@@ -7,8 +7,23 @@
 
 from . import networks
 from ._errors import ModelFileError
+from .classifiers import Classifier, load_classifier
+from .conditioning import Guidance, classifier_free_guidance, classifier_guidance
 from .models import Model, load
 from .sampling import Samples
 from .training import TrainConfig, train
 
-__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train"]
+__all__ = [
+    "Classifier",
+    "Guidance",
+    "Model",
+    "ModelFileError",
+    "Samples",
+    "TrainConfig",
+    "classifier_free_guidance",
+    "classifier_guidance",
+    "load",
+    "load_classifier",
+    "networks",
+    "train",
+]

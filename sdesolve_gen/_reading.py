@@ -67,9 +67,12 @@ def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
         process = make_process(card["process"], card["process_options"])
         with torch.device("meta"):
             sd.as_score(network, process, predicts=card["predicts"], time=card["time"])
-            output = network(torch.empty(1, *shape), torch.empty(1))
+            labels = [torch.zeros(1, dtype=torch.int64)] if "classes" in card else []
+            output = network(torch.empty(1, *shape), torch.empty(1), *labels)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
+    if card["network_options"].get("classes", 0) != card.get("classes", 0):
+        raise ModelFileError(f"{path}: classes = {card.get('classes', 0)}, and of its network {card['network_options'].get('classes', 0)}; expected the same.")
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
     return network

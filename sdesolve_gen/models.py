@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from sdesolve.files import atomic, sha256
 from ._errors import unknown
 from ._reading import checked_device, read_network
 from .card import check_card, read_card
+from .classifiers import Classifier, embedded_classifiers
+from .conditioning.classifier_free import Guidance, Labelled
+from .conditioning.guided import checked_labels
+from .networks import Execution
 from .processes import make_process
 from .sampling import Samples, draw
 
@@ -42,13 +47,18 @@ class Model:
         shape: (C, H, W) of an image.
         data_range: (low, high) of its values.
         levels: number of values that a pixel of the data took.
+        classes: number of classes whose labels the network knows, 0 for none; ``score`` is then that of no class.
+        execution: how the network is executed, :class:`sdesolve_gen.networks.Execution`.
     """
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any]) -> None:
         check_card(card, "card")
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
-        self.score = sd.as_score(self.network, self.process, predicts=card["predicts"], time=card["time"])
+        self.classes: int = card.get("classes", 0)
+        self.execution = Execution()
+        self._executed = self.network
+        self.score = self._score_of(self._executed)
         self.shape: tuple[int, ...] = tuple(card["shape"])
         self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
         self.levels: int = card["levels"]
@@ -58,10 +68,42 @@ class Model:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def to(self, device: torch.device | str) -> Model:
-        """Move the weights, in place; returns the model.  Raises ValueError for a device that is not there."""
-        self.network.to(checked_device(device))
+    def to(self, device: torch.device | str | None = None, **execution: Any) -> Model:
+        """Move the weights, in place, and choose how the network is executed; returns the model.
+
+        Arguments:
+            device: as in "cpu" or "cuda"; None for where it is.
+            execution: of :class:`sdesolve_gen.networks.Execution`, as in ``precision="bf16"`` or ``compile=True``; what is not named stays as it is.
+
+        Raises:
+            ValueError, TypeError: a device that is not there; an unknown precision or option.
+        """
+        if device is not None:
+            self.network.to(checked_device(device))
+        if execution:
+            try:
+                self.execution = replace(self.execution, **execution)
+            except TypeError as error:
+                raise TypeError(f"{error}; expected a device, or precision=, compile=, checkpoint=, channels_last= of sdesolve_gen.networks.Execution.") from error
+            self._executed = self.execution(self.network)
+            self.score = self._score_of(self._executed)
         return self
+
+    def class_score(self, labels: int | Tensor) -> sd.Score:
+        """grad_x ln p_t(x | label) for every solver, of a model that knows classes.
+
+        Arguments:
+            labels: one int for all rows, or (B,) integers, one a row (with a fixed grid, where rows stay in the batch); ``classes`` is "of no class".
+
+        Raises:
+            ValueError, TypeError: a model without classes, a label out of range; when called, another number of rows than labels.
+        """
+        if not self.classes:
+            raise ValueError(f"the model {self.card['name']!r} knows no classes; expected classifier=... beside labels, as in classifier=load_classifier('mnist_classifier').")
+        return self._score_of(Labelled(self._executed, checked_labels(labels, self.classes, null=True).to(self.device)))
+
+    def _score_of(self, network: nn.Module) -> sd.Score:
+        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self.card["time"])
 
     def sample(
         self,
@@ -74,6 +116,10 @@ class Model:
         sample_ids: Sequence[int] | Tensor | None = None,
         denoise: bool = True,
         progress: bool = False,
+        labels: int | Sequence[int] | Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+        classifier: Classifier | None = None,
+        classifier_scale: float = 1.0,
         **options: Any,
     ) -> Tensor:
         """New images, (n, C, H, W) float32, clipped to the data range as the published code clips them.
@@ -91,12 +137,18 @@ class Model:
             sample_ids: (n,) integers >= 0 that name the images; default 0..n-1.
             denoise: end with Tweedie's formula, one network call more.
             progress: draw a progress bar.
+            labels: the classes to draw, one int for all images or n of them; a model that knows classes wants them, ``classes`` itself is "of no class".
+                Where steps are chosen per image, or with ``parallel=``, images of one class are solved together.
+            guidance: of a model that knows classes, the scale of classifier-free guidance or a :class:`sdesolve_gen.Guidance`; 1 is the model itself.
+            classifier: for a model that knows no classes, :func:`sdesolve_gen.load_classifier`; it may guide one that does, too.
+            classifier_scale: what its gradient is multiplied by; 1 is Bayes' rule.
             options: of :func:`sdesolve.solve` and of the method, as in ``rtol=1e-4`` or ``snr=0.16``.
 
         Raises:
             ValueError, TypeError: bad arguments, before the first network call.
         """
         chosen: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size, "sample_ids": sample_ids, "denoise": denoise, "progress": progress}
+        chosen |= {"labels": labels, "guidance": guidance, "classifier": classifier, "classifier_scale": classifier_scale}
         return self.draw(n, method, **chosen, **options).images
 
     def draw(self, n: int, method: str | sd.Stepper = "pc", **options: Any) -> Samples:
@@ -175,13 +227,14 @@ def embedded() -> list[str]:
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
 
 
-def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+def load(model: str | Path, device: torch.device | str = "cpu", **execution: Any) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
     Arguments:
         model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote.
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
         device: where the weights go, as in "cpu" or "cuda".
+        execution: how the network is executed, as in ``precision="bf16"`` or ``compile=True``: see ``Model.to``.
 
     Raises:
         ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
@@ -190,13 +243,15 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
     device = checked_device(device)
     folder = _folder(model)
     card = read_card(folder / CARD)
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card).to(**execution)
 
 
 def _folder(model: str | Path) -> Path:
     """Where a model lies; raises ValueError for what cannot be one."""
     if isinstance(model, str) and model in embedded():
         return ASSETS / model
+    if model in embedded_classifiers():
+        raise ValueError(f"{model!r} is a classifier; expected load_classifier({model!r}), which guides a model: m.sample(16, classifier=..., labels=...).")
     path = Path(model)
     if (path / "model_index.json").exists():
         raise ValueError(f"{path} is a diffusers folder, which this version cannot read; {_READABLE}.")
