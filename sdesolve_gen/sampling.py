@@ -62,6 +62,8 @@ def draw(
     for name in ("save", "callback"):
         if name in options:
             raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve(m.process.reverse(m.score), x, {name}=...) on a prior draw x.")
+    if options.get("compile") and isinstance(guidance, Guidance) and guidance.interval is not None:
+        raise ValueError("compile=True makes one step for all times, and guidance with an interval asks other networks at other times; expected one of them.")
     wanted = class_labels(model, n, labels, guidance, classifier, classifier_scale)
     chunks = _chunks(wanted, n, size, rows_leave(method, steps, options))
     solutions = []

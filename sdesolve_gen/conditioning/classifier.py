@@ -61,8 +61,8 @@ class _Gradient(Labels):
         self.classifier = classifier
 
     def forward(self, x: Tensor, t: Time) -> Tensor:
-        labels, keep = self.rows(x), torch.is_grad_enabled()
+        labels, keep = self.rows(x), torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            at = x if keep and x.requires_grad else x.detach().clone().requires_grad_()
+            at = x if keep else x.detach().clone().requires_grad_()
             log_probability = self.classifier.logits(at, t).log_softmax(1).gather(1, labels.to(x.device)[:, None])
             return torch.autograd.grad(log_probability.sum(), at, create_graph=keep)[0]
