@@ -24,10 +24,11 @@ from sdesolve_gen.images import write_png
 
 ROWS: list[tuple[str, dict[str, Any], float]] = [  # method, options, scale
     ("ddim", {"steps": 30}, 1.0),
-    ("ddim", {"steps": 30}, 2.0),
+    ("ddim", {"steps": 30}, 3.0),
     ("dpmpp_2m", {"steps": 30}, 1.0),
-    ("dpmpp_2m", {"steps": 30}, 2.0),
-    ("pc", {"steps": 100}, 1.0),
+    ("dpmpp_2m", {"steps": 30}, 3.0),
+    ("dpmpp_2m", {"steps": 30}, 6.0),
+    ("pc", {"steps": 50}, 6.0),
 ]
 CLASSES = 10
 

@@ -54,6 +54,13 @@ def test_it_is_a_function_of_its_config(data) -> None:
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
+def test_every_update_has_noise_of_its_own(data) -> None:
+    c = config(data)
+    classifier, images, labels = module._fresh(c, (1, 8, 8), 2), torch.full((8, 1, 8, 8), 100, dtype=torch.uint8), torch.arange(8) % 2
+    losses = [float(module.classification_loss(classifier, c, images, labels, step)) for step in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_an_interruption_leaves_no_trace(data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "SAVE_EVERY", 3)
     whole = train_classifier(config(data, steps=8), progress=False).network.state_dict()
