@@ -6,16 +6,19 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gen_fixtures import NETWORK, tiny_card, tiny_model, tiny_network
 from problems import PROCESSES
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve import exam
 from sdesolve_gen.class_conditional import rows_leave
+from sdesolve_gen.cli import app
 from sdesolve_gen.networks import EncoderClassifier, UNet
 
 COMPONENTS = (
@@ -384,6 +387,27 @@ def test_a_classifier_survives_its_folder(tmp_path) -> None:
         assert next(loaded.network.parameters()).dtype == torch.float32
         torch.testing.assert_close(loaded.logits(x, 0.4), classifier.logits(x, 0.4), rtol=0, atol=tolerance)
         assert loaded.card["sha256"]
+
+
+def test_the_command_line_draws_classes(tmp_path) -> None:
+    model, classifier = tiny_model().save(tmp_path / "m"), tiny_classifier().save(tmp_path / "c")
+
+    def run(*arguments: object):
+        words = ["sample", "--model", model, "--method", "ddim", "--steps", 2, "--n", 2, "--out", tmp_path / "a.png", *arguments]
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    result = run("--labels", "0,2", "--classifier", classifier, "--classifier-scale", 3)
+    assert result.exit_code == 0, result.output
+    said = json.loads((tmp_path / "a.json").read_text())
+    assert (said["labels"], said["classifier_scale"], said["nfe"]) == ([0, 2], 3.0, [6, 6])
+    assert said["classifier"] == {"name": "tiny", "sha256": gen.load_classifier(classifier).card["sha256"]}
+    expected = gen.load(model).sample(2, "ddim", steps=2, seed=0, labels=[0, 2], classifier=gen.load_classifier(classifier), classifier_scale=3.0)
+    with np.load(tmp_path / "a.npz") as file:
+        assert np.array_equal(file["images"], expected.numpy())
+    for arguments, message in ((["--labels", "3", "--classifier", classifier], "hold [3]"), (["--labels", "x"], "--labels 'x'"), (["--labels", "1"], "knows no classes")):
+        refused = run(*arguments, "--overwrite")
+        assert refused.exit_code == 2
+        assert message in refused.output
 
 
 def test_a_damaged_classifier_is_refused(tmp_path) -> None:
