@@ -13,7 +13,7 @@ from sdesolve.methods import METHODS
 from .classifiers import Classifier
 from .conditioning.classifier import check_scale, classifier_guidance
 from .conditioning.classifier_free import Guidance, classifier_free_guidance
-from .conditioning.guided import checked_labels
+from .conditioning.labels import checked_labels
 
 if TYPE_CHECKING:
     from .models import Model

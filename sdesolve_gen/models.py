@@ -24,7 +24,7 @@ from ._reading import checked_device, read_network
 from .card import check_card, read_card
 from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
-from .conditioning.guided import checked_labels
+from .conditioning.labels import checked_labels
 from .networks import Execution
 from .processes import make_process
 from .sampling import Samples, draw

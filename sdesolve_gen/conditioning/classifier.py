@@ -16,7 +16,7 @@ from torch import Tensor
 import sdesolve as sd
 
 from ..classifiers import Classifier
-from .guided import Composed, Labels, Time, checked_labels
+from .labels import Labels, checked_labels
 
 
 def classifier_guidance(score: sd.Score, classifier: Classifier, labels: int | Tensor, scale: float = 1.0) -> sd.Score:
@@ -39,18 +39,14 @@ def classifier_guidance(score: sd.Score, classifier: Classifier, labels: int | T
     if classifier.process != score.process:
         raise ValueError(f"the classifier knows {classifier.process} and the score is of {score.process}; expected one process.")
     check_scale("scale", scale)
-    gradient = sd.as_score(_Gradient(classifier, checked_labels(labels, classifier.classes)), score.process, predicts="score", time=_same)
-    return Composed(score.process, lambda x, t: score(x, t) + scale * gradient(x, t))
+    gradient = sd.as_score(_Gradient(classifier, checked_labels(labels, classifier.classes)), score.process, predicts="score")
+    return sd.guided(score, lambda at: scale * gradient(at.x, at.t))
 
 
 def check_scale(name: str, scale: object) -> None:
     """Raises ValueError unless the scale is a finite number >= 0."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < math.inf:
         raise ValueError(f"{name}={scale!r}; expected a finite number >= 0, as in {name}=1.0.")
-
-
-def _same(t: Tensor) -> Tensor:
-    return t
 
 
 class _Gradient(Labels):
@@ -60,7 +56,7 @@ class _Gradient(Labels):
         super().__init__(labels)
         self.classifier = classifier
 
-    def forward(self, x: Tensor, t: Time) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
         labels, keep = self.rows(x), torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             at = x if keep else x.detach().clone().requires_grad_()

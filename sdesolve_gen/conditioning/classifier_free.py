@@ -1,6 +1,8 @@
 """Classifier-free guidance: a model that knows classes and also knows none, pushed from the one towards the other.
 
     score_s = score(x) + s (score(x | y) - score(x)),      s = 1: the conditional score itself      [Ho & Salimans 2022, eq. 6, s = 1 + w]
+
+Tweedie's formula is linear in the score, so that the same holds of the denoised images, and there it is done.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 import sdesolve as sd
 
 from .classifier import check_scale
-from .guided import Composed, Labels, Time, rows_of
+from .labels import Labels
 
 
 @dataclass(frozen=True)
@@ -69,38 +71,37 @@ def classifier_free_guidance(conditional: sd.Score, unconditional: sd.Score, gui
         raise ValueError(f"the conditional score is of {process} and the unconditional of {unconditional.process}; expected one process.")
     if how.scale == 1:
         return conditional
+    if how.scale == 0 and how.interval is None and how.rescale == 0:
+        return unconditional
 
-    def score(x: Tensor, t: Time) -> Tensor:
-        within = _within(process, t, how)
+    def term(at: sd.Prediction) -> Tensor:
+        within = _within(at, how)
         if within is False:
-            return conditional(x, t)
-        if how.scale == 0 and how.rescale == 0 and within is True:
-            return unconditional(x, t)
-        towards, away = conditional(x, t), unconditional(x, t)
-        guided = _rescaled(process, x, t, away + how.scale * (towards - away), towards, how.rescale)
-        return guided if within is True else torch.where(sd.expand_time(within, x), guided, towards)
+            return torch.zeros_like(at.x)
+        guided = at.x0 + (how.scale - 1) * (at.x0 - unconditional.denoise(at.x, at.t))
+        added = _rescaled(guided, at.x0, how.rescale) - at.x0
+        return added if within is True else torch.where(sd.expand_time(within, at.x), added, 0.0)
 
-    return Composed(process, score)
+    return sd.guided(conditional, term, to="x0")
 
 
-def _within(process: sd.Process, t: Time, how: Guidance) -> bool | Tensor:
-    """Whether t lies where guidance applies; a tensor, of which no host looks at the values, where t is one."""
+def _within(at: sd.Prediction, how: Guidance) -> bool | Tensor:
+    """Whether guidance applies there; a tensor, of which no host looks at the values, where the time is one."""
     if how.interval is None:
         return True
     low, high = how.interval
-    sigma = (-0.5 * process.log_snr(t)).exp()
-    within = (low < sigma) & (sigma <= high)
-    return within if isinstance(t, Tensor) else bool(within)
+    sigma = at.sigma / at.alpha
+    if isinstance(sigma, Tensor):
+        return (low < sigma) & (sigma <= high)
+    return low < sigma <= high
 
 
-def _rescaled(process: sd.Process, x: Tensor, t: Time, guided: Tensor, conditional: Tensor, share: float) -> Tensor:
-    """The guided score whose denoised image has been scaled by f = 1 - share + share std(D_1)/std(D_s):  score + (f - 1) (x/sigma^2 + score)."""
+def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """A guided image D_s brought back towards the standard deviation of the conditional one:  (1 - share + share std(D_1)/std(D_s)) D_s."""
     if share == 0:
         return guided
-    variance = rows_of(process.sigma(t).square(), x)
-    wide, narrow = ((x + variance * score).flatten(1).std(1) for score in (guided, conditional))
-    excess = share * (narrow / wide - 1)
-    return guided + rows_of(excess, x) * (x / variance + guided)
+    wide, narrow = (image.flatten(1).std(1) for image in (guided, conditional))
+    return sd.expand_time(1 - share + share * narrow / wide, guided) * guided
 
 
 class Labelled(Labels):

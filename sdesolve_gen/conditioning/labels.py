@@ -1,48 +1,9 @@
-"""Scores made of scores.
-
-What composes scores wants the solver's own time, a float on a grid, to decide by it whether to ask a network at all; a model that
-:func:`sdesolve.as_score` wraps is told a tensor, and reading that would wait for the device at each step.
-"""
+"""Labels: which they may be, and which row has which."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from torch import Tensor, nn
-
-import sdesolve as sd
-
-Time: TypeAlias = float | Tensor
-
-
-class Composed(sd.Score):
-    """score(x, t) = function(x, t) with t as the solver has it, a float or a float64 tensor () or (B,).
-
-    Calls are counted where the function calls other scores, each as often as it does.
-    """
-
-    def __init__(self, process: sd.Process, function: Callable[[Tensor, Time], Tensor]) -> None:
-        super().__init__(function, process, "score", "continuous", 0.5)
-
-    def __call__(self, x: Tensor, t: Time) -> Tensor:
-        return self.model(x, t)  # type: ignore[arg-type]
-
-    def model_output(self, x: Tensor, t: Time) -> Tensor:
-        return self(x, t)
-
-    def denoise(self, x: Tensor, t: Time) -> Tensor:
-        alpha, sigma = rows_of(self.process.alpha(t), x), rows_of(self.process.sigma(t), x)
-        return (x + sigma.square() * self(x, t)) / alpha
-
-    def epsilon(self, x: Tensor, t: Time) -> Tensor:
-        return -rows_of(self.process.sigma(t), x) * self(x, t)
-
-
-def rows_of(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient () or (B,) in x's dtype, shaped to multiply its rows."""
-    return sd.expand_time(coefficient.to(x), x)
 
 
 class Labels(nn.Module):
