@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import sdesolve as sd
-from sdesolve_gen.networks import CLASSIFIERS, MLP, NETWORKS, DiT, EncoderClassifier, NCSNv2, ScoreNet, WideResNet
+from sdesolve_gen.networks import CLASSIFIERS, MLP, NETWORKS, DiT, EncoderClassifier, Execution, NCSNv2, ScoreNet, WideResNet
 from sdesolve_gen.networks.dit import patches, places, unpatched
+from sdesolve_gen.networks.execution import Block
 from sdesolve_gen.networks.ncsnv2 import InstanceNormPlus
 
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # options, shape of an image or point
@@ -54,6 +55,17 @@ def test_every_weight_gets_a_gradient(name: str) -> None:
     labels = [torch.tensor([0, 1, 2, 3])] if "classes" in SMALL[name][0] and name in NETWORKS else []
     network(torch.randn(4, *shape), torch.rand(4), *labels).square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_checkpoints_change_no_gradient(name: str) -> None:
+    network, x = made(name), torch.randn(2, *SMALL[name][1])
+    gradients = []
+    for checkpoint in (False, True):
+        executed = Execution(checkpoint=checkpoint)(network)
+        gradients.append(torch.autograd.grad(executed(x, torch.tensor([0.2, 0.7])).square().sum(), list(network.parameters()), allow_unused=True))
+    assert all(a is b or torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*gradients, strict=True))
+    assert sum(isinstance(module, Block) for module in network.modules()) >= 2
 
 
 @pytest.mark.parametrize("name", ["DiT", "MLP"])

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .execution import Block
 from .options import check_images, check_integers, check_positive, check_time, within
 from .unet import FourierFeatures
 
@@ -65,7 +66,7 @@ class ScoreNet(nn.Module):
         return self.head(h)
 
 
-class _Level(nn.Module):
+class _Level(Block):
     """A convolution, the time added to its channels, group normalisation and SiLU."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, embedding: int, groups: int) -> None:
