@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import networks
 from ._errors import ModelFileError
+from .classifiers import Classifier, load_classifier
+from .conditioning import Guidance, classifier_free_guidance, classifier_guidance
 from .models import Model, load
 from .presets import preset, presets
 from .sampling import Samples
@@ -18,7 +20,23 @@ from .wrapping import wrap
 if TYPE_CHECKING:
     from .adapters.scheduler import DiffusersScheduler as DiffusersScheduler
 
-__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "preset", "presets", "train", "wrap"]
+__all__ = [
+    "Classifier",
+    "Guidance",
+    "Model",
+    "ModelFileError",
+    "Samples",
+    "TrainConfig",
+    "classifier_free_guidance",
+    "classifier_guidance",
+    "load",
+    "load_classifier",
+    "networks",
+    "preset",
+    "presets",
+    "train",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

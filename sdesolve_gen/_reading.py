@@ -76,6 +76,9 @@ def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
             output = network(torch.empty(1, *shape), torch.empty(1), *labels)
     except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
+    classes = card.get("classes", 0)
+    if (own := card["network_options"].get("classes", classes)) != classes:
+        raise ModelFileError(f"{path}: classes = {classes}, and of its network {own}; expected the same.")
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
     return network

@@ -26,6 +26,7 @@ import sdesolve as sd
 
 from . import benchmark
 from .benchmark import PROBLEMS
+from .classifiers import embedded_classifiers, load_classifier
 from .commands_import import check_model_command, import_command
 from .commands_restoration import colorize_command, inpaint_command, restore_command
 from .interpolation import Way, animation_files, write_animation
@@ -72,6 +73,10 @@ def sample_command(
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance, in units of the data range, where steps are chosen per image.")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of sdesolve.solve or the method; may be repeated.")] = None,
     denoise: Annotated[bool, typer.Option(help="End with Tweedie's formula, one network call more.")] = True,
+    labels: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Classes to draw: one for all images, or one for each, separated by commas.")] = None,
+    classifier: Annotated[str | None, typer.Option(help=f"What finds the classes for a model without labels: {', '.join(embedded_classifiers())}, or a folder.")] = None,
+    classifier_scale: Annotated[float, typer.Option(help="What the classifier's gradient is multiplied by: 1 is Bayes' rule, more obeys better.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, for a model with labels.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
 ) -> None:
     """Draw images from a model: a PNG grid, an npz file with the values, and a JSON manifest of how they came about.
@@ -86,17 +91,22 @@ def sample_command(
 
     `sdesolve-gen sample --model runs/mine --method pc --snr 0.1 --option corrector_steps=2 --option predictor=ancestral`
 
+    `sdesolve-gen sample --method dpmpp_2m --steps 30 --labels 3 --classifier mnist_classifier --classifier-scale 6`
+
     Exit codes: 0 done, 1 some images did not arrive, 2 a bad value, 130 interrupted.
     """
     with _told():
         options = {**_sampler_options(option), **_given(snr=snr, rtol=rtol, atol=atol)}
-        loaded = load(model, device)
+        classes: dict[str, Any] = {"labels": _labels(labels), "classifier_scale": classifier_scale, "guidance": guidance}
+        loaded, judge = load(model, device), load_classifier(classifier, device) if classifier else None
         files = outputs(out, f"{loaded.card['name']}-{method}-seed{seed}", overwrite)
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", sd.SolveWarning)
-            samples = loaded.draw(n, method, steps=steps, seed=seed, batch_size=batch_size, denoise=denoise, progress=True, **options)
+            samples = loaded.draw(n, method, steps=steps, seed=seed, batch_size=batch_size, denoise=denoise, progress=True, classifier=judge, **classes, **options)
         settings = {"method": method, "steps": steps, "batch_size": batch_size, "device": device, "denoise": denoise, "options": options}
+        if classes["labels"] is not None:
+            settings |= {**classes, "classifier": None if judge is None else {"name": judge.card["name"], "sha256": judge.card.get("sha256")}}
         record = Record(loaded, samples, settings, time.perf_counter() - start, sys.argv[1:])
         write(files, record)
         for warning in caught:
@@ -330,7 +340,17 @@ def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
     return tuple(sorted({int(name) for name in names}))
 
 
-OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol")
+def _labels(text: str | None) -> int | list[int] | None:
+    """One whole number, or several that commas separate."""
+    names = _names(text)
+    if names is None:
+        return None
+    if not names or not all(name.isdecimal() for name in names):
+        raise ValueError(f"--labels {text!r}; expected whole numbers >= 0 with commas between them, as in --labels 3 or --labels 0,1,2.")
+    return int(names[0]) if len(names) == 1 else [int(name) for name in names]
+
+
+OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol", "labels", "classifier", "classifier_scale", "guidance")
 
 
 def _sampler_options(texts: list[str] | None) -> dict[str, Any]:

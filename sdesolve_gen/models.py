@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from torch import Tensor, nn
 import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
-from ._errors import as_int, unknown
+from ._errors import unknown
 from ._reading import checked_device, placed, read_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
 from .card import OWN, check_card, read_card
+from .classifiers import Classifier, embedded_classifiers
+from .conditioning.classifier_free import Guidance, Labelled
+from .conditioning.labels import checked_labels
 from .conditioning.operators import LUMA
+from .networks import Execution
 from .processes import make_process, network_time
 from .restoration import Restored, colorize, inpaint, restore
 from .sampling import Samples, draw
@@ -49,6 +54,8 @@ class Model:
         shape: (C, H, W) of an image.
         data_range: (low, high) of its values.
         levels: number of values that a pixel of the data took.
+        classes: number of classes whose labels the network knows, 0 for none; ``score`` is then that of no class.
+        execution: how the network is executed, :class:`sdesolve_gen.networks.Execution`.
     """
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any]) -> None:
@@ -56,38 +63,65 @@ class Model:
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
         self._told = network_time(card["time"], self.process)
-        self.score = self._score(self.network)
+        self.classes: int = card.get("classes", 0)
+        self.execution = Execution()
+        self._executed = self.network
+        self.score = self._score_of(self._executed)
         self.shape: tuple[int, ...] = tuple(card["shape"])
         self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
         self.levels: int = card["levels"]
-
-    def _score(self, network: nn.Module) -> sd.Score:
-        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
-
-    def of_class(self, label: int) -> Model:
-        """This model for one class of a class-conditional network, which shares its weights: ``m.of_class(3).sample(16)``.
-
-        Without it such a network gives what it has for no class, or, where it has nothing, asks for one.
-
-        Raises:
-            ValueError: the model knows no classes, or not that one.
-        """
-        classes, number = self.card.get("classes"), as_int(label)
-        if classes is None or number is None or not 0 <= number < classes:
-            raise ValueError(f"label={label!r}; expected {f'an integer from 0 to {classes - 1}' if classes else 'none: this model knows no classes'}.")
-        model = copy.copy(self)
-        model.score = self._score(_Labelled(self.network, number))
-        return model
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def to(self, device: torch.device | str) -> Model:
-        """Move the weights, in place; returns the model.  Raises ValueError for a device that is not there."""
-        self.network.to(checked_device(device))
+    def to(self, device: torch.device | str | None = None, **execution: Any) -> Model:
+        """Move the weights, in place, and choose how the network is executed; returns the model.
+
+        Arguments:
+            device: as in "cpu" or "cuda"; None for where it is.
+            execution: of :class:`sdesolve_gen.networks.Execution`, as in ``precision="bf16"`` or ``compile=True``; what is not named stays as it is.
+
+        Raises:
+            ValueError, TypeError: a device that is not there; an unknown precision or option.
+        """
+        if device is not None:
+            self.network.to(checked_device(device))
+        if execution:
+            try:
+                self.execution = replace(self.execution, **execution)
+            except TypeError as error:
+                raise TypeError(f"{error}; expected a device, or precision=, compile=, checkpoint=, channels_last= of sdesolve_gen.networks.Execution.") from error
+            self._executed = self.execution(self.network)
+            self.score = self._score_of(self._executed)
         return self
+
+    def class_score(self, labels: int | Tensor) -> sd.Score:
+        """grad_x ln p_t(x | label) for every solver, of a model that knows classes.
+
+        Arguments:
+            labels: one int for all rows, or (B,) integers, one a row (with a fixed grid, where rows stay in the batch); ``classes`` is "of no class".
+
+        Raises:
+            ValueError, TypeError: a model without classes, a label out of range; when called, another number of rows than labels.
+        """
+        if not self.classes:
+            raise ValueError(f"the model {self.card['name']!r} knows no classes; expected classifier=... beside labels, as in classifier=load_classifier('mnist_classifier').")
+        return self._score_of(Labelled(self._executed, checked_labels(labels, self.classes, null=True).to(self.device)))
+
+    def _score_of(self, network: nn.Module) -> sd.Score:
+        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
+
+    def of_class(self, label: int) -> Model:
+        """This model for one class, which shares its weights: a model that knows no other, for likelihoods, restorations and checks.
+
+        Raises:
+            ValueError, TypeError: a model without classes, or a label out of range.
+        """
+        model = copy.copy(self)
+        model.score, model.classes = self.class_score(label), 0
+        return model
 
     def sample(
         self,
@@ -100,6 +134,10 @@ class Model:
         sample_ids: Sequence[int] | Tensor | None = None,
         denoise: bool = True,
         progress: bool = False,
+        labels: int | Sequence[int] | Tensor | None = None,
+        guidance: float | Guidance = 1.0,
+        classifier: Classifier | None = None,
+        classifier_scale: float = 1.0,
         **options: Any,
     ) -> Tensor:
         """New images, (n, C, H, W) float32, clipped to the data range as the published code clips them.
@@ -117,12 +155,18 @@ class Model:
             sample_ids: (n,) integers >= 0 that name the images; default 0..n-1.
             denoise: end with Tweedie's formula, one network call more.
             progress: draw a progress bar.
+            labels: the classes to draw, one int for all images or n of them; a model that knows classes wants them, ``classes`` itself is "of no class".
+                Where steps are chosen per image, or with ``parallel=``, images of one class are solved together.
+            guidance: of a model that knows classes, the scale of classifier-free guidance or a :class:`sdesolve_gen.Guidance`; 1 is the model itself.
+            classifier: for a model that knows no classes, :func:`sdesolve_gen.load_classifier`; it may guide one that does, too.
+            classifier_scale: what its gradient is multiplied by; 1 is Bayes' rule.
             options: of :func:`sdesolve.solve` and of the method, as in ``rtol=1e-4`` or ``snr=0.16``.
 
         Raises:
             ValueError, TypeError: bad arguments, before the first network call.
         """
         chosen: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size, "sample_ids": sample_ids, "denoise": denoise, "progress": progress}
+        chosen |= {"labels": labels, "guidance": guidance, "classifier": classifier, "classifier_scale": classifier_scale}
         return self.draw(n, method, **chosen, **options).images
 
     def draw(self, n: int, method: str | sd.Stepper = "pc", **options: Any) -> Samples:
@@ -265,18 +309,6 @@ class Model:
         return folder
 
 
-class _Labelled(nn.Module):
-    """A class-conditional network that is told one label."""
-
-    def __init__(self, network: nn.Module, label: int) -> None:
-        super().__init__()
-        self.network, self.label = network, label
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        output: Tensor = self.network(x, time, torch.full((len(x),), self.label, device=x.device))
-        return output
-
-
 def embedded() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
@@ -290,6 +322,7 @@ def load(
     ema: bool = True,
     revision: str | None = None,
     network: nn.Module | None = None,
+    **execution: Any,
 ) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
@@ -303,6 +336,7 @@ def load(
         ema: take its averaged weights, which the published samples are from, and not the last ones.
         revision: 40 hexadecimal digits of a commit, for a hub id alone.
         network: yours, for a model that was made by :func:`wrap`; its weights are replaced.
+        execution: how the network is executed, as in ``precision="bf16"`` or ``compile=True``: see ``Model.to``.
 
     Raises:
         ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
@@ -325,7 +359,7 @@ def load(
     card = read_card(folder / CARD)
     if network is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card)
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card).to(**execution)
 
 
 def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:
@@ -337,6 +371,8 @@ def _folder(model: str | Path) -> Path:
     """Where a model lies; raises ValueError for what cannot be one."""
     if isinstance(model, str) and model in embedded():
         return ASSETS / model
+    if model in embedded_classifiers():
+        raise ValueError(f"{model!r} is a classifier; expected load_classifier({model!r}), which guides a model: m.sample(16, classifier=..., labels=...).")
     path = Path(model)
     if path.is_dir():
         return path

@@ -16,6 +16,9 @@ import sdesolve as sd
 from sdesolve.noise import check_seed
 
 from ._errors import as_int
+from .class_conditional import class_labels, class_score, rows_leave
+from .classifiers import Classifier
+from .conditioning.classifier_free import Guidance
 
 if TYPE_CHECKING:
     from .models import Model
@@ -46,6 +49,10 @@ def draw(
     sample_ids: Sequence[int] | Tensor | None = None,
     denoise: bool = True,
     progress: bool = False,
+    labels: int | Sequence[int] | Tensor | None = None,
+    guidance: float | Guidance = 1.0,
+    classifier: Classifier | None = None,
+    classifier_scale: float = 1.0,
     **options: Any,
 ) -> Samples:
     """Solve the model's reverse SDE from its prior, ``batch_size`` images at a time; see ``Model.sample``."""
@@ -55,21 +62,34 @@ def draw(
     for name in ("save", "callback"):
         if name in options:
             raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve(m.process.reverse(m.score), x, {name}=...) on a prior draw x.")
-    problem = model.process.reverse(model.score)
-    chunks = [ids[i : i + size] for i in range(0, n, size)]
+    if options.get("compile") and isinstance(guidance, Guidance) and guidance.interval is not None:
+        raise ValueError("compile=True makes one step for all times, and guidance with an interval asks other networks at other times; expected one of them.")
+    wanted = class_labels(model, n, labels, guidance, classifier, classifier_scale)
+    chunks = _chunks(wanted, n, size, rows_leave(method, steps, options))
     solutions = []
-    with bar(progress, n, problem.interval, steps) as observe, warnings.catch_warnings():
+    with bar(progress, n, model.process.reverse(model.score).interval, steps) as observe, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         for chunk in chunks:
-            x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
+            named = [ids[i] for i in chunk]
+            problem = model.process.reverse(class_score(model, None if wanted is None else wanted[chunk], guidance, classifier, classifier_scale))
+            x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=named, device=model.device)
             callback = observe(len(chunk)) if observe else None
             solutions.append(
-                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=chunk, denoise=denoise, callback=callback, **options)
+                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise=denoise, callback=callback, **options)
             )
-    x = torch.cat([solution.x for solution in solutions])
-    samples = Samples(x.clamp(*model.data_range), ids, torch.cat([calls(solution) for solution in solutions]), np.concatenate([solution.status for solution in solutions]), seed)
+    order = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
+    x, nfe = torch.cat([solution.x for solution in solutions])[order], torch.cat([calls(solution) for solution in solutions])[order]
+    samples = Samples(x.clamp(*model.data_range), ids, nfe, np.concatenate([solution.status for solution in solutions])[order.numpy()], seed)
     _warn(samples)
     return samples
+
+
+def _chunks(labels: Tensor | None, n: int, size: int, apart: bool) -> list[list[int]]:
+    """Positions of the images that are solved together: ``size`` at a time, and where they leave the batch one by one, of one label."""
+    groups = [list(range(n))]
+    if apart and labels is not None:
+        groups = [torch.nonzero(labels == label).flatten().tolist() for label in labels.unique()]
+    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
 
 def calls(solution: sd.Solution) -> Tensor:

@@ -100,3 +100,17 @@ def test_biases_of_conditioning_are_those_of_its_page(monkeypatch: pytest.Monkey
     ):
         found = bench.judged(name, {}, sampler, 0.1, 1500, 80)[key][coordinate]
         assert float(found) == pytest.approx(value, abs=0.08), (name, key)
+
+
+def test_classes_are_drawn_and_noise_is_seen_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    gen = pytest.importorskip("sdesolve_gen")
+    bench, noisy = loaded("class_conditional.py", monkeypatch), loaded("noisy_classifier.py", monkeypatch)
+    model, classifier = gen.load("mnist"), gen.load_classifier("mnist_classifier")
+    labels = torch.arange(2)
+    images, cost = bench.drawn(model, classifier, ("ddim", {"steps": 3}, 6.0), labels, 0)
+    assert images.shape == (2, 1, 28, 28)
+    assert (cost["nfe"], cost["failed"]) == (8, 0)
+    pixels = ((images + 1) * 127.5).to(torch.uint8)
+    own = classifier.logits(images, 0.05).argmax(1)
+    assert noisy.accuracy(classifier, pixels, own, 0.02) == 1.0
+    assert noisy.accuracy(classifier, pixels, own + 1, 0.02) == 0.0

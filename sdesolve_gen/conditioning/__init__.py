@@ -1,5 +1,7 @@
-"""Conditioning a model on a measurement: operators, measurements, and methods from score to conditional score."""
+"""Conditioning a model: on a measurement, by methods from score to conditional score, and on a class, by a classifier or the model's own labels."""
 
+from .classifier import classifier_guidance
+from .classifier_free import Guidance, classifier_free_guidance
 from .ddnm import ddnm
 from .ddrm import ddrm
 from .diffpir import diffpir
@@ -21,10 +23,13 @@ __all__ = [
     "SVD",
     "Conditioning",
     "Constraint",
+    "Guidance",
     "Measurement",
     "Operator",
     "Renoised",
     "Resampled",
+    "classifier_free_guidance",
+    "classifier_guidance",
     "conjugate_gradients",
     "ddnm",
     "ddrm",

@@ -7,16 +7,30 @@ from torch import nn
 
 from .classifiers import CLASSIFIERS, EncoderClassifier, WideResNet
 from .diffusers_unet import DiffusersUNet2D
+from .dit import DiT
 from .edm_unet import EDMUNet
 from .execution import Execution
 from .levels import LevelScore
+from .mlp import MLP
 from .ncsnpp import DDPM, NCSNpp
+from .ncsnv2 import NCSNv2
+from .tutorial import ScoreNet
 from .unet import UNet
 
 NETWORKS: dict[str, type[nn.Module]] = {
-    "UNet": UNet, "NCSNpp": NCSNpp, "DDPM": DDPM, "LevelScore": LevelScore, "DiffusersUNet2D": DiffusersUNet2D, "EDMUNet": EDMUNet,
-}  # fmt: skip
+    "UNet": UNet,
+    "NCSNpp": NCSNpp,
+    "DDPM": DDPM,
+    "NCSNv2": NCSNv2,
+    "ScoreNet": ScoreNet,
+    "DiT": DiT,
+    "MLP": MLP,
+    "LevelScore": LevelScore,
+    "DiffusersUNet2D": DiffusersUNet2D,
+    "EDMUNet": EDMUNet,
+}
 
 __all__ = [
-    "CLASSIFIERS", "DDPM", "NETWORKS", "DiffusersUNet2D", "EDMUNet", "EncoderClassifier", "Execution", "LevelScore", "NCSNpp", "UNet", "WideResNet",
+    "CLASSIFIERS", "DDPM", "MLP", "NETWORKS", "DiT", "DiffusersUNet2D", "EDMUNet", "EncoderClassifier",
+    "Execution", "LevelScore", "NCSNpp", "NCSNv2", "ScoreNet", "UNet", "WideResNet",
 ]  # fmt: skip

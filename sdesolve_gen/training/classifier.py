@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sdesolve.files import atomic
+
 from .._errors import unknown
 from .._versions import versions
 from ..card import check_name
@@ -27,6 +29,7 @@ from .data import batch_indices, generator, read_images
 from .levels import level_times
 
 DATA_RANGE = (-1.0, 1.0)
+SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class ClassifierConfig:
     network_options: dict[str, Any] = field(default_factory=lambda: {"width": 32, "multipliers": [1, 2], "blocks": 2, "patch": 2})
     log_sigma_mean: float = -0.8
     log_sigma_std: float = 2.0
-    steps: int = 1400
+    steps: int = 1600
     batch: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
@@ -76,11 +79,16 @@ class ClassifierConfig:
             raise ValueError(f'precision={self.precision!r}; expected "fp32" or "bf16".')
 
 
-def train_classifier(config: ClassifierConfig, *, progress: bool = True) -> Classifier:
+def train_classifier(config: ClassifierConfig, *, checkpoint: str | Path | None = None, progress: bool = True) -> Classifier:
     """A noise-conditional classifier of a data set; ``Classifier.save`` keeps it.
 
+    Arguments:
+        config: every choice of the training.
+        checkpoint: file to go on from where it is there, written every 100 updates; the result is that of a run without an interruption.
+        progress: draw a progress bar.
+
     Raises:
-        FileNotFoundError, ValueError: no such data, no labels in it, or options that do not fit it.
+        FileNotFoundError, ValueError: no such data, no labels in it, options that do not fit it, or a checkpoint of another config.
         FloatingPointError: a loss that is not finite.
     """
     images, labels = read_images(config.data)
@@ -92,8 +100,12 @@ def train_classifier(config: ClassifierConfig, *, progress: bool = True) -> Clas
     classifier = _fresh(config, tuple(images.shape[1:]), int(labels.max()) + 1)
     network: nn.Module = classifier.network.train().requires_grad_(True)  # type: ignore[union-attr]
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay)
-    with tqdm(range(config.steps), disable=not progress, unit="step") as bar:
-        for step in bar:
+    first = _resumed(checkpoint, config, network, optimiser) if checkpoint and Path(checkpoint).exists() else 0
+    with tqdm(total=config.steps, initial=first, disable=not progress, unit="step", mininterval=5) as bar:
+        for step in range(first, config.steps):
+            if checkpoint and step > first and step % SAVE_EVERY == 0:
+                with atomic(checkpoint) as path:
+                    torch.save({"config": repr(config), "step": step, "network": network.state_dict(), "optimiser": optimiser.state_dict()}, path)
             rows = batch_indices(len(images), config.batch, config.seed, step)
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * min(1.0, 10 * (step + 1) / config.steps) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
@@ -104,10 +116,20 @@ def train_classifier(config: ClassifierConfig, *, progress: bool = True) -> Clas
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            if step % 50 == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}")
+            bar.update()
+            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
     network.eval().requires_grad_(False)
     return classifier
+
+
+def _resumed(checkpoint: str | Path, config: ClassifierConfig, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """The step to go on from."""
+    state = torch.load(checkpoint, weights_only=True)
+    if state["config"] != repr(config):
+        raise ValueError(f"{checkpoint} was made with another config, {state['config']}; remove it, or use another file.")
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"]
 
 
 def classification_loss(classifier: Classifier, config: ClassifierConfig, images: Tensor, labels: Tensor, step: int) -> Tensor:
