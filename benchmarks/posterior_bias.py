@@ -3,11 +3,13 @@
     python benchmarks/posterior_bias.py [--draws 4000] [--steps 200]
 
 x_0 ~ N(0, [[1, 0.8], [0.8, 1]]), y = the first coordinate + noise = 1, the exact score of VP.  The second coordinate is never measured: what is known of it came by the prior.
+Then a mixture of two narrow modes, N(-1, 0.2^2) and N(1, 0.2^2), of which one number is measured: the share of draws in the right one.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,7 @@ from sdesolve import exam
 from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Renoised
 from sdesolve_gen.conditioning.operators import Matrix
 
+MODES = exam.gaussian_mixture([0.5, 0.5], [[-1.0], [1.0]], [0.2, 0.2])
 LAW = exam.Gaussian([0.0, 0.0], cov=[[1.0, 0.8], [0.8, 1.0]])
 Y = 1.0
 ANCESTRAL: tuple[Any, dict[str, Any]] = ("ddim", {"eta": 1.0})
@@ -66,6 +69,15 @@ def table(noise_std: float, draws: int, steps: int) -> Iterator[str]:
         yield f"| `{name}` {chosen} | {how} | " + " | ".join(cells) + " |"
 
 
+def share(name: str, options: dict[str, Any], noise_std: float, y: float, draws: int) -> float:
+    """Of the draws, how many lie in the mode at 1."""
+    process = sd.VPSDE()
+    base = sd.as_score(MODES.score(process), process, predicts="score")
+    measurement = Measurement(Matrix((1,), torch.ones(1, 1)), torch.tensor([[y]], dtype=torch.float64), noise_std)
+    problem = process.reverse(CONDITIONINGS[name](base, measurement, **options).score)
+    return float((sd.solve(problem, process.prior((draws, 1), seed=0, dtype=torch.float64), "dpmpp_2m_sde", steps=80, seed=0).x > 0).double().mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=4000)
@@ -75,6 +87,11 @@ def main() -> None:
         print(f"\nnoise {noise_std}\n\n| method | sampler | measured: bias | spread | coverage | not measured: bias | spread | coverage |\n|---|---|---|---|---|---|---|---|")
         for line in table(noise_std, arguments.draws, arguments.steps):
             print(line, flush=True)
+    asked = [("mmps", {}), ("pigdm", {}), ("dps", {}), ("ddnm", {}), ("diffpir", {"lam": 1.0})]
+    print("\n| noise, y | true share | " + " | ".join(f"`{name}`" for name, _ in asked) + " |\n|---|---|" + "---|" * len(asked))
+    for noise_std, y in ((0.3, 0.2), (1.0, 0.5), (2.0, 0.5)):
+        true = 1 / (1 + math.exp(((y - 1) ** 2 - (y + 1) ** 2) / (2 * (noise_std**2 + 0.2**2))))
+        print(f"| {noise_std}, {y} | {true:.2f} | " + " | ".join(f"{share(name, options, noise_std, y, arguments.draws):.2f}" for name, options in asked) + " |")
 
 
 if __name__ == "__main__":

@@ -295,10 +295,29 @@ def test_poisson_noise_in_dps_counts_by_its_variance() -> None:
     base = sd.as_score(lambda x, t: 1e-3 * x + torch.tensor([0.1, 10.0], dtype=x.dtype), process, predicts="x0")
     measurement = Measurement(Dense(torch.eye(2)), torch.tensor([[0.2, 10.1]], dtype=torch.float64), noise="poisson", gain=0.01)
     x, t = torch.zeros(1, 2, dtype=torch.float64), 1e-3
+    for options in ({}, {"steps": 100}):
+        with torch.no_grad():
+            pull = dps(base, measurement, **options).score(x, t) - base(x, t)
+        assert math.isclose(float(pull[0, 0] / pull[0, 1]), 10 / 0.1, rel_tol=1e-3)
+
+
+def test_dps_is_the_likelihood_where_noise_is_all_and_the_residual_has_its_length() -> None:
+    """At the end of the way  A'r/noise_std^2, whatever the scale of A; for Poisson noise each number's own variance."""
+    process, t = sd.VPSDE(), 1e-3
+    base = sd.as_score(lambda x, t: 1e-3 * x + 1.0, process, predicts="x0")  # J = 1e-3
+    x, matrix = torch.zeros(1, 2, dtype=torch.float64), normals(3, 2, seed=1)
+    for scale in (0.01, 1.0, 100.0):
+        a = scale * matrix
+        residual = scale * 2.0 * torch.tensor([[1.0, -1.0, 1.0]], dtype=torch.float64)
+        score = dps(base, Measurement(Dense(a), a.sum(1)[None] + residual, 2.0 * scale)).score
+        with torch.no_grad():
+            assert torch.allclose(score(x, t) - base(x, t), 1e-3 * residual @ a / (2.0 * scale) ** 2, rtol=1e-3)
+    gain = 1.0
+    bright = matrix.abs() * 100
+    residual = (gain * bright.sum(1)).sqrt()[None] * torch.tensor([[1.0, 1.0, -1.0]], dtype=torch.float64)
+    score = dps(base, Measurement(Dense(bright), bright.sum(1)[None] + residual, noise="poisson", gain=gain)).score
     with torch.no_grad():
-        pull = dps(base, measurement).score(x, t) - base(x, t)
-    r2 = float(process.sigma(t)) ** 2
-    assert math.isclose(float(pull[0, 0] / pull[0, 1]), (0.01 * 10 + r2) / (0.01 * 0.1 + r2), rel_tol=1e-3)
+        assert torch.allclose(score(x, t) - base(x, t), 1e-3 * (residual / (gain * bright.sum(1))) @ bright, rtol=0.02)
 
 
 def test_methods_without_a_treatment_of_poisson_noise_say_so() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -14,19 +13,17 @@ from ._numbers import number, per_row, whole
 from .measurement import Measurement
 from .methods import Conditioning
 
-_UNCERTAIN = 1.0  # most that E[x_0 | x_t] can err by, in the units of the data, as in PiGDM
-
 
 def dps(score: sd.Score, measurement: Measurement, *, zeta: float = 1.0, steps: int | None = None) -> Conditioning:
     """Diffusion posterior sampling: down the length of the residual r = y - A E[x_0 | x_t], through the network.
 
-        steps=None   score + zeta sqrt(m)/s  J'A' r/|r|,       s^2 = noise_std^2 + sigma^2/(alpha^2 + sigma^2),  m numbers measured
-        steps=N      score + zeta N/((T - eps) g^2)  J'A' r/|r|,       J = dE[x_0 | x_t]/dx_t
+        steps=None   score + zeta sqrt(m)/s  J'A'u,                 s^2 = noise_std^2 + sigma^2/(alpha^2 + sigma^2) |A'u|^2
+        steps=N      score + zeta N/((T - eps) g^2)  J'A'u,         u = r/|r|,  J = dE[x_0 | x_t]/dx_t,  m numbers measured
 
-    The first is the gradient of ln N(r; 0, s^2 I) with a residual that is brought to its expected length sqrt(m) s: it depends on no step, and every
-    solver has the same limit.  The second is the paper's: each step of a solver that takes N equal ones in time moves x by  -zeta grad|r|,  as its
-    algorithm 1 does (where zeta is zeta'_i, and the gradient of |r| is half that of |r|^2 over |r|); more steps are a stronger pull, and another grid
-    or solver a different method.  With Poisson noise every number counts by its own variance.  [Chung et al. 2023, algorithms 1 and 2]
+    The first is the gradient of the likelihood of PiGDM in the direction u that the residual has, brought to its expected length sqrt(m) s: it depends on no step, so
+    that every solver has the same limit, and not on the scale of A.  The second is the paper's: each step of a solver that takes N equal ones in time moves x by
+    -zeta grad|r|,  as its algorithm 1 does (where zeta is zeta'_i, and the gradient of |r| is half that of |r|^2 over |r|); more steps are a stronger
+    pull, and another grid or solver a different method.  With Poisson noise every number counts by its own variance.  [Chung et al. 2023, algorithms 1 and 2]
 
     One network call and one vjp for each evaluation, with a forward and an adjoint.  Exact for nothing: the length of the residual is all that it
     takes from the noise level.  To be taken for operators that are not linear, which no other method can do, and as what others compare with.
@@ -46,16 +43,16 @@ def dps(score: sd.Score, measurement: Measurement, *, zeta: float = 1.0, steps: 
 
     def term(p: sd.Prediction) -> Tensor:
         measured, pull = _measured(measurement, p.x0)
-        alpha, sigma = p.alpha, p.sigma
-        spread = 0.0 if steps else _UNCERTAIN**2 * sigma**2 / (alpha**2 * _UNCERTAIN**2 + sigma**2)
-        residual = measurement.y.to(measured) - measured
-        variance = measurement.variance(measured) + per_row(spread, measured)
-        if steps:  # a plain norm, but for Poisson noise a weighted one of the same size
-            variance = variance / variance.flatten(1).mean(1).reshape(-1, *(1,) * (measured.dim() - 1)) if isinstance(variance, Tensor) else 1.0
-        weighted = residual / variance
-        length = (residual * weighted).flatten(1).sum(1).sqrt().clamp_min(torch.finfo(measured.dtype).tiny)
-        strength = zeta * steps / ((p.process.T - p.process.eps) * p.process.diffusion_(p.t) ** 2) if steps else zeta * math.sqrt(measured[0].numel())
-        return per_row(strength / length, p.x) * p.pullback(pull(weighted))
+        residual, variance = measurement.y.to(measured) - measured, measurement.variance(measured)
+        weighted = residual * _mean(variance) / variance if isinstance(variance, Tensor) else residual
+        length = _total(residual * weighted).sqrt().clamp_min(torch.finfo(measured.dtype).tiny)
+        pulled = pull(weighted)  # |r| A'u
+        if steps:
+            return per_row(zeta * steps / ((p.process.T - p.process.eps) * p.process.diffusion_(p.t) ** 2) / length, p.x) * p.pullback(pulled)
+        size = _total(weighted.square()).clamp_min(torch.finfo(measured.dtype).tiny)
+        spread = _total(variance * weighted.square()) + p.sigma**2 / (p.alpha**2 + p.sigma**2) * _total(pulled.square())  # |r|^2 s^2
+        strength = zeta * (measured[0].numel() * size / spread.clamp_min(torch.finfo(measured.dtype).tiny)).sqrt()  # zeta sqrt(m)/s
+        return per_row(strength / size.sqrt(), p.x) * p.pullback(pulled)
 
     return Conditioning(sd.guided(score, term, derivative=True))
 
@@ -67,3 +64,13 @@ def _measured(measurement: Measurement, x0: Tensor) -> tuple[Tensor, Callable[[T
         return measurement.operator.forward(x0), measurement.operator.adjoint
     measured, pull, *_ = torch.func.vjp(measurement.operator.forward, x0)
     return measured, lambda v: pull(v)[0]
+
+
+def _total(x: Tensor) -> Tensor:
+    """The sum over each row, (B,)."""
+    return x.flatten(1).sum(1)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """The mean over each row, ready to multiply it."""
+    return x.flatten(1).mean(1).reshape(-1, *(1,) * (x.dim() - 1))
