@@ -204,9 +204,8 @@ class Model:
     def restore(self, y: Tensor, operator: Any, noise_std: float = 0.05, method: str = "auto", **options: Any) -> Restored:
         """Draws of the images that a measurement y = A x + noise may have come from: super-resolution, deblurring, tomography, ...
 
-        "auto" is "projection" for orthogonal rows without noise, solved by ``pc`` in 500 steps; "pigdm" otherwise, in 100 steps of ``dpmpp_2m_sde``; and "dps" for
-        an operator that is not linear.  Without noise, and where A^+ is no large number, the draws are moved the last bit onto A x = y; ``residual`` says
-        how far the method itself came.
+        "auto" is "pigdm" in 100 steps of ``dpmpp_2m_sde``, and "dps" for an operator that is not linear.  Without noise, and
+        where A^+ is no large number, the draws are moved the last bit onto A x = y; ``residual`` says how far the method itself came.
 
         Arguments:
             y: (n, *measured), floats in the units of the data range.

@@ -15,7 +15,7 @@ import sdesolve as sd
 
 from ._errors import unknown
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
-from .conditioning.operators import LUMA, Gray, Mask, Tight, as_operator, check_operator
+from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
 from .sampling import bar, calls, checked_seed, count, names
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def restore(
     y = torch.as_tensor(y).to(model.device)
     measurement = Measurement(operator, y.float() if y.is_floating_point() else y, noise_std)
     _check_size(measurement, model.data_range)
-    method = _chosen(method, operator, noise_std)
+    method = _chosen(method, operator)
     own, options = _split(CONDITIONINGS[method], options)
     sampler, options = _solver(method, sampler, options)
     ids = [name * APART + draw for name in names(len(y), sample_ids) for draw in range(draws)]
@@ -219,12 +219,10 @@ def _check_size(measurement: Measurement, data_range: tuple[float, float]) -> No
         )
 
 
-def _chosen(method: str, operator: Operator, noise_std: float) -> str:
+def _chosen(method: str, operator: Operator) -> str:
     """The method by name, or the one that suits: see ``Model.restore``."""
     if method == "auto":
-        if not operator.linear:
-            return "dps"
-        return "projection" if noise_std == 0 and isinstance(operator, Tight) else "pigdm"
+        return "pigdm" if operator.linear else "dps"
     if method not in CONDITIONINGS:
         raise ValueError(unknown("method", method, ["auto", *CONDITIONINGS]))
     return method

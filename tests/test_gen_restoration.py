@@ -164,6 +164,20 @@ def test_foreign_operators_restore():
     torch.testing.assert_close(r.images, own.images, rtol=0, atol=1e-4)
 
 
+def test_auto():
+    m = gaussian_model()
+    assert m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, steps=3, seed=0).method == "pigdm"
+
+    class Clipped(ops.Tight):
+        event = measured = SHAPE
+        linear = False
+
+        def forward(self, x):
+            return x.clamp(-1, 1)
+
+    assert m.restore(torch.zeros(1, *SHAPE), Clipped(), 0.1, steps=3, seed=0).method == "dps"
+
+
 def test_a_failed_draw_is_named():
     class Broken(GaussianScore):
         def forward(self, x, t):
