@@ -1,6 +1,7 @@
 """Training: a run is a function of its config, whatever happened on the way."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import torch
 from gen_fixtures import NETWORK, random_parquet, tiny_config, write_parquet
 
-import sdesolve as sd
 import sdesolve_gen as gen
+from sdesolve.files import sha256
 from sdesolve_gen.training import loop
-from sdesolve_gen.training.data import batch_indices, generator, read_images
+from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
+from sdesolve_gen.training.data import batch_indices, generator
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,6 +31,14 @@ def data(tmp_path_factory):
 
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def steps_in(folder):
+    return [line["step"] for line in lines(folder)]
 
 
 def same(a, b):
@@ -114,22 +124,122 @@ def test_a_run_whose_folders_moved_goes_on(data, tmp_path):
     assert (tmp_path / "b" / "log.jsonl").read_text() == log  # it was finished: no step was taken again
 
 
-def test_a_damaged_checkpoint_is_refused(data, tmp_path):
+def newest(folder):
+    return checkpoints(folder)[0]
+
+
+def test_checkpoints_are_named_by_what_is_in_them_and_the_oldest_go(data, tmp_path):
+    gen.train(tiny_config(data, tmp_path, steps=7, keep=3), progress=False)
+    found = checkpoints(tmp_path)
+    assert [checkpoint.step for checkpoint in found] == [7, 6, 4]  # every second update, and the end
+    assert all(checkpoint.whole() for checkpoint in found)
+    assert sha256(found[0].path).startswith(found[0].path.stem[-16:])
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(data, tmp_path, damage):
+    straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    gen.train(tiny_config(data, tmp_path / "b"), progress=False)
+    path = newest(tmp_path / "b").path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes({"cut": content[:1000], "bit": content, "empty": b""}[damage])
+    (tmp_path / "b" / "model.safetensors").unlink()
+    with pytest.warns(CheckpointWarning, match=rf"{path.name} is damaged"):
+        again = gen.train(tiny_config(data, tmp_path / "b"), progress=False)
+    assert same(weights(straight), weights(again))
+    assert steps_in(tmp_path / "b") == steps_in(tmp_path / "a") == list(range(1, 7))
+
+
+def test_where_no_checkpoint_is_whole_nothing_starts_anew_unasked(data, tmp_path):
     gen.train(tiny_config(data, tmp_path), progress=False)
-    checkpoint = tmp_path / "checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this version"):
+    for checkpoint in checkpoints(tmp_path):
+        checkpoint.path.write_bytes(b"")
+    with pytest.warns(CheckpointWarning), pytest.raises(ValueError, match="holds 2 checkpoints, and none is whole"):
         gen.train(tiny_config(data, tmp_path), progress=False)
+    gen.train(tiny_config(data, tmp_path), resume="never", progress=False)
+    assert newest(tmp_path).whole()
 
 
-@pytest.mark.parametrize(("poisoned", "message"), [("loss", "at step 3: the loss is nan"), ("weight", "at step 4: a weight is not finite")])
-def test_nothing_non_finite_is_ever_saved(data, tmp_path, monkeypatch, poisoned, message):
-    loss, step = loop.denoising_loss, torch.optim.Adam.step
-    calls = []
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
 
-    def bad_loss(*arguments):
-        calls.append(1)
-        return loss(*arguments) * (float("nan") if len(calls) == 4 else 1.0)
+    with pytest.raises(ValueError, match="none is whole"), pytest.warns(CheckpointWarning, match="is damaged"):
+        save_checkpoint(tmp_path, 3, {"step": Evil()}, 1)  # the right hash
+        load_checkpoint(tmp_path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path):
+    """The largest file is limited to less than a checkpoint: a real write that fails halfway."""
+    gen.train(tiny_config(data, tmp_path, steps=6, decay=8), progress=False)
+    there = {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-*")}
+    state = {"weights": torch.zeros(100_000)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"the checkpoint of step 8 cannot be written.*checkpoint-00000006-\w+\.pt stands"):
+            save_checkpoint(tmp_path, 8, state, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-*")} == there
+    assert not list(tmp_path.glob(".*"))
+
+
+def poisoned(monkeypatch, steps):
+    """The loss is NaN at these updates."""
+    loss = loop._Run._loss
+    monkeypatch.setattr(loop._Run, "_loss", lambda run, *rest: loss(run, *rest) * (float("nan") if run.step in steps else 1.0))
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(data, tmp_path, monkeypatch):
+    poisoned(monkeypatch, {3})
+    seen = []
+    update = loop._Run.update
+
+    def watched(run, batch):
+        before = {name: tensor.clone() for name, tensor in [*run.network.state_dict().items(), *run.average.state_dict().items()]}
+        result = update(run, batch)
+        seen.append(same(before, {name: tensor for name, tensor in [*run.network.state_dict().items(), *run.average.state_dict().items()]}))
+        return result
+
+    monkeypatch.setattr(loop._Run, "update", watched)
+    with pytest.warns(loop.TrainingWarning, match="1 of 6 updates were not finite"):
+        model = gen.train(tiny_config(data, tmp_path), progress=False)
+    assert seen == [False, False, False, True, False, False]
+    assert all(torch.isfinite(tensor).all() for tensor in model.network.state_dict().values())
+    log = lines(tmp_path)
+    assert [line["skipped"] for line in log] == [0, 0, 0, 1, 1, 1]
+    assert log[3]["loss"] is None
+    _, state = load_checkpoint(tmp_path)
+    assert state["skipped"] == 1
+
+
+def test_many_in_a_row_end_the_run_and_the_count_survives_a_resumption(data, tmp_path, monkeypatch):
+    poisoned(monkeypatch, {3, 4, 5, 6, 7})
+    config = tiny_config(data, tmp_path, steps=12, patience=5)
+    update = loop._Run.update
+
+    def killed(run, batch):
+        if run.step == 6:
+            raise KeyboardInterrupt
+        return update(run, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "update", killed)
+        gen.train(config, progress=False)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 7: 5 updates in a row were not finite.*the loss is nan.*Lower learning_rate.*is whole"):
+        gen.train(config, progress=False)
+    _, state = load_checkpoint(tmp_path)
+    assert (state["step"], state["in_a_row"]) == (6, 3)
+    assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(data, tmp_path, monkeypatch):
+    step, calls = torch.optim.Adam.step, []
 
     def bad_step(optimiser, *arguments):
         calls.append(1)
@@ -137,37 +247,22 @@ def test_nothing_non_finite_is_ever_saved(data, tmp_path, monkeypatch, poisoned,
         if len(calls) == 4:
             optimiser.param_groups[0]["params"][0].data[0] = float("inf")
 
-    if poisoned == "loss":
-        monkeypatch.setattr(loop, "denoising_loss", bad_loss)
-    else:
-        monkeypatch.setattr(torch.optim.Adam, "step", bad_step)
-    with pytest.raises(FloatingPointError, match=rf"diverged {message}.*Lower learning_rate.*checkpoint\.pt is whole"):
+    monkeypatch.setattr(torch.optim.Adam, "step", bad_step)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 4: a weight is not finite.*Lower learning_rate.*is whole"):
         gen.train(tiny_config(data, tmp_path), progress=False)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2
+    checkpoint, state = load_checkpoint(tmp_path)
+    assert checkpoint.step == state["step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
 
 
-def test_the_loss_falls_and_the_log_tells(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+def test_the_loss_falls_and_the_log_tells(tmp_path):
     data = write_parquet(tmp_path / "train.parquet", [np.full((8, 8), 200, np.uint8)] * 8)
     gen.train(tiny_config(data, tmp_path / "run", steps=150, save_every=1000, warmup=10, learning_rate=5e-3), progress=False)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    log = lines(tmp_path / "run")
     assert [line["step"] for line in log] == list(range(1, 151))
+    assert {"loss", "norm", "learning_rate", "skipped", "images_per_second", "time"} < log[0].keys()
     losses = [line["loss"] for line in log]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-
-
-def test_the_loss_is_the_regression_on_the_parameterisation(data):
-    """At x = alpha x_0 + sigma eps, a model that returns alpha eps - sigma x_0 has no loss, and one that returns 0 has its mean square."""
-    process = sd.VPSDE()
-    x0, eps, t = torch.rand(5, 1, 4, 4), torch.randn(5, 1, 4, 4), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    alpha, sigma = (c.float().reshape(-1, 1, 1, 1) for c in (process.alpha(t), process.sigma(t)))
-    v = alpha * eps - sigma * x0
-    loss = {name: loop.denoising_loss(sd.as_score(model, process, predicts="v"), x0, t, eps) for name, model in {"right": lambda x, t: v, "zero": lambda x, t: 0 * x}.items()}
-    assert loss["right"] < 1e-10
-    assert torch.isclose(loss["zero"], v.square().mean())
 
 
 def test_the_card_holds_no_path_of_this_machine(data, tmp_path):
@@ -202,28 +297,6 @@ def test_generators_are_named_and_not_global():
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(draws[0, 0, 0], torch.rand(4, generator=generator(0, 0, 0)))
     assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
-
-
-def test_images_are_read_as_they_are(tmp_path):
-    arrays = [np.random.default_rng(i).integers(0, 256, (6, 4, 3), dtype=np.uint8) for i in range(3)]
-    images, labels = read_images(write_parquet(tmp_path / "rgb.parquet", arrays))
-    assert images.dtype == torch.uint8
-    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), np.stack(arrays))
-    assert labels.tolist() == [0, 1, 2]
-
-
-def test_bad_data_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a file; expected a parquet file"):
-        read_images(tmp_path / "none.parquet")
-    (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.parquet is not a parquet file"):
-        read_images(tmp_path / "text.parquet")
-    sizes = write_parquet(tmp_path / "sizes.parquet", [np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)])
-    with pytest.raises(ValueError, match="expected one shape"):
-        read_images(sizes)
-    deep = write_parquet(tmp_path / "deep.parquet", [np.zeros((4, 4), np.uint16)])
-    with pytest.raises(ValueError, match="uint8"):
-        read_images(deep)
 
 
 @pytest.mark.parametrize(
