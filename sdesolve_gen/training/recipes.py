@@ -54,14 +54,15 @@ _NEEDED = tuple(name for name, f in _KNOWN.items() if f.default is dataclasses.M
 
 
 def configured(preset: str | None, file: str | Path | None, flags: Mapping[str, Any], sets: Mapping[str, Any]) -> TrainConfig:
-    """The config of a preset, a YAML file, flags that were given, and overrides, of which ``network.width`` is an entry of ``network``.
+    """The config of a preset, a YAML file, flags that were given, and overrides, of which ``network.width`` is an entry of the field ``network``.
 
     Raises:
         FileNotFoundError: no such file; ImportError: PyYAML is missing.
         TypeError, ValueError: an unknown preset or field, a field without a value, a bad value.
     """
     from_file = read_config(file) if file else {}
-    preset = from_file.pop("preset", None) if preset is None else preset
+    named = from_file.pop("preset", None)
+    preset = named if preset is None else preset
     if preset is not None and preset not in PRESETS:
         raise ValueError(unknown("preset", preset, PRESETS))
     values: dict[str, Any] = {}
