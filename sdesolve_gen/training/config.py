@@ -45,6 +45,7 @@ class TrainConfig:
         seed: order of the data and every noise are functions of (seed, step, place in the batch).
         precision: "fp32" or "bf16" (autocast; weights stay float32).
         compile: run the network through torch.compile.
+        channels_last: memory layout of the network: True suits the networks here, and GPUs in half precision; others may be faster without.
         patience: so many updates in a row that are not finite end the run; fewer are skipped and counted.
         save_every, keep: updates between checkpoints, and how many of them are kept.
         log_every: updates between lines of the log.
@@ -87,6 +88,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "bf16"
     compile: bool = False
+    channels_last: bool = True
     patience: int = 20
     save_every: int = 500
     keep: int = 2

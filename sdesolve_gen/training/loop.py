@@ -87,7 +87,9 @@ class _Run:
         self.shape = tuple(data.images.shape[1:])
         self.step = self.skipped = self.in_a_row = 0
         torch.manual_seed(config.seed)  # initial weights
-        self.network: nn.Module = _network(config, self.shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = _network(config, self.shape)
+        if config.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.init:
             _start_from(self.network, config.init)
         self.network.to(accelerator.device)
