@@ -128,7 +128,8 @@ def main() -> None:
         np.savez(Path(folder) / "images.npz", images=draws)
         config = TrainConfig(
             data=f"{folder}/images.npz", out=folder, name="throughput", network_name="UNet2DModel", network=network, predicts="epsilon", time=1000,
-            weight="sigma2", times="levels", batch=options.batch, learning_rate=1e-4, ema_warmup=True, precision=options.precision, compile=options.compile, channels_last=torch.cuda.is_available(),
+            weight="sigma2", times="levels", batch=options.batch, learning_rate=1e-4, ema_warmup=True, precision=options.precision, compile=options.compile,
+            channels_last=torch.cuda.is_available(),
         )  # fmt: skip
         torch.manual_seed(config.seed)
         plain = UNet2DModel(in_channels=3, out_channels=3, **copy.deepcopy(network))
