@@ -149,14 +149,20 @@ def main():
     data = random_parquet(options.folder / "train.parquet", IMAGES)
 
     def config(name):
-        return tiny_config(data, options.folder / name, steps=options.steps, batch=BATCH, save_every=3, keep=2, precision="bf16")
+        precision = "bf16" if options.processes == 1 else "fp32"  # in which several processes agree with one to more digits
+        return tiny_config(data, options.folder / name, steps=options.steps, batch=BATCH, save_every=3, keep=2, precision=precision)
 
     began = time.monotonic()
     straight = options.folder / "straight"
     assert wait(start(config("straight"), options.processes)) == [0] * options.processes
+    lasts = time.monotonic() - began
     every = [line["time"] for line in map(json.loads, (straight / "log.jsonl").read_text().splitlines())]
     stretch = max(0.05, min(every[-1] - every[0], 8 * (every[-1] - every[0]) / len(every)))  # about two epochs
-    startup = time.monotonic() - began - (every[-1] - every[0])
+    startup = lasts - (every[-1] - every[0])
+
+    assert wait(start(config("alone"), 1)) == [0]
+    pairs = zip(log(straight), log(options.folder / "alone"), strict=True)
+    apart = max(abs(a["loss"] / b["loss"] - 1) for a, b in pairs)
 
     kills = saving = twice = runs = 0
     reached, differs = [], []
@@ -185,7 +191,7 @@ def main():
             differs.append(folder.name)
     print(json.dumps({
         "processes": options.processes, "kills": kills, "while_saving": saving, "in_the_epoch_of_the_one_before": twice, "log_stood_at": reached,
-        "runs": runs, "differ": differs, "seconds": round(time.monotonic() - began, 1),
+        "runs": runs, "differ": differs, "loss_apart_from_one_process": apart, "seconds": round(time.monotonic() - began, 1),
     }))  # fmt: skip
     return bool(differs)
 
