@@ -19,6 +19,7 @@ from sdesolve_gen.training.batches import Ahead, draw_batch
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
 from sdesolve_gen.training.data import batch_indices, generator, read_data
 from sdesolve_gen.training.journal import take_back
+from sdesolve_gen.training.losses import denoising_loss
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -344,6 +345,39 @@ def test_parts_of_a_batch_are_the_batch(data, tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a["norm"] == pytest.approx(b["norm"], rel=1e-4)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
+
+
+def test_the_loss_that_is_logged_is_that_of_the_batch(data, tmp_path):
+    """The first two lines, worked out by hand: Adam's first step is the rate along the sign of the gradient."""
+    config = tiny_config(data, tmp_path, steps=2, clip=1e9)
+    gen.train(config, progress=False)
+    torch.manual_seed(config.seed)
+    network = UNet(channels=1, **NETWORK)
+    score = sd.as_score(network, sd.VPSDE(), predicts="v", time="log_sigma/4")
+    for step, line in enumerate(lines(tmp_path)):
+        batch = draw_batch(read_data(data), config, sd.VPSDE(), step)
+        network.zero_grad()
+        loss = denoising_loss(score, batch.x0, batch.times, batch.eps)
+        loss.backward()
+        norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+        rate = loop.learning_rate(config, step)
+        assert (line["loss"], line["norm"], line["learning_rate"]) == (pytest.approx(loss.item(), rel=1e-4), pytest.approx(float(norm), rel=1e-3), rate)
+        with torch.no_grad():
+            for p in network.parameters():
+                p -= rate * p.grad / (p.grad.abs() + 1e-8)
+
+
+def test_gradients_are_clipped(data, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.Adam.step
+
+    def watched(optimiser, *arguments):
+        norms.append(torch.cat([p.grad.flatten() for group in optimiser.param_groups for p in group["params"]]).norm().item())
+        return step(optimiser, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    gen.train(tiny_config(data, tmp_path, clip=0.01), progress=False)
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+    assert all(line["norm"] > 0.02 for line in lines(tmp_path))  # what is logged is the norm before
 
 
 def test_a_batch_is_a_function_of_its_step_and_a_place_of_its_number(data):
