@@ -106,7 +106,7 @@ class Score:
         self.predicts, self.sigma_data = predicts, sigma_data
         self.time: TimeConvention = time if (levels := as_int(time)) is None else levels
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
-        self._network_time = _time_convention(self.time)
+        self._network_time = time_convention(self.time)
         self._model_dtype = _parameter_dtype(model)
 
     def linear(self, t: Number) -> Linear:
@@ -186,7 +186,8 @@ def as_score(
     return Score(model, process, predicts, time, sigma_data)
 
 
-def _time_convention(time: TimeConvention) -> Callable[[Process, Tensor], Tensor]:
+def time_convention(time: TimeConvention) -> Callable[[Process, Tensor], Tensor]:
+    """What turns times (B,) float64 of a process into what a model is told; ``time`` as for :func:`as_score`, ValueError for anything else."""
     if isinstance(time, int) and time > 1:
         return lambda p, t: torch.round(t * ((time - 1) / p.horizon)).long()
     if callable(time):

@@ -8,7 +8,8 @@
 from . import networks
 from ._errors import ModelFileError
 from .models import Model, load
+from .presets import preset, presets
 from .sampling import Samples
 from .training import TrainConfig, train
 
-__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train"]
+__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "preset", "presets", "train"]

@@ -17,17 +17,37 @@ from torch import Tensor, nn
 
 import sdesolve as sd
 from sdesolve.files import sha256
+from sdesolve.scores import time_convention
 
 from ._errors import ModelFileError, unknown
-from .networks import NETWORKS
+from .networks import CLASSIFIERS, NETWORKS
 from .processes import make_process
 
 
 def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
     """The network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
-    network = _described(card_path, card)
-    tensors = _tensors(weights, card)
-    _match(weights, network.state_dict(), tensors)
+    network = described(card_path, card)
+    return filled(network, weights, _tensors(weights, card), device)
+
+
+def read_classifier(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """The classifier's network that ``card`` describes with the weights of a safetensors file, float16 ones widened; raises ModelFileError."""
+    network = _built(card_path, card, CLASSIFIERS)
+    try:
+        with torch.device("meta"):
+            time_convention(card["time"])
+            output = network(torch.empty(1, *card["shape"]), torch.empty(1))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{card_path} does not describe a classifier that can be run: {error}") from error
+    if tuple(output.shape) != (1, card["classes"]):
+        raise ModelFileError(f"{card_path}: the network turns an image into {tuple(output.shape[1:])} logits; expected ({card['classes']},).")
+    tensors = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in _tensors(weights, card).items()}
+    return filled(network, weights, tensors, device)
+
+
+def filled(network: nn.Module, path: Path, tensors: dict[str, Tensor], device: torch.device) -> nn.Module:
+    """A network with the tensors of a file, whose names, shapes, types and values must be right; raises ModelFileError."""
+    _match(path, network.state_dict(), tensors)
     network.load_state_dict(tensors, assign=True)
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 
@@ -41,15 +61,12 @@ def checked_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device={str(device)!r} cannot be used here ({reason}); expected one that is there, as in device='cpu'.") from error
 
 
-def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
+def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     """The network of the card on the meta device, which an image of the card's shape went through."""
-    if card["network"] not in NETWORKS:
-        raise ModelFileError(f"{path}: {unknown('network', card['network'], NETWORKS)}")
-    shape = card["shape"]
+    shape, network = card["shape"], _built(path, card, NETWORKS)
     try:
         process = make_process(card["process"], card["process_options"])
         with torch.device("meta"):
-            network = NETWORKS[card["network"]](**card["network_options"])
             sd.as_score(network, process, predicts=card["predicts"], time=card["time"])
             output = network(torch.empty(1, *shape), torch.empty(1))
     except (ValueError, TypeError, RuntimeError) as error:
@@ -57,6 +74,17 @@ def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
     return network
+
+
+def _built(path: Path | str, card: Mapping[str, Any], kinds: Mapping[str, type[nn.Module]]) -> nn.Module:
+    """The network of the card on the meta device."""
+    if card["network"] not in kinds:
+        raise ModelFileError(f"{path}: {unknown('network', card['network'], kinds)}")
+    try:
+        with torch.device("meta"):
+            return kinds[card["network"]](**card["network_options"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
 
 
 def _tensors(path: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@
     predicts, time   parameterisation, as in :func:`sdesolve.as_score`
     network          "UNet";  network_options: its arguments
     shape            [C, H, W] of an image;  data_range: [low, high] of its values;  levels: values a pixel of the data took
+    classes          number of classes of a network that is told labels, (x, time, labels) -> output; the label ``classes`` is "of no class"
     sha256           of model.safetensors;  parameters: number of weights       (both written by ``Model.save``)
     versions, training, figures      for people: what made it, how, and what was measured
 
@@ -68,7 +69,13 @@ REQUIRED: dict[str, _Field] = {
     "data_range": (_range, "[low, high], finite numbers, low < high"),
     "levels": (lambda value: _integer(value, 2), "an integer > 1"),
 }
+CLASSIFIER: dict[str, _Field] = {name: field for name, field in REQUIRED.items() if name not in ("predicts", "levels")} | {
+    "classes": (lambda value: _integer(value, 2), "an integer > 1"),
+}
+"""What the card of a classifier must have; see :mod:`sdesolve_gen.classifiers`."""
+
 OPTIONAL: dict[str, _Field] = {
+    "classes": (_integer, "an integer > 0"),
     "sha256": (lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits"),
     "parameters": (_integer, "an integer > 0"),
     "versions": (_is(dict), "an object"),
@@ -83,17 +90,17 @@ def check_name(name: object) -> None:
         raise ValueError(f"name={name!r}; expected {REQUIRED['name'][1]}, as in name='mnist'.")
 
 
-def check_card(card: Mapping[str, Any], where: str) -> None:
+def check_card(card: Mapping[str, Any], where: str, required: Mapping[str, _Field] = REQUIRED) -> None:
     """Raises ModelFileError that names ``where`` and the key, where a card is not what the top of this file says."""
-    missing = [key for key in REQUIRED if key not in card]
+    missing = [key for key in required if key not in card]
     if missing:
-        raise ModelFileError(f"{where} lacks {', '.join(missing)}; expected the keys {', '.join(REQUIRED)}.")
-    for key, (holds, expected) in {**REQUIRED, **OPTIONAL}.items():
+        raise ModelFileError(f"{where} lacks {', '.join(missing)}; expected the keys {', '.join(required)}.")
+    for key, (holds, expected) in {**OPTIONAL, **required}.items():
         if key in card and not holds(card[key]):
             raise ModelFileError(f"{where}: {key} = {_shown(card[key])}; expected {expected}.")
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path, required: Mapping[str, _Field] = REQUIRED) -> dict[str, Any]:
     """The checked card of a file; raises ModelFileError."""
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file; expected the card of a model, as Model.save writes it.")
@@ -105,7 +112,7 @@ def read_card(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path} is not JSON ({error}); expected the card of a model, as Model.save writes it.") from error
     if not isinstance(card, dict):
         raise ModelFileError(f"{path} holds a JSON {type(card).__name__}; expected an object.")
-    check_card(card, str(path))
+    check_card(card, str(path), required)
     return card
 
 

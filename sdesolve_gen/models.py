@@ -20,6 +20,7 @@ from sdesolve.files import atomic, sha256
 
 from ._errors import unknown
 from ._reading import checked_device, read_network
+from .adapters.score_sde import read_score_sde
 from .card import check_card, read_card
 from .processes import make_process
 from .sampling import Samples, draw
@@ -175,19 +176,26 @@ def embedded() -> list[str]:
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
 
 
-def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+def load(
+    model: str | Path, device: torch.device | str = "cpu", *, config: str | Path | Mapping[str, Any] | None = None, ema: bool = True
+) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
     Arguments:
         model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote.
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
+            With a ``config``, a checkpoint of score_sde_pytorch, as in ``load("checkpoint_8.pth", config="config.json")``.
         device: where the weights go, as in "cpu" or "cuda".
+        config: the configuration of that checkpoint: a JSON file, or ``config.to_dict()``.
+        ema: take its averaged weights, which the published samples are from, and not the last ones.
 
     Raises:
         ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
         ValueError: a name that is neither an embedded model nor a folder; a device that is not there.
     """
     device = checked_device(device)
+    if config is not None:
+        return Model(*read_score_sde(Path(model), config, ema, device))
     folder = _folder(model)
     card = read_card(folder / CARD)
     return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)
@@ -203,7 +211,7 @@ def _folder(model: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
-        raise ValueError(f"{path} is a PyTorch checkpoint, which this version cannot read; {_READABLE}.")
+        raise ValueError(f"{path} is a PyTorch checkpoint; one of score_sde_pytorch needs its configuration: load({str(path)!r}, config='config.json').")
     if path.exists():
         raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}).")
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import sdesolve as sd
-from sdesolve_gen.training.losses import SMALLEST, TIMES, WEIGHTS, Times, denoising_loss, sliced_loss
+from sdesolve_gen.training.levels import SMALLEST
+from sdesolve_gen.training.losses import TIMES, WEIGHTS, Times, denoising_loss, sliced_loss
 
 B, D, VARIANCE = 64, 4, 0.36
 PROCESSES = {"vp": sd.VPSDE(), "subvp": sd.SubVPSDE(), "ve": sd.VESDE(0.02, 20.0), "edm": sd.EDM(), "flow": sd.RectifiedFlow()}

@@ -16,6 +16,7 @@ from sdesolve import Process
 
 from .config import TrainConfig
 from .data import Data, batch_indices, generator
+from .levels import stratified
 from .losses import TIMES, Times
 
 DATA_RANGE = (-1.0, 1.0)
@@ -58,8 +59,7 @@ def draw_batch(data: Data, config: TrainConfig, process: Process, step: int) -> 
     pixels = images + torch.rand(images.shape, generator=draws)  # uniform dequantisation: [0, 256)
     low, high = DATA_RANGE
     x0 = low + (high - low) * pixels / 256
-    quantile = (torch.arange(c.batch) + torch.rand(c.batch, generator=draws, dtype=torch.float64)) / c.batch  # one in each of ``batch`` slices
-    t, ratio = TIMES[c.times](c, process, quantile)
+    t, ratio = TIMES[c.times](c, process, stratified(c.batch, draws))
     eps = torch.randn(x0.shape, generator=draws)
     probe = torch.randint(2, x0.shape, generator=generator(c.seed, step, _PROBE)).to(x0) * 2 - 1 if c.loss == "sliced" else None
     return Batch(x0, t, ratio, eps, probe, _labels(data, config, rows, step))

@@ -37,10 +37,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdesolve import Process, Score
 
+from .levels import SMALLEST, log_normal
+
 if TYPE_CHECKING:
     from .config import TrainConfig
-
-SMALLEST = 1e-5  # time, in units of T
 
 
 class Times(NamedTuple):
@@ -90,9 +90,7 @@ def _of_output(score: Score, t: Tensor) -> Tensor:
 
 
 def _log_normal(config: TrainConfig, process: Process, quantile: Tensor) -> Times:
-    log_sigma = config.log_sigma_mean + config.log_sigma_std * torch.special.ndtri(quantile.clamp(1e-6, 1 - 1e-6))
-    low, high = (-0.5 * float(process.log_snr(t)) for t in (SMALLEST * process.T, process.T))
-    return _plain(process.log_snr_inverse(-2 * log_sigma.clamp(low, high)))
+    return _plain(log_normal(process, quantile, config.log_sigma_mean, config.log_sigma_std))
 
 
 def _uniform(config: TrainConfig, process: Process, quantile: Tensor) -> Times:

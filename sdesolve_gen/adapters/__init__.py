@@ -1,0 +1,1 @@
+"""Models that other code trained, read without running any of it."""
