@@ -50,6 +50,7 @@ def _root() -> None:
 
 
 METHODS = ", ".join(name for name, _ in sd.methods())
+START = f"{', '.join([*recipes.DATA_SETS, *recipes.METHODS])}, both, as in cifar10-ve, or a published model, as in ncsnpp_cifar10_ve"
 
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same result.")]
 
@@ -150,7 +151,7 @@ def train_command(
     data: Annotated[list[str] | None, typer.Option(help="Images: a parquet file, a folder of pictures, an npz file, hf:NAME:SPLIT, or a pattern; may be repeated.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder for checkpoints, log, pictures and, at the end, the model.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the model, for its card.")] = None,
-    preset: Annotated[str | None, typer.Option(help=f"Where to start from: {', '.join(recipes.DATA_SETS)}, {', '.join(recipes.METHODS)}, or both, as in cifar10-ve.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Where to start from: {START}.")] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML with fields of TrainConfig, as `config.yaml` of a run.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=f"Updates; default {TrainConfig.steps}.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help=f"Images an update, on all processes together; default {TrainConfig.batch}.")] = None,

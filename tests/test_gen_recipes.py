@@ -9,12 +9,13 @@ from gen_fixtures import NETWORK, random_parquet
 from typer.testing import CliRunner
 
 import sdesolve as sd
+import sdesolve_gen as gen
 from sdesolve_gen import cli
 from sdesolve_gen.networks import NETWORKS
 from sdesolve_gen.processes import make_process
 from sdesolve_gen.training import TrainConfig
 from sdesolve_gen.training.losses import TIMES, denoising_loss
-from sdesolve_gen.training.recipes import PRESETS, configured, read_config, write_config
+from sdesolve_gen.training.recipes import PRESETS, configured, names, read_config, write_config
 
 NEEDED = {"data": "a.parquet", "out": "runs/a", "name": "a"}
 
@@ -47,6 +48,23 @@ def test_every_preset_trains(preset):
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
     assert 0.3 < loss < (45 if config.weight == "g2" else 3)  # in nats: the difference of log_snr between the ends
+
+
+def test_a_published_model_is_a_preset(tmp_path):
+    """Its network, process and range are those of its card, and a smaller one of its kind trains."""
+    assert {"ncsnpp_cifar10_ve", "ddpmpp_cifar10_subvp", "ncsnpp_ffhq1024_ve"} < set(names())
+    assert "ncsnpp_cifar10_ve_discrete" not in names()
+    config = configured("ncsnpp_cifar10_ve", None, NEEDED, {})
+    card = gen.preset("ncsnpp_cifar10_ve")
+    assert (config.network_name, config.network, config.data_range, config.time) == (card["network"], card["network_options"], [0.0, 1.0], "sigma")
+    assert (config.learning_rate, config.ema, config.ema_warmup, config.flip, config.steps, config.batch) == (2e-4, 0.999, True, True, 1_300_000, 128)
+    assert (configured("ncsnpp_ffhq1024_ve", None, NEEDED, {}).batch, configured("ddpmpp_cifar10_vp", None, NEEDED, {}).ema) == (8, 0.9999)
+    small = {"network.width": 8, "network.multipliers": [1], "network.blocks": 1, "network.image_size": 8, "network.channels": 1, "network.attention": []}
+    data = random_parquet(tmp_path / "train.parquet")
+    flags = {"data": str(data), "out": str(tmp_path / "run"), "name": "a", "steps": 2, "batch": 4}
+    model = gen.train(configured("ncsnpp_cifar10_ve", None, flags, {**small, "sample_every": 2}), progress=False, device="cpu")
+    assert gen.load(tmp_path / "run").card == {**gen.load(tmp_path / "run").card, **{name: model.card[name] for name in ("network", "process", "data_range")}}
+    assert model.data_range == (0.0, 1.0)
 
 
 def test_a_config_written_is_the_config_read(tmp_path):

@@ -311,7 +311,7 @@ class Told(nn.Module):
 
 def test_a_network_with_classes_is_told_them_and_sometimes_none(data, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setitem(NETWORKS, "Told", lambda **options: made.append(Told(**options)) or made[-1])
+    monkeypatch.setitem(NETWORKS, "Told", lambda channels, classes: made.append(Told(channels, classes)) or made[-1])
     config = tiny_config(data, tmp_path, network_name="Told", network={}, classes=20, label_dropout=0.3, steps=40, sample_every=40, samples=22)
     model = gen.train(config, progress=False)
     assert model.card["classes"] == 20
@@ -399,6 +399,16 @@ def test_a_batch_is_a_function_of_its_step_and_a_place_of_its_number(data):
     ahead = Ahead(stored, config, process)
     assert all(torch.equal(a, b) for step in (3, 4, 9, 5) for a, b in zip(ahead.batch(step), draw_batch(stored, config, process, step), strict=True))
     ahead.close()
+
+
+def test_data_lie_in_the_range_that_the_process_is_for(data, tmp_path):
+    stored, process = read_data(data), sd.VESDE()
+    here, there = (draw_batch(stored, tiny_config(data, tmp_path, data_range=r), process, 0) for r in ([-1.0, 1.0], [0.0, 1.0]))
+    assert torch.allclose(there.x0, (here.x0 + 1) / 2)
+    assert torch.equal(there.eps, here.eps)
+    model = gen.train(tiny_config(data, tmp_path, data_range=[0.0, 1.0], process="ve", steps=2, sample_every=2), progress=False)
+    assert model.data_range == (0.0, 1.0)
+    assert gen.load(tmp_path).sample(1, "ddim", steps=2, seed=0).min() >= 0
 
 
 def test_dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
@@ -520,6 +530,8 @@ def test_generators_are_named_and_not_global():
         ({"precision": "fp16"}, "precision='fp16'"), ({"loss": "dsm"}, "loss 'dsm' is not known"), ({"weight": "sigma"}, "Did you mean 'sigma2'"),
         ({"times": "levels"}, "a network that counts its levels, as in time=1000"), ({"accumulate": 3}, "accumulate=3; expected a divisor of batch=8"),
         ({"flip": 1}, "flip=1; expected true or false"), ({"keep": 0}, "keep=0"), ({"label_dropout": 1.5}, "label_dropout=1.5"),
+        ({"data_range": [1, 0]}, "data_range=\\[1, 0\\]; expected"),
+        ({"data_range": ["a", 1]}, "expected a list of finite numbers"),
         ({"network": "UNet"}, "network='UNet'; expected a dict"), ({"process": 3}, "process=3; expected a string"),
     ],
     ids=str,

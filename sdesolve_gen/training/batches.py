@@ -19,7 +19,6 @@ from .data import Data, batch_indices, generator
 from .levels import stratified
 from .losses import TIMES, Times
 
-DATA_RANGE = (-1.0, 1.0)
 _NOISE, _FLIP, _LABELS, _PROBE = 1, 2, 3, 4  # streams of the generators; 0 is the order of the data
 
 
@@ -27,7 +26,7 @@ class Batch(NamedTuple):
     """What an update sees; the first axis of everything is the place in the batch."""
 
     x0: Tensor
-    """(B, C, H, W) float32 in ``DATA_RANGE``, dequantised."""
+    """(B, C, H, W) float32 in the data range, dequantised."""
     t: Tensor
     ratio: Tensor
     """(B,) float64, :class:`Times`."""
@@ -57,7 +56,7 @@ def draw_batch(data: Data, config: TrainConfig, process: Process, step: int) -> 
         mirrored = torch.rand(c.batch, generator=generator(c.seed, step, _FLIP)) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     pixels = images + torch.rand(images.shape, generator=draws)  # uniform dequantisation: [0, 256)
-    low, high = DATA_RANGE
+    low, high = c.data_range
     x0 = low + (high - low) * pixels / 256
     t, ratio = TIMES[c.times](c, process, stratified(c.batch, draws))
     eps = torch.randn(x0.shape, generator=draws)

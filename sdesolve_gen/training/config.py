@@ -25,12 +25,13 @@ class TrainConfig:
         init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones.
         size: side that pictures are scaled and cropped to; 0 takes them as they are, all of one size.
         flip: mirror every second image, at random.
+        data_range: [low, high], what the levels 0..255 become; the process and the published constants are in its units.
         classes: number of classes that the network is told, ``network(x, time, labels)``; 0 for a network without.
         label_dropout: share of the images that are told as "no class" (label = classes), for classifier-free guidance.
         process, process_options: forward process ("vp", "subvp", "ve", "edm", "cosine", "rectified_flow") and its constants.
         predicts, time: parameterisation of the network, as in :func:`sdesolve.as_score`.
         network_name: a key of :data:`sdesolve_gen.networks.NETWORKS`.
-        network: options of that network.
+        network: options of that network; ``channels`` and ``image_size`` are those of the data, ``classes`` as above.
         loss, weight, times: what is minimised: tables at the top of :mod:`sdesolve_gen.training.losses`.
         log_sigma_mean, log_sigma_std: of ln(sigma/alpha) for times="log_normal", normally distributed over the batch, clipped to the
             process; it decides where along the noise levels the effort goes.  [Karras et al. 2022, eq. 5 and table 1]
@@ -62,6 +63,7 @@ class TrainConfig:
     init: str = ""
     size: int = 0
     flip: bool = False
+    data_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
     classes: int = 0
     label_dropout: float = 0.1
     process: str = "vp"
@@ -111,6 +113,7 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: {unknown(name, getattr(self, name), known)}")
         _require(self, "data", bool(self.data), "a file or folder, as in data='train.parquet'")
+        _require(self, "data_range", len(self.data_range) == 2 and self.data_range[0] < self.data_range[1], "[low, high], low < high, as in [-1.0, 1.0]")
         _require(self, "decay", self.decay == 0 or self.decay >= self.steps, "0, or an integer >= steps")
         _require(self, "accumulate", self.batch % self.accumulate == 0, f"a divisor of batch={self.batch}")
         _require(self, "ema", 0 <= self.ema < 1, "0 <= ema < 1, as in ema=0.999")
@@ -146,12 +149,15 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "bool": (bool, "true or false"),
     "str | int": (str | int, "a string or an integer"),
     "str | list[str]": (str | list, "a string or a list of strings"),
+    "list[float]": (list, "a list of finite numbers"),
 }
 
 
 def _check_type(name: str, value: object, annotation: str) -> None:
     kind, expected = _TYPES.get(annotation, (dict, "a dict"))
-    wrong = isinstance(value, bool) != (annotation == "bool") or (isinstance(value, list) and not all(isinstance(v, str) for v in value))
+    wrong = isinstance(value, bool) != (annotation == "bool")
+    if isinstance(value, list):
+        wrong = not all(isinstance(v, str) if "str" in annotation else isinstance(v, int | float) and math.isfinite(v) for v in value)
     if not isinstance(value, kind) or wrong or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError(f"{name}={value!r}; expected {expected}.")
 

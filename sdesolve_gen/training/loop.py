@@ -10,6 +10,7 @@ resumed is, bit for bit, the run that was not, and several processes compute wha
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import warnings
@@ -30,7 +31,7 @@ from ..images import grid, to_uint8, write_png
 from ..models import Model, load
 from ..networks import NETWORKS
 from ..processes import make_process
-from .batches import DATA_RANGE, Ahead, Batch
+from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
 from .config import TrainConfig
 from .data import Data, generator, read_data
@@ -210,9 +211,10 @@ class _Run:
         prior = self.process.prior((c.samples, *self.shape), seed=c.seed, device=device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", sd.SolveWarning)  # an image of an early average may be anything
-            images = sd.solve(problem, prior, "ddim", steps=_SAMPLER_STEPS, seed=c.seed).x.clamp(*DATA_RANGE)
-        write_png(self.folder / "samples" / f"{self.step:08d}.png", images, DATA_RANGE)
-        return grid(to_uint8(images, DATA_RANGE))
+            images = sd.solve(problem, prior, "ddim", steps=_SAMPLER_STEPS, seed=c.seed).x
+        low, high = c.data_range
+        write_png(self.folder / "samples" / f"{self.step:08d}.png", images.clamp(low, high), (low, high))
+        return grid(to_uint8(images.clamp(low, high), (low, high)))
 
     def _card(self) -> dict[str, Any]:
         c = self.config
@@ -227,7 +229,7 @@ class _Run:
             "network_options": _options(c, self.shape),
             **classes,
             "shape": list(self.shape),
-            "data_range": list(DATA_RANGE),
+            "data_range": c.data_range,
             "levels": 256,
             "versions": versions(),
             "training": c.for_card(),
@@ -289,8 +291,10 @@ def _check_data(config: TrainConfig, data: Data, processes: int) -> None:
 
 
 def _options(config: TrainConfig, shape: Sequence[int]) -> dict[str, Any]:
-    """Of the network, for images of a shape."""
-    return {"channels": shape[0], **({"classes": config.classes} if config.classes else {}), **config.network}
+    """Of the network, for images of a shape: what it asks for and the config does not say is the data's."""
+    asked = inspect.signature(NETWORKS[config.network_name]).parameters
+    given = {name: value for name, value in {"channels": shape[0], "image_size": shape[-1]}.items() if name in asked}
+    return {**given, **({"classes": config.classes} if config.classes else {}), **config.network}
 
 
 def _network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:

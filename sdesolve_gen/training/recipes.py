@@ -1,7 +1,8 @@
 """Configs from presets, YAML files and overrides.
 
-A preset is a data set's network and optimiser, a method's loss and process, or both: ``cifar10``, ``ve``, ``cifar10-ve``.  Later wins:
-defaults < preset < YAML file < flags < ``--set``.
+A preset is a data set's network and optimiser, a method's loss and process, or both: ``cifar10``, ``ve``, ``cifar10-ve``; or the name of a
+published model of continuous time, as in ``ncsnpp_cifar10_ve`` (:mod:`sdesolve_gen.presets`).  Later wins: defaults < preset < YAML file < flags <
+``--set``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from sdesolve.files import atomic
 
 from .._errors import unknown
+from ..presets import preset as published
+from ..presets import presets as published_names
 from .config import TrainConfig
 
 _VE = {"process": "ve", "process_options": {"sigma_min": 0.02, "sigma_max": 100.0}}  # the published 0.01 and 50 are for images in [0, 1], half as wide
@@ -49,6 +52,31 @@ PRESETS: dict[str, dict[str, Any]] = {
     **{f"{data}-{method}": {**DATA_SETS[data], **METHODS[method]} for data in DATA_SETS for method in METHODS},
 }
 
+_SIZES = {"1024": {"batch": 8, "steps": 2_400_000}, "256": {"batch": 64, "steps": 2_400_000}}  # of the published runs, by the side of the images
+
+
+def names() -> list[str]:
+    """Every preset."""
+    return [*PRESETS, *(name for name in published_names() if published(name)["network"] in _CONTINUOUS)]
+
+
+_CONTINUOUS = ("NCSNpp", "DDPM")
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """Fields of a config; a published model's are those of its card and the optimiser of Song et al. 2021, appendix H."""
+    if name in PRESETS:
+        return PRESETS[name]
+    if name not in names():
+        raise ValueError(unknown("preset", name, names()))
+    card = published(name)
+    same = {field: card[field] for field in ("process", "process_options", "predicts", "time", "data_range")}
+    side = card["shape"][-1]
+    ema = 0.999 if card["process"] == "ve" and side < 1024 else 0.9999
+    cifar = {**DATA_SETS["cifar10"], **_SIZES.get(str(side), {}), "flip": side == 32, "ema": ema}
+    return {**cifar, **same, "network_name": card["network"], "network": card["network_options"], "weight": "sigma2", "times": "uniform"}
+
+
 _KNOWN = {f.name: f for f in dataclasses.fields(TrainConfig)}
 _NEEDED = tuple(name for name, f in _KNOWN.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
 
@@ -63,10 +91,8 @@ def configured(preset: str | None, file: str | Path | None, flags: Mapping[str, 
     from_file = read_config(file) if file else {}
     named = from_file.pop("preset", None)
     preset = named if preset is None else preset
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(unknown("preset", preset, PRESETS))
     values: dict[str, Any] = {}
-    for name, value in {**(PRESETS[preset] if preset else {}), **from_file, **flags}.items():
+    for name, value in {**(_preset(preset) if preset else {}), **from_file, **flags}.items():
         _put(values, name, value)
     for name, value in sets.items():
         field, dot, _ = name.partition(".")
