@@ -380,6 +380,13 @@ def test_gradients_are_clipped(data, tmp_path, monkeypatch):
     assert all(line["norm"] > 0.02 for line in lines(tmp_path))  # what is logged is the norm before
 
 
+@pytest.mark.slow
+def test_compiled_training_is_training(data, tmp_path):
+    plain, compiled = (gen.train(tiny_config(data, tmp_path / str(c), compile=c, accumulate=2), progress=False) for c in (False, True))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(weights(plain).values(), weights(compiled).values(), strict=True))
+    assert weights(plain).keys() == weights(gen.load(tmp_path / "True")).keys()
+
+
 def test_a_batch_is_a_function_of_its_step_and_a_place_of_its_number(data):
     config = tiny_config(data, Path("x"), loss="sliced", flip=True, classes=20)
     stored = read_data(data)
