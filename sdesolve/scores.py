@@ -154,11 +154,16 @@ class Score:
         return self._combined(x, t, 0.0, -self.process.sigma_(t))
 
     def _combined(self, x: Tensor, t: Number, on_x: Number, on_score: Number) -> Tensor:
-        """on_x x + on_score score(x, t), with the coefficients of the model's own output, where what cancels is gone before it is rounded."""
-        of_x, of_output, scale = self.linear(t)
-        output = bcast(on_score if of_output is None else on_score * of_output, x) * self._output(x, t, scale)
-        rest = on_x if of_x is None else on_x + on_score * of_x
-        return output if isinstance(rest, float) and rest == 0 else plus(output, rest, x)
+        """on_x x + on_score score(x, t)."""
+        linear = self.linear(t)
+        return combined(linear, x, self._output(x, t, linear.input_scale), on_x, on_score)
+
+
+def combined(linear: Linear, x: Tensor, output: Tensor, on_x: Number, on_score: Number) -> Tensor:
+    """on_x x + on_score score, with the coefficients of the model's own output, where what cancels is gone before it is rounded."""
+    scaled = bcast(on_score if linear.on_output is None else on_score * linear.on_output, x) * output
+    rest = on_x if linear.on_x is None else on_x + on_score * linear.on_x
+    return scaled if isinstance(rest, float) and rest == 0 else plus(scaled, rest, x)
 
 
 def as_score(

@@ -25,6 +25,7 @@ import sdesolve as sd
 
 from . import benchmark
 from .benchmark import PROBLEMS
+from .commands_restoration import colorize_command, inpaint_command, restore_command
 from .interpolation import Way, animation_files, write_animation
 from .likelihoods import Images, Table, measure, open_images
 from .models import embedded, load
@@ -268,6 +269,10 @@ def interpolate_command(
         settings = {"data": data, "first": first, "last": last, "count": count, "temperature": temperature, "rtol": rtol, "atol": atol, "seed": seed}
         write_animation(files, images, loaded, settings, sys.argv[1:])
         typer.echo(f"wrote {files.png}, {files.gif} and {files.manifest}")
+
+
+for _name, _command in (("inpaint", inpaint_command), ("colorize", colorize_command), ("restore", restore_command)):
+    app.command(_name)(_command)
 
 
 def main() -> None:

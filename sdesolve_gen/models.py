@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from ._errors import unknown
 from ._reading import checked_device, read_network
 from .adapters.score_sde import read_score_sde
 from .card import check_card, read_card
+from .conditioning.operators import LUMA
 from .processes import make_process
+from .restoration import Restored, colorize, inpaint, restore
 from .sampling import Samples, draw
 
 ASSETS = Path(__file__).parent / "assets"
@@ -103,6 +106,61 @@ class Model:
     def draw(self, n: int, method: str | sd.Stepper = "pc", **options: Any) -> Samples:
         """:meth:`sample`, with ids, network calls and status of every image; the same arguments."""
         return draw(self, n, method, **options)
+
+    def inpaint(self, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, **options: Any) -> Restored:
+        """Draws of what may stand in the unknown pixels of images; the known ones are kept.
+
+        Arguments:
+            images: (n, C, H, W); floats in the data range, or integers 0..levels - 1.  What stands in unknown pixels is not looked at.
+            mask: 1 or True where a pixel is known; (H, W) for all channels, (C, H, W), or (n, 1 or C, H, W), one for each image.
+            noise_std: standard deviation of noise on the known pixels, in the units of the data range; with 0 they come back as they were given.
+            options: of :meth:`restore`, as in ``draws=8`` or ``method="repaint"``.
+
+        Raises:
+            ValueError: a mask of another shape or with values other than 0 and 1; images of another shape or range; bad options.
+        """
+        return inpaint(self, images, mask, noise_std=noise_std, **options)
+
+    def colorize(self, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, **options: Any) -> Restored:
+        """Draws of the colours that gray images may have had; their luminance is kept.
+
+        Arguments:
+            gray: (n, 1, H, W), or three equal channels; floats in the data range, or integers 0..levels - 1.
+            weights: (3,) of red, green and blue in the luminance; default Rec. 601.
+            noise_std: standard deviation of noise on the luminance, in the units of the data range.
+            options: of :meth:`restore`.
+
+        Raises:
+            ValueError: a model without three channels; three different channels; images of another shape or range; bad options.
+        """
+        return colorize(self, gray, weights=weights, noise_std=noise_std, **options)
+
+    def restore(self, y: Tensor, operator: Any, noise_std: float = 0.05, method: str = "auto", **options: Any) -> Restored:
+        """Draws of the images that a measurement y = A x + noise may have come from: super-resolution, deblurring, tomography, ...
+
+        "auto" is "projection" for orthogonal rows without noise, solved by ``pc`` in 500 steps; "pigdm" otherwise, in 100 steps of ``dpmpp_2m_sde``; and "dps" for
+        an operator that is not linear.  Without noise, and where A^+ is no large number, the draws are moved the last bit onto A x = y; ``residual`` says
+        how far the method itself came.
+
+        Arguments:
+            y: (n, *measured), floats in the units of the data range.
+            operator: A, of :mod:`sdesolve_gen.conditioning.operators`; any object with ``A`` and ``A_adjoint``, as a deepinv ``Physics``; or a
+                function x -> A x made of torch's operations.
+            noise_std: standard deviation of the noise of y, in the units of y.
+            method: "auto" or a name out of ``sdesolve_gen.conditioning.CONDITIONINGS``.
+            draws: independent draws for each measurement; their mean and spread are ``.mean`` and ``.std``.
+            sampler: what solves, a name out of ``sdesolve.methods()`` or a stepper, with ``steps`` and its other options.
+            seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`; draw d of image i is the same whatever stands beside it.
+            options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.
+
+        Returns:
+            images (n, draws, C, H, W), mean, std, residual, nfe and status; see :class:`sdesolve_gen.restoration.Restored`.
+
+        Raises:
+            ValueError, TypeError: before the first network call: y of another shape or in other units than the data, noise_std < 0, an operator that is not linear or
+                whose adjoint is not its adjoint, unknown names, bad options.
+        """
+        return restore(self, y, operator, noise_std, method, **options)
 
     def log_likelihood(self, images: Tensor, *, seed: int | None = None, sample_ids: Sequence[int] | Tensor | None = None, **options: Any) -> sd.Likelihood:
         """ln p of each image; ``m.log_likelihood(images).bits_per_dim(m.data_range, m.levels)``.

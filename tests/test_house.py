@@ -25,11 +25,11 @@ LAYERS = [  # a module of sdesolve imports from its own layer and from those abo
     {"_arrays", "_errors", "_student", "_tally", "files"},
     {"noise", "_philox", "brownian"},
     {"processes", "grids", "ranges", "solution", "control"},
-    {"problems", "scores", "methods", "correctors", "solver_card", "optimised"},
+    {"problems", "scores", "guided", "methods", "correctors", "solver_card", "optimised"},
     {"_loops"},
     {"_backends"},
-    {"solve", "correct", "_auto", "_checks", "_progress"},
-    {"model_check", "optimise", "dequantise", "divergence", "likelihood", "discrete_likelihood", "likelihood_bound", "latent", "exam"},
+    {"solve", "correct", "_auto", "_checks", "_progress", "_gauss_newton"},
+    {"model_check", "optimise", "optimise_card", "dequantise", "divergence", "likelihood", "discrete_likelihood", "likelihood_bound", "latent", "smc", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way
     ("sdesolve.processes", "TYPE_CHECKING", "sdesolve.problems"),
@@ -40,7 +40,7 @@ FOREIGN = {  # what is not of the standard library: by package, and by where it 
     "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
     "sdesolve_gen": {
         "module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"},
-        "function": {"matplotlib", "accelerate", "yaml", "datasets", *INSTALL},
+        "function": {"matplotlib", "accelerate", "yaml", "datasets", "lpips", *INSTALL},
     },
 }
 
