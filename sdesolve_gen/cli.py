@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import sys
@@ -33,7 +32,7 @@ from .interpolation import Way, animation_files, write_animation
 from .likelihoods import Images, Table, measure, open_images
 from .models import embedded, load
 from .outputs import Record, outputs, write
-from .training import TrainConfig, train
+from .training import TrainConfig, recipes, train
 
 app = typer.Typer(
     name="sdesolve-gen",
@@ -54,6 +53,7 @@ def _root() -> None:
 
 
 METHODS = ", ".join(name for name, _ in sd.methods())
+START = f"{', '.join([*recipes.DATA_SETS, *recipes.METHODS])}, both, as in cifar10-ve, or a published model, as in ncsnpp_cifar10_ve"
 
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same result.")]
 
@@ -160,36 +160,45 @@ def benchmark_command(
 
 @app.command("train")
 def train_command(
-    data: Annotated[str, typer.Option(help="Parquet file with a column `image` of {bytes, path}, as Hugging Face data sets have it.")],
-    out: Annotated[str, typer.Option(help="Folder for the checkpoint and, at the end, the model.")],
-    name: Annotated[str, typer.Option(help="Of the model, for its card.")],
-    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = TrainConfig.steps,
-    batch: Annotated[int, typer.Option(min=1, help="Images an update.")] = TrainConfig.batch,
-    seed: Seed = 0,
-    precision: Annotated[str, typer.Option(help='"bf16" (autocast; weights stay float32) or "fp32".')] = TrainConfig.precision,
+    data: Annotated[list[str] | None, typer.Option(help="Images: a parquet file, a folder of pictures, an npz file, hf:NAME:SPLIT, or a pattern; may be repeated.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for checkpoints, log, pictures and, at the end, the model.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model, for its card.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Where to start from: {START}.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML with fields of TrainConfig, as `config.yaml` of a run.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=f"Updates; default {TrainConfig.steps}.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help=f"Images an update, on all processes together; default {TrainConfig.batch}.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Names the data's order and the noise; default 0.")] = None,
+    precision: Annotated[str | None, typer.Option(help='"bf16" (autocast; weights stay float32), the default, or "fp32".')] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of TrainConfig; may be repeated.")] = None,
-    resume: Annotated[str, typer.Option(help='"auto" goes on from the checkpoint in --out where there is one; "never" starts anew.')] = "auto",
+    resume: Annotated[str, typer.Option(help='"auto" goes on from the newest checkpoint in --out where there is one; "never" starts anew.')] = "auto",
+    device: Annotated[str, typer.Option(help='"auto" takes the GPU where there is one; "cpu" does not.')] = "auto",
 ) -> None:
-    """Train a score network on a data set of images, and save the model that `sample --model` reads.
+    """Train a score network on images, and save the model that `sample --model` reads.
 
-    A run that was interrupted goes on with the same command, and ends where it would have ended without the interruption.
+    A run that was killed, at whatever moment, goes on with the same command, and ends where it would have ended without. Later wins: preset, then
+    `--config`, then flags, then `--set`. What came of them stands in `OUT/config.yaml`, the loss in `OUT/log.jsonl`.
 
     **Examples**
 
     `sdesolve-gen train --data mnist/train.parquet --out runs/mnist --name mnist`
 
-    `sdesolve-gen train --data train.parquet --out runs/ve --name ve --set process=ve --set process_options.sigma_max=30 --set network.width=64`
+    `sdesolve-gen train --preset cifar10-ve --data "cifar10/train-*.parquet" --out runs/ve --name ve --set network.width=64`
 
-    Exit codes: 0 done, 1 training diverged, 2 a bad value, 130 interrupted.
+    `sdesolve-gen train --data pictures/ --out runs/mine --name mine --set size=64 --set flip=true --set sample_every=500 --set tensorboard=true`
+
+    `sdesolve-gen train --config run.yaml --set learning_rate=2e-4 --set classes=10`
+
+    `torchrun --nproc_per_node 4 -m sdesolve_gen train --config run.yaml` (or `accelerate launch -m sdesolve_gen train ...`)
+
+    Exit codes: 0 done, 1 training diverged or a file could not be written, 2 a bad value, 130 interrupted.
     """
-    with _told(interrupted=f"the checkpoint in {out}, if there is one, is whole: the same command goes on from it"):
-        if seed >= 2**63:
-            raise ValueError(f"seed={seed}; expected 0 <= seed < 2**63 for training, as in --seed 0.")
-        chosen: dict[str, Any] = {"data": data, "out": out, "name": name, "steps": steps, "batch": batch, "seed": seed, "precision": precision}
-        config = _overridden(TrainConfig(**chosen), _pairs("--set", set_), set(chosen))
-        model = train(config, resume=resume)
-        typer.echo(f"wrote {out}/model.safetensors and {out}/card.json")
-        typer.echo(f"{config.name}: {sum(p.numel() for p in model.network.parameters())} weights after {config.steps} steps of {config.batch} images")
+    with _told(interrupted="the checkpoints in the folder of the run, if there are any, are whole: the same command goes on from the newest"), _warned():
+        sources = data[0] if data and len(data) == 1 else data or None
+        flags = _given(data=sources, out=out, name=name, steps=steps, batch=batch, seed=seed, precision=precision)
+        chosen = recipes.configured(preset, config, flags, _pairs("--set", set_))
+        model = train(chosen, resume=resume, device=device)
+        typer.echo(f"wrote {chosen.out}/model.safetensors and {chosen.out}/card.json")
+        typer.echo(f"{chosen.name}: {sum(p.numel() for p in model.network.parameters())} weights after {chosen.steps} steps of {chosen.batch} images")
 
 
 @app.command("likelihood")
@@ -285,6 +294,15 @@ def main() -> None:
 
 
 @contextmanager
+def _warned() -> Iterator[None]:
+    """Say warnings as one line each, when they come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *rest, **options: typer.echo(f"warning: {message}", err=True)
+        yield
+
+
+@contextmanager
 def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
     """Turn what can go wrong into one line and an exit code."""
     try:
@@ -360,17 +378,3 @@ def _sampler_options(texts: list[str] | None) -> dict[str, Any]:
         if name in pairs:
             raise ValueError(f"--option {name}={pairs[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
     return pairs
-
-
-def _overridden(config: TrainConfig, pairs: dict[str, Any], taken: set[str]) -> TrainConfig:
-    """``config`` with fields replaced; ``network.width`` is an entry of the field ``network``."""
-    known = {f.name for f in dataclasses.fields(config)}
-    values: dict[str, Any] = {}
-    for key, value in pairs.items():
-        field, dot, entry = key.partition(".")
-        if field in taken:
-            raise ValueError(f"--set {key}: expected the option --{field} for it.")
-        if field not in known or (dot and not isinstance(getattr(config, field), dict)):
-            raise ValueError(f"--set {key}: expected a field of TrainConfig: {', '.join(sorted(known - taken))}, or an entry such as network.width.")
-        values[field] = {**values.get(field, getattr(config, field)), entry: value} if dot else value
-    return dataclasses.replace(config, **values)

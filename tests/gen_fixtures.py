@@ -67,5 +67,5 @@ def random_parquet(path: Path, n: int = 20, side: int = 8) -> Path:
 
 
 def tiny_config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    options: dict[str, Any] = {"steps": 6, "batch": 8, "warmup": 2, "save_every": 2, "network": NETWORK, "precision": "fp32"}
+    options: dict[str, Any] = {"steps": 6, "batch": 8, "warmup": 2, "save_every": 2, "log_every": 1, "network": NETWORK, "precision": "fp32"}
     return TrainConfig(data=str(data), out=str(out), name="tiny", **{**options, **changes})

@@ -182,7 +182,7 @@ def test_train_then_sample(tmp_path):
         (["--set", "rate=1"], "expected a field of TrainConfig"),
         (["--set", "learning_rate=fast"], "learning_rate='fast'; expected a finite number"),
         (["--set", "warmup=1.5"], "warmup=1.5; expected an integer"),
-        (["--set", "steps=3"], "expected the option --steps"),
+        (["--set", "steps=3"], "--steps is given too"),
         (["--set", "clip.x=3"], "expected a field"),
         (["--precision", "fp16"], "precision='fp16'"),
         (["--name", "../x"], "name='../x'"),
@@ -208,7 +208,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "train", interrupted)
     result = run("train", "--data", random_parquet(tmp_path / "train.parquet"), "--out", tmp_path, "--name", "x")
     assert result.exit_code == 130
-    assert "the same command goes on from it" in result.output
+    assert "the same command goes on from the newest" in result.output
 
 
 @pytest.mark.parametrize("command", ["sample", "train"])

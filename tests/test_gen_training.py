@@ -1,17 +1,25 @@
 """Training: a run is a function of its config, whatever happened on the way."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gen_fixtures import NETWORK, random_parquet, tiny_config, write_parquet
+from torch import nn
 
 import sdesolve as sd
 import sdesolve_gen as gen
-from sdesolve_gen.training import loop
-from sdesolve_gen.training.data import batch_indices, generator, read_images
+from sdesolve.files import sha256
+from sdesolve_gen.networks import NETWORKS, UNet
+from sdesolve_gen.training import TrainConfig, loop
+from sdesolve_gen.training.batches import Ahead, draw_batch
+from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
+from sdesolve_gen.training.data import batch_indices, generator, read_data
+from sdesolve_gen.training.journal import take_back
+from sdesolve_gen.training.losses import denoising_loss
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,6 +37,14 @@ def data(tmp_path_factory):
 
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def steps_in(folder):
+    return [line["step"] for line in lines(folder)]
 
 
 def same(a, b):
@@ -114,22 +130,122 @@ def test_a_run_whose_folders_moved_goes_on(data, tmp_path):
     assert (tmp_path / "b" / "log.jsonl").read_text() == log  # it was finished: no step was taken again
 
 
-def test_a_damaged_checkpoint_is_refused(data, tmp_path):
+def newest(folder):
+    return checkpoints(folder)[0]
+
+
+def test_checkpoints_are_named_by_what_is_in_them_and_the_oldest_go(data, tmp_path):
+    gen.train(tiny_config(data, tmp_path, steps=7, keep=3), progress=False)
+    found = checkpoints(tmp_path)
+    assert [checkpoint.step for checkpoint in found] == [7, 6, 4]  # every second update, and the end
+    assert all(checkpoint.whole() for checkpoint in found)
+    assert sha256(found[0].path).startswith(found[0].path.stem[-16:])
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(data, tmp_path, damage):
+    straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    gen.train(tiny_config(data, tmp_path / "b"), progress=False)
+    path = newest(tmp_path / "b").path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes({"cut": content[:1000], "bit": content, "empty": b""}[damage])
+    (tmp_path / "b" / "model.safetensors").unlink()
+    with pytest.warns(CheckpointWarning, match=rf"{path.name} is damaged"):
+        again = gen.train(tiny_config(data, tmp_path / "b"), progress=False)
+    assert same(weights(straight), weights(again))
+    assert steps_in(tmp_path / "b") == steps_in(tmp_path / "a") == list(range(1, 7))
+
+
+def test_where_no_checkpoint_is_whole_nothing_starts_anew_unasked(data, tmp_path):
     gen.train(tiny_config(data, tmp_path), progress=False)
-    checkpoint = tmp_path / "checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this version"):
+    for checkpoint in checkpoints(tmp_path):
+        checkpoint.path.write_bytes(b"")
+    with pytest.warns(CheckpointWarning), pytest.raises(ValueError, match="holds 2 checkpoints, and none is whole"):
         gen.train(tiny_config(data, tmp_path), progress=False)
+    gen.train(tiny_config(data, tmp_path), resume="never", progress=False)
+    assert newest(tmp_path).whole()
 
 
-@pytest.mark.parametrize(("poisoned", "message"), [("loss", "at step 3: the loss is nan"), ("weight", "at step 4: a weight is not finite")])
-def test_nothing_non_finite_is_ever_saved(data, tmp_path, monkeypatch, poisoned, message):
-    loss, step = loop.denoising_loss, torch.optim.Adam.step
-    calls = []
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "touched",))
 
-    def bad_loss(*arguments):
-        calls.append(1)
-        return loss(*arguments) * (float("nan") if len(calls) == 4 else 1.0)
+    with pytest.raises(ValueError, match="none is whole"), pytest.warns(CheckpointWarning, match="is damaged"):
+        save_checkpoint(tmp_path, 3, {"step": Evil()}, 1)  # the right hash
+        load_checkpoint(tmp_path)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path):
+    """The largest file is limited to less than a checkpoint: a real write that fails halfway."""
+    gen.train(tiny_config(data, tmp_path, steps=6, decay=8), progress=False)
+    there = {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-*")}
+    state = {"weights": torch.zeros(100_000)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"the checkpoint of step 8 cannot be written.*checkpoint-00000006-\w+\.pt stands"):
+            save_checkpoint(tmp_path, 8, state, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-*")} == there
+    assert not list(tmp_path.glob(".*"))
+
+
+def poisoned(monkeypatch, steps):
+    """The loss is NaN at these updates."""
+    loss = loop._Run._loss
+    monkeypatch.setattr(loop._Run, "_loss", lambda run, *rest: loss(run, *rest) * (float("nan") if run.step in steps else 1.0))
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(data, tmp_path, monkeypatch):
+    poisoned(monkeypatch, {3})
+    seen = []
+    update = loop._Run.update
+
+    def watched(run, batch):
+        before = {name: tensor.clone() for name, tensor in [*run.network.state_dict().items(), *run.average.state_dict().items()]}
+        result = update(run, batch)
+        seen.append(same(before, {name: tensor for name, tensor in [*run.network.state_dict().items(), *run.average.state_dict().items()]}))
+        return result
+
+    monkeypatch.setattr(loop._Run, "update", watched)
+    with pytest.warns(loop.TrainingWarning, match="1 of 6 updates were not finite"):
+        model = gen.train(tiny_config(data, tmp_path), progress=False)
+    assert seen == [False, False, False, True, False, False]
+    assert all(torch.isfinite(tensor).all() for tensor in model.network.state_dict().values())
+    log = lines(tmp_path)
+    assert [line["skipped"] for line in log] == [0, 0, 0, 1, 1, 1]
+    assert log[3]["loss"] is None
+    _, state = load_checkpoint(tmp_path)
+    assert state["skipped"] == 1
+
+
+def test_many_in_a_row_end_the_run_and_the_count_survives_a_resumption(data, tmp_path, monkeypatch):
+    poisoned(monkeypatch, {3, 4, 5, 6, 7})
+    config = tiny_config(data, tmp_path, steps=12, patience=5)
+    update = loop._Run.update
+
+    def killed(run, batch):
+        if run.step == 6:
+            raise KeyboardInterrupt
+        return update(run, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "update", killed)
+        gen.train(config, progress=False)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 7: 5 updates in a row were not finite.*the loss is nan.*Lower learning_rate.*is whole"):
+        gen.train(config, progress=False)
+    _, state = load_checkpoint(tmp_path)
+    assert (state["step"], state["in_a_row"]) == (6, 3)
+    assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(data, tmp_path, monkeypatch):
+    step, calls = torch.optim.Adam.step, []
 
     def bad_step(optimiser, *arguments):
         calls.append(1)
@@ -137,37 +253,22 @@ def test_nothing_non_finite_is_ever_saved(data, tmp_path, monkeypatch, poisoned,
         if len(calls) == 4:
             optimiser.param_groups[0]["params"][0].data[0] = float("inf")
 
-    if poisoned == "loss":
-        monkeypatch.setattr(loop, "denoising_loss", bad_loss)
-    else:
-        monkeypatch.setattr(torch.optim.Adam, "step", bad_step)
-    with pytest.raises(FloatingPointError, match=rf"diverged {message}.*Lower learning_rate.*checkpoint\.pt is whole"):
+    monkeypatch.setattr(torch.optim.Adam, "step", bad_step)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 4: a weight is not finite.*Lower learning_rate.*is whole"):
         gen.train(tiny_config(data, tmp_path), progress=False)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2
+    checkpoint, state = load_checkpoint(tmp_path)
+    assert checkpoint.step == state["step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl"]
 
 
-def test_the_loss_falls_and_the_log_tells(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+def test_the_loss_falls_and_the_log_tells(tmp_path):
     data = write_parquet(tmp_path / "train.parquet", [np.full((8, 8), 200, np.uint8)] * 8)
-    gen.train(tiny_config(data, tmp_path / "run", steps=150, save_every=1000, warmup=10, learning_rate=5e-3), progress=False)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == list(range(1, 151))
+    gen.train(tiny_config(data, tmp_path / "run", steps=80, save_every=1000, warmup=10, learning_rate=1e-2), progress=False)
+    log = lines(tmp_path / "run")
+    assert [line["step"] for line in log] == list(range(1, 81))
+    assert {"loss", "norm", "learning_rate", "skipped", "images_per_second", "time"} < log[0].keys()
     losses = [line["loss"] for line in log]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-
-
-def test_the_loss_is_the_regression_on_the_parameterisation(data):
-    """At x = alpha x_0 + sigma eps, a model that returns alpha eps - sigma x_0 has no loss, and one that returns 0 has its mean square."""
-    process = sd.VPSDE()
-    x0, eps, t = torch.rand(5, 1, 4, 4), torch.randn(5, 1, 4, 4), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    alpha, sigma = (c.float().reshape(-1, 1, 1, 1) for c in (process.alpha(t), process.sigma(t)))
-    v = alpha * eps - sigma * x0
-    loss = {name: loop.denoising_loss(sd.as_score(model, process, predicts="v"), x0, t, eps) for name, model in {"right": lambda x, t: v, "zero": lambda x, t: 0 * x}.items()}
-    assert loss["right"] < 1e-10
-    assert torch.isclose(loss["zero"], v.square().mean())
 
 
 def test_the_card_holds_no_path_of_this_machine(data, tmp_path):
@@ -195,6 +296,230 @@ def test_every_epoch_is_a_permutation_and_every_step_a_function_of_itself(size, 
     assert not torch.equal(batch_indices(size, batch, 1, 0), batch_indices(size, batch, 0, 0)) or size == batch
 
 
+class Told(nn.Module):
+    """A network with classes, as small as can be: x times a number for each class and one for none."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0, 1, classes + 1))
+        self.seen = []
+
+    def forward(self, x, time, labels):
+        self.seen.append(labels)
+        return x * self.scale[labels][:, None, None, None] + 0 * time[:, None, None, None]
+
+
+def test_a_network_with_classes_is_told_them_and_sometimes_none(data, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setitem(NETWORKS, "Told", lambda channels, classes: made.append(Told(channels, classes)) or made[-1])
+    config = tiny_config(data, tmp_path, network_name="Told", network={}, classes=20, label_dropout=0.3, steps=40, sample_every=40, samples=22)
+    model = gen.train(config, progress=False)
+    assert model.card["classes"] == 20
+    assert model.card["network_options"] == {"channels": 1, "classes": 20}
+    seen = made[1].seen  # the first was tried without memory
+    assert all(labels.shape == (8,) and labels.dtype == torch.int64 for labels in seen)
+    rows = [batch_indices(20, 8, 0, step) for step in range(40)]
+    told, true = torch.cat(seen), torch.cat(rows)  # image i of the data set has label i
+    dropped = told == 20
+    assert torch.equal(told[~dropped], true[~dropped])
+    assert 0.2 < dropped.float().mean() < 0.4
+    assert (tmp_path / "samples" / "00000040.png").exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [({"classes": 19}, "labels of .* go from 0 to 19; expected classes=20"), ({"classes": 20}, "does not fit images")])
+def test_classes_that_do_not_fit_are_told(data, tmp_path, change, message, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "Plain", type("Plain", (Told,), {"__init__": lambda self, channels: None}))
+    with pytest.raises(ValueError, match=message):
+        gen.train(tiny_config(data, tmp_path, network_name="Plain", network={}, **change), progress=False)
+    write_parquet(tmp_path / "a.parquet", [np.zeros((8, 8), np.uint8)] * 8)
+    np.savez(tmp_path / "bare.npz", images=np.zeros((8, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"has no labels; expected a column 'label'"):
+        gen.train(tiny_config(tmp_path / "bare.npz", tmp_path, classes=2), progress=False)
+
+
+def test_parts_of_a_batch_are_the_batch(data, tmp_path):
+    """Accumulated in four parts, the loss, its gradient and the run are those of the whole, to rounding."""
+    whole = gen.train(tiny_config(data, tmp_path / "whole", steps=3), progress=False)
+    parts = gen.train(tiny_config(data, tmp_path / "parts", steps=3, accumulate=4), progress=False)
+    for a, b in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["norm"] == pytest.approx(b["norm"], rel=1e-4)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
+
+
+def test_the_loss_that_is_logged_is_that_of_the_batch(data, tmp_path):
+    """The first two lines, worked out by hand: Adam's first step is the rate along the sign of the gradient."""
+    config = tiny_config(data, tmp_path, steps=2, clip=1e9)
+    gen.train(config, progress=False)
+    torch.manual_seed(config.seed)
+    network = UNet(channels=1, **NETWORK)
+    score = sd.as_score(network, sd.VPSDE(), predicts="v", time="log_sigma/4")
+    for step, line in enumerate(lines(tmp_path)):
+        batch = draw_batch(read_data(data), config, sd.VPSDE(), step)
+        network.zero_grad()
+        loss = denoising_loss(score, batch.x0, batch.times, batch.eps)
+        loss.backward()
+        norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+        rate = loop.learning_rate(config, step)
+        assert (line["loss"], line["norm"], line["learning_rate"]) == (pytest.approx(loss.item(), rel=1e-4), pytest.approx(float(norm), rel=1e-3), rate)
+        with torch.no_grad():
+            for p in network.parameters():
+                p -= rate * p.grad / (p.grad.abs() + 1e-8)
+
+
+def test_gradients_are_clipped(data, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.Adam.step
+
+    def watched(optimiser, *arguments):
+        norms.append(torch.cat([p.grad.flatten() for group in optimiser.param_groups for p in group["params"]]).norm().item())
+        return step(optimiser, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    gen.train(tiny_config(data, tmp_path, clip=0.01), progress=False)
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+    assert all(line["norm"] > 0.02 for line in lines(tmp_path))  # what is logged is the norm before
+
+
+@pytest.mark.slow
+def test_compiled_training_is_training(data, tmp_path):
+    plain, compiled = (gen.train(tiny_config(data, tmp_path / str(c), compile=c, accumulate=2), progress=False) for c in (False, True))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(weights(plain).values(), weights(compiled).values(), strict=True))
+    assert weights(plain).keys() == weights(gen.load(tmp_path / "True")).keys()
+
+
+def test_a_batch_is_a_function_of_its_step_and_a_place_of_its_number(data):
+    config = tiny_config(data, Path("x"), loss="sliced", flip=True, classes=20)
+    stored = read_data(data)
+    process = sd.VPSDE()
+    batch, again, other = (draw_batch(stored, config, process, step) for step in (5, 5, 6))
+    assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True))
+    assert not torch.equal(batch.eps, other.eps) and not torch.equal(batch.t, other.t)
+    part = batch.part(slice(2, 5), torch.device("cpu"))
+    assert torch.equal(part.eps, batch.eps[2:5]) and torch.equal(part.probe, batch.probe[2:5]) and torch.equal(part.labels, batch.labels[2:5])
+    assert set(batch.probe.unique().tolist()) == {-1.0, 1.0}
+    rows = batch_indices(20, 8, 0, 5)
+    plain = draw_batch(stored, tiny_config(data, Path("x")), process, 5)
+    assert torch.equal((128 * (plain.x0 + 1)).floor().to(torch.uint8), stored.images[rows])  # each in its bin
+    mirrored = (batch.x0 != plain.x0).flatten(1).any(1)
+    assert 0 < mirrored.sum() < 8
+    assert torch.equal((128 * (batch.x0[mirrored] + 1)).floor().to(torch.uint8), stored.images[rows][mirrored].flip(-1))
+    ahead = Ahead(stored, config, process)
+    assert all(torch.equal(a, b) for step in (3, 4, 9, 5) for a, b in zip(ahead.batch(step), draw_batch(stored, config, process, step), strict=True))
+    ahead.close()
+
+
+def test_data_lie_in_the_range_that_the_process_is_for(data, tmp_path):
+    stored, process = read_data(data), sd.VESDE()
+    here, there = (draw_batch(stored, tiny_config(data, tmp_path, data_range=r), process, 0) for r in ([-1.0, 1.0], [0.0, 1.0]))
+    assert torch.allclose(there.x0, (here.x0 + 1) / 2)
+    assert torch.equal(there.eps, here.eps)
+    model = gen.train(tiny_config(data, tmp_path, data_range=[0.0, 1.0], process="ve", steps=2, sample_every=2), progress=False)
+    assert model.data_range == (0.0, 1.0)
+    assert gen.load(tmp_path).sample(1, "ddim", steps=2, seed=0).min() >= 0
+
+
+def test_dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
+    """A run that goes on drops what the run that was not interrupted drops."""
+
+    class Dropping(UNet):
+        def forward(self, x, time):
+            return super().forward(x, time) + nn.functional.dropout(x, 0.5, self.training)
+
+    monkeypatch.setitem(NETWORKS, "Dropping", Dropping)
+    long = gen.train(tiny_config(data, tmp_path / "a", network_name="Dropping", decay=9), progress=False)
+    assert not long.network.training
+    update = loop._Run.update
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "update", lambda run, batch: update(run, batch) if run.step < 5 else die())
+        gen.train(tiny_config(data, tmp_path / "b", network_name="Dropping", decay=9), progress=False)
+    torch.manual_seed(7)
+    assert same(weights(long), weights(gen.train(tiny_config(data, tmp_path / "b", network_name="Dropping", decay=9), progress=False)))
+    losses = [line["loss"] for line in lines(tmp_path / "a")]
+    assert len(set(losses)) == 6
+
+
+def die():
+    raise KeyboardInterrupt
+
+
+def test_the_average_forgets_its_start(data, tmp_path, monkeypatch):
+    """Warmed up, its decay is min(ema, (1 + n)/(10 + n)), n the updates so far: worked out by hand from every state of the weights."""
+    states = []
+    update = loop._Run.update
+
+    def watched(run, batch):
+        result = update(run, batch)
+        states.append(next(iter(run.network.parameters())).detach().clone())
+        return result
+
+    monkeypatch.setattr(loop._Run, "update", watched)
+    for warm in (True, False):
+        states.clear()
+        model = gen.train(tiny_config(data, tmp_path / str(warm), ema=0.5, ema_warmup=warm), progress=False)
+        average = states[0]
+        for n, state in enumerate(states[1:], 1):
+            decay = min(0.5, (1 + n) / (10 + n)) if warm else 0.5
+            average = decay * average + (1 - decay) * state
+        assert torch.allclose(next(iter(model.network.parameters())), average, atol=1e-6)
+
+
+def test_pictures_and_curves_while_training(data, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(data, tmp_path, sample_every=2, samples=3, tensorboard=True, learning_rate=0.05)
+    gen.train(config, progress=False)
+    pictures = sorted((tmp_path / "samples").iterdir())
+    assert [path.name for path in pictures] == ["00000002.png", "00000004.png", "00000006.png"]
+    assert pictures[0].read_bytes() != pictures[2].read_bytes()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert {"loss", "norm", "learning_rate", "skipped", "images_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines(tmp_path)])
+    assert [event.step for event in events.Images("samples")] == [2, 4, 6]
+
+
+def test_pictures_do_not_change_the_run(data, tmp_path):
+    plain = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    drawn = gen.train(tiny_config(data, tmp_path / "b", sample_every=1, log_every=3, save_every=6, keep=5), progress=False)
+    assert same(weights(plain), weights(drawn))
+
+
+def test_what_is_written_how_often_may_change_on_the_way(data, tmp_path):
+    update = loop._Run.update
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "update", lambda run, batch: update(run, batch) if run.step < 3 else die())
+        gen.train(tiny_config(data, tmp_path), progress=False)
+    gen.train(tiny_config(data, tmp_path, save_every=1, log_every=2, keep=9, patience=3), progress=False)
+    assert steps_in(tmp_path) == [1, 2, 4, 6]
+
+
+def test_a_log_is_taken_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\nnonsense\n{"step": 3}\n{"step": 4}\n{"step"')
+    take_back(path, 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+def test_leftovers_of_a_kill_are_swept_and_nothing_else(data, tmp_path):
+    tmp_path.joinpath(".checkpoint-00000002.pt").write_bytes(b"half")
+    tmp_path.joinpath("..checkpoint-00000002.pt.x7.pt").write_bytes(b"half")
+    tmp_path.joinpath(".mine").write_text("mine")
+    gen.train(tiny_config(data, tmp_path), progress=False)
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine"]
+
+
+@pytest.mark.parametrize("loss", ["sliced", "denoising"])
+def test_other_losses_train_too(data, tmp_path, loss):
+    config = tiny_config(data, tmp_path, loss=loss, weight="sigma2", times="uniform", predicts="epsilon", steps=3, precision="bf16")
+    assert all(torch.isfinite(tensor).all() for tensor in weights(gen.train(config, progress=False)).values())
+    assert len({line["loss"] for line in lines(tmp_path)}) == 3
+
+
+def test_a_constant_rate_stays(data, tmp_path):
+    config = tiny_config(data, tmp_path, schedule="constant", learning_rate=0.5, warmup=4, steps=100)
+    assert [loop.learning_rate(config, step) for step in (0, 1, 3, 50, 99)] == [0.125, 0.25, 0.5, 0.5, 0.5]
+
+
 def test_generators_are_named_and_not_global():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
@@ -204,40 +529,28 @@ def test_generators_are_named_and_not_global():
     assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
 
 
-def test_images_are_read_as_they_are(tmp_path):
-    arrays = [np.random.default_rng(i).integers(0, 256, (6, 4, 3), dtype=np.uint8) for i in range(3)]
-    images, labels = read_images(write_parquet(tmp_path / "rgb.parquet", arrays))
-    assert images.dtype == torch.uint8
-    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), np.stack(arrays))
-    assert labels.tolist() == [0, 1, 2]
-
-
-def test_bad_data_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a file; expected a parquet file"):
-        read_images(tmp_path / "none.parquet")
-    (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.parquet is not a parquet file"):
-        read_images(tmp_path / "text.parquet")
-    sizes = write_parquet(tmp_path / "sizes.parquet", [np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)])
-    with pytest.raises(ValueError, match="expected one shape"):
-        read_images(sizes)
-    deep = write_parquet(tmp_path / "deep.parquet", [np.zeros((4, 4), np.uint16)])
-    with pytest.raises(ValueError, match="uint8"):
-        read_images(deep)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"steps": 0}, "steps=0; expected"), ({"steps": 1.5}, "steps=1.5; expected an integer"), ({"batch": True}, "batch=True"),
         ({"warmup": 0}, "warmup=0"), ({"seed": -1}, "seed=-1"), ({"learning_rate": float("nan")}, "learning_rate=nan"), ({"ema": 1.0}, "ema=1.0"),
-        ({"precision": "fp16"}, "precision='fp16'"), ({"network": "UNet"}, "network='UNet'; expected a dict"), ({"process": 3}, "process=3; expected a string"),
+        ({"precision": "fp16"}, "precision='fp16'"), ({"loss": "dsm"}, "loss 'dsm' is not known"), ({"weight": "sigma"}, "Did you mean 'sigma2'"),
+        ({"times": "levels"}, "a network that counts its levels, as in time=1000"), ({"accumulate": 3}, "accumulate=3; expected a divisor of batch=8"),
+        ({"flip": 1}, "flip=1; expected true or false"), ({"keep": 0}, "keep=0"), ({"label_dropout": 1.5}, "label_dropout=1.5"),
+        ({"data_range": [1, 0]}, "data_range=\\[1, 0\\]; expected"),
+        ({"data_range": ["a", 1]}, "expected a list of finite numbers"),
+        ({"network": "UNet"}, "network='UNet'; expected a dict"), ({"process": 3}, "process=3; expected a string"),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_config_checks_itself(change, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tiny_config(Path("a"), Path("b"), **change)
+
+
+def test_no_data_is_none_at_all():
+    with pytest.raises(ValueError, match=r"data=\[\]; expected a file or folder"):
+        TrainConfig(data=[], out="a", name="a")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +562,7 @@ def test_a_config_checks_itself(change, message):
         ({"predicts": "noise"}, "'noise' is not known as predicts"),
         ({"network": {**NETWORK, "patch": 3}}, "do not fit|does not fit images"),
         ({"network": {"depth": 3}}, "does not fit images"),
+        ({"network_name": "Unet"}, "network_name 'Unet' is not known.*Did you mean 'UNet'"),
     ],
     ids=lambda value: str(value)[:30],
 )

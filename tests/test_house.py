@@ -38,7 +38,10 @@ EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point t
 }
 FOREIGN = {  # what is not of the standard library: by package, and by where it is imported
     "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
-    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": {"matplotlib", "lpips", "huggingface_hub", *INSTALL}},
+    "sdesolve_gen": {
+        "module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"},
+        "function": {"matplotlib", "accelerate", "yaml", "datasets", "lpips", "huggingface_hub", *INSTALL},
+    },
 }
 
 LAZY = {"sdesolve_gen.adapters.scheduler": {"diffusers"}}  # modules that are imported when a name of theirs is asked for, and what they need

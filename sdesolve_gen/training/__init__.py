@@ -1,6 +1,7 @@
-"""Training of score networks by denoising score matching."""
+"""Training of score networks by score matching."""
 
 from .config import TrainConfig
+from .data import DataWarning
 from .loop import train
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["DataWarning", "TrainConfig", "train"]

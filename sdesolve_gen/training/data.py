@@ -1,39 +1,100 @@
-"""Images as one uint8 array, and batches as a pure function of (seed, step)."""
+"""Images as one uint8 array in memory, wherever they come from, and their order as a pure function of (seed, epoch).
+
+    train.parquet            a column ``image`` of {bytes, path} and, if there is one, ``label``: the Hugging Face layout
+    pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, in the order of their names
+    images.npz               ``images``, (n, C, H, W), (n, H, W, C) or (n, H, W) uint8, and, if there is one, ``labels``
+    hf:NAME:SPLIT            a data set of the Hugging Face hub, or ``hf:NAME@REVISION:SPLIT`` (package ``datasets``)
+    saved/                   a folder that ``datasets.save_to_disk`` wrote, or one that holds parquet files
+    data/train-*.parquet     a pattern: whatever it fits, in the order of the names
+
+A picture that cannot be decoded is left out, counted, and named in a :class:`DataWarning`.
+"""
 
 from __future__ import annotations
 
+import glob
+import importlib
 import io
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as parquet
 import torch
-from PIL import Image
-from pyarrow import ArrowInvalid
+from PIL import Image, ImageOps
+from pyarrow import ArrowException
 from torch import Tensor
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+EXPECTED = "expected a parquet file with a column 'image' of {bytes, path}, a folder of pictures, an npz file with 'images', or hf:NAME:SPLIT"
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error, EOFError, Image.DecompressionBombError)  # what decoders raise
+_ROWS = 1024  # of a parquet file in memory at once
+
+
+class _Unsupported(Exception):
+    """A whole picture of a kind that is not for training."""
+
+
+class DataWarning(UserWarning):
+    """Some pictures of a data set could not be read, and are left out."""
+
+
+class Data(NamedTuple):
+    """A data set."""
+
+    images: Tensor
+    """(n, C, H, W) uint8, C = 1 or 3."""
+    labels: Tensor | None
+    """(n,) int64, None where there are none."""
+    skipped: list[str]
+    """Names of the pictures that are left out."""
+
+
+class _Source(NamedTuple):
+    """Pictures that are not decoded yet."""
+
+    size: int
+    labelled: bool
+    rows: Callable[[], Iterator[tuple[str, Any, int]]]
+    """(name, encoded bytes, path or array, label) of each."""
+
+
+def read_data(source: str | Path | Sequence[str | Path], size: int = 0) -> Data:
+    """The images of one source or several, each of a kind that stands at the top of this file.
+
+    Arguments:
+        source: one, or a list of them, whose images follow one another.
+        size: side that pictures are scaled (the shorter side) and cropped (the middle) to; 0 takes them as they are.
+
+    Raises:
+        FileNotFoundError: nothing of that name; ImportError: a package that a source needs.
+        ValueError: a source that is of no such kind, no images, images of several sizes, labels in some sources and not in others.
+    """
+    names = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
+    sources = [_opened(path) for name in names for path in _expanded(name)]
+    if len({one.labelled for one in sources}) > 1:
+        raise ValueError(f"data={names}: some sources have labels and others none; expected labels in all of them or in none.")
+    data = _filled(", ".join(names), sources, size)
+    if data.skipped:
+        shown = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
+        total = len(data.images) + len(data.skipped)
+        warnings.warn(f"{len(data.skipped)} of {total} pictures cannot be read and are left out: {shown}", DataWarning, stacklevel=2)
+    return data
 
 
 def read_images(path: str | Path) -> tuple[Tensor, Tensor | None]:
-    """Images (n, C, H, W) uint8 and labels (n,) int64 (None where there are none) of a parquet file in the Hugging Face layout.
-
-    Raises:
-        FileNotFoundError: no such file; ValueError: not a parquet file, no images in it, or images of several sizes or modes.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"data={str(path)!r} is not a file; expected a parquet file with a column 'image' of {{bytes, path}}.")
-    try:
-        table = parquet.read_table(path)
-    except ArrowInvalid as error:
-        raise ValueError(f"{path} is not a parquet file ({error}); expected one with a column 'image' of {{bytes, path}}.") from error
-    if "image" not in table.column_names:
-        raise ValueError(f"{path} has the columns {table.column_names}; expected a column 'image' of {{bytes, path}}.")
-    arrays = [_pixels(row["bytes"]) for row in table["image"].to_pylist()]
-    kinds = sorted({(array.shape, str(array.dtype)) for array in arrays})
-    if len(kinds) != 1 or kinds[0][1] != "uint8" or kinds[0][0][2] not in (1, 3):
-        raise ValueError(f"{path} holds images of shape (H, W, C) and type {kinds[:4]}; expected one shape, C = 1 or 3, and uint8.")
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    labels = torch.from_numpy(table["label"].to_numpy().copy()) if "label" in table.column_names else None
-    return images, labels
+    """Images and labels of :func:`read_data`, where none may be left out; raises ValueError that names the first that cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        data = read_data(path)
+    if data.skipped:
+        raise ValueError(f"{path}: {len(data.skipped)} pictures cannot be read, the first of them {data.skipped[0]}; expected whole ones.")
+    return data.images, data.labels
 
 
 def scaled(images: Tensor) -> Tensor:
@@ -41,17 +102,191 @@ def scaled(images: Tensor) -> Tensor:
     return (images.float() + 0.5) / 128 - 1
 
 
-def _pixels(encoded: bytes) -> np.ndarray:
-    """(H, W, C) values of an encoded picture."""
-    return np.atleast_3d(np.asarray(Image.open(io.BytesIO(encoded))))
+# -- sources ---------------------------------------------------------------------------------------------------------------
+
+
+def _expanded(name: str) -> list[str]:
+    """What a pattern fits; anything else is itself."""
+    if name.startswith("hf:") or Path(name).exists() or not glob.has_magic(name):
+        return [name]
+    found = sorted(glob.glob(name, recursive=True))
+    if not found:
+        raise FileNotFoundError(f"data={name!r} fits no file; {EXPECTED}.")
+    return found
+
+
+def _opened(name: str) -> _Source:
+    path = Path(name)
+    if name.startswith("hf:"):
+        return _from_hub(name)
+    if path.is_dir():
+        return _from_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"data={name!r} is not a file or folder; {EXPECTED}.")
+    return _from_npz(path) if path.suffix == ".npz" else _from_parquet([path])
+
+
+def _from_parquet(paths: list[Path]) -> _Source:
+    files = []
+    for path in paths:
+        try:
+            files.append(parquet.ParquetFile(path))
+        except (ArrowException, OSError) as error:
+            raise ValueError(f"{path} is not a parquet file ({error}); {EXPECTED}.") from error
+        if "image" not in files[-1].schema_arrow.names:
+            raise ValueError(f"{path} has the columns {files[-1].schema_arrow.names}; expected a column 'image' of {{bytes, path}}.")
+    labelled = all("label" in file.schema_arrow.names for file in files)
+
+    def rows() -> Iterator[tuple[str, Any, int]]:
+        for path, file in zip(paths, files, strict=True):
+            first = 0
+            for batch in file.iter_batches(_ROWS, columns=["image", *(["label"] if labelled else [])]):
+                table = batch.to_pydict()
+                for i, image in enumerate(table["image"]):
+                    yield f"{path.name}[{first + i}]", (image or {}).get("bytes"), table["label"][i] if labelled else 0
+                first += len(batch)
+
+    return _Source(sum(file.metadata.num_rows for file in files), labelled, rows)
+
+
+def _from_folder(folder: Path) -> _Source:
+    if (folder / "dataset_info.json").is_file():
+        return _from_table(_datasets("load_from_disk")(str(folder)), str(folder))
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+    if not files:
+        tables = sorted(folder.rglob("*.parquet"))
+        if tables:
+            return _from_parquet(tables)
+        raise ValueError(f"{folder} holds no pictures; expected files ending in {', '.join(PICTURES)}, or parquet files.")
+    tops = [file.relative_to(folder).parts[:-1][:1] for file in files]
+    classes = sorted({top[0] for top in tops if top})
+    labelled = all(tops)  # a picture beside the folders belongs to no class, and then the folders are none
+
+    def rows() -> Iterator[tuple[str, Any, int]]:
+        for file, top in zip(files, tops, strict=True):
+            yield str(file.relative_to(folder)), file, classes.index(top[0]) if labelled else 0
+
+    return _Source(len(files), labelled, rows)
+
+
+def _from_npz(path: Path) -> _Source:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file["images"], file.get("labels")
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no npz file with an array 'images' ({error}); expected np.savez(path, images=...).") from error
+    if images.ndim not in (3, 4) or images.dtype != np.uint8:
+        raise ValueError(f"{path}: images are {images.shape} {images.dtype}; expected (n, C, H, W), (n, H, W, C) or (n, H, W), uint8.")
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+        raise ValueError(f"{path}: labels are {labels.shape} {labels.dtype}; expected {len(images)} integers.")
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+
+    def rows() -> Iterator[tuple[str, Any, int]]:
+        for i, image in enumerate(images):
+            yield f"{path.name}[{i}]", image, 0 if labels is None else int(labels[i])
+
+    return _Source(len(images), labels is not None, rows)
+
+
+def _from_hub(name: str) -> _Source:
+    repository, _, split = name.removeprefix("hf:").partition(":")
+    repository, _, revision = repository.partition("@")
+    if not repository or not split:
+        raise ValueError(f"data={name!r}; expected hf:NAME:SPLIT, as in hf:ylecun/mnist:train.")
+    return _from_table(_datasets("load_dataset")(repository, split=split, revision=revision or None), name)
+
+
+def _from_table(table: Any, name: str) -> _Source:
+    """A ``datasets.Dataset``, whose pictures are decoded one by one, here."""
+    kinds = {column: type(feature).__name__ for column, feature in getattr(table, "features", {}).items()}
+    image = next((column for column, kind in kinds.items() if kind == "Image"), None)
+    if image is None:
+        raise ValueError(f"{name} has the columns {kinds or 'of several splits'}; expected a single split with a column of images.")
+    label = next((column for column, kind in kinds.items() if kind == "ClassLabel" or column == "label"), None)
+    encoded = table.cast_column(image, _datasets("Image")(decode=False))
+
+    def rows() -> Iterator[tuple[str, Any, int]]:
+        for i, row in enumerate(encoded):
+            yield f"{name}[{i}]", row[image]["bytes"] or row[image]["path"], row[label] if label else 0
+
+    return _Source(len(table), label is not None, rows)
+
+
+def _datasets(name: str) -> Any:
+    try:
+        return getattr(importlib.import_module("datasets"), name)
+    except ImportError as error:
+        raise ImportError("this source needs the package datasets: pip install datasets") from error
+
+
+# -- decoding --------------------------------------------------------------------------------------------------------------
+
+
+def _filled(where: str, sources: list[_Source], size: int) -> Data:
+    """One array for all, filled picture by picture; grey pictures among coloured ones become coloured."""
+    total, kept, skipped = sum(one.size for one in sources), 0, []
+    images, labels = np.empty((0, 0, 0, 0), np.uint8), np.zeros(total, np.int64)
+    for name, encoded, label in _rows(sources):
+        try:
+            picture = _pixels(encoded, size)
+        except _Unsupported as error:
+            raise ValueError(f"{where}: {name} has {error}; expected 8 bits a channel (uint8).") from error
+        except _DAMAGED:
+            skipped.append(name)
+            continue
+        if not kept:
+            images = np.empty((total, *picture.shape), np.uint8)
+        elif picture.shape[0] > images.shape[1]:
+            images = np.repeat(images, 3, 1)
+        if picture.shape[1:] != images.shape[2:]:
+            sizes = f"{images.shape[2]} x {images.shape[3]}, but {name} {picture.shape[1]} x {picture.shape[2]}"
+            raise ValueError(f"{where} holds images of several sizes ({sizes}); expected one shape: size={min(images.shape[2:])} scales and crops.")
+        images[kept], labels[kept] = picture, label
+        kept += 1
+    if not kept:
+        raise ValueError(f"{where} holds no image that can be read ({len(skipped)} cannot); {EXPECTED}.")
+    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, skipped)
+
+
+def _rows(sources: Iterable[_Source]) -> Iterator[tuple[str, Any, int]]:
+    for source in sources:
+        yield from source.rows()
+
+
+def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.ndarray:
+    """(C, H, W) uint8 values of a picture, C = 1 or 3; raises one of ``_DAMAGED``, or ``_Unsupported``."""
+    if isinstance(encoded, np.ndarray):
+        array = np.atleast_3d(encoded)
+        if not size:
+            return array.transpose(2, 0, 1)
+        picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    else:
+        if encoded is None:
+            raise OSError("no bytes")
+        picture = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        if picture.mode.startswith(("I", "F")):
+            raise _Unsupported(f"mode {picture.mode}")
+        ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode not in ("L", "RGB"):
+            picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+    if size:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
+
+
+# -- order -----------------------------------------------------------------------------------------------------------------
 
 
 def batch_indices(size: int, batch: int, seed: int, step: int) -> Tensor:
     """Rows of update ``step``: every epoch is a permutation drawn from (seed, epoch), so that any step can be resumed."""
-    per_epoch = size // batch
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(size, generator=generator(seed, epoch, 0))
-    return order[position * batch : (position + 1) * batch]
+    epoch, position = divmod(step, size // batch)
+    return _order(size, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+@lru_cache(2)
+def _order(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=generator(seed, epoch, 0))
 
 
 def generator(seed: int, step: int, stream: int) -> torch.Generator:

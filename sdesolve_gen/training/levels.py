@@ -7,10 +7,21 @@ from torch import Tensor
 
 from sdesolve import Process
 
+SMALLEST = 1e-5  # time, in units of T
+
+
+def stratified(count: int, draws: torch.Generator) -> Tensor:
+    """(count,) float64 quantiles, one in each of ``count`` equal slices of (0, 1)."""
+    return (torch.arange(count) + torch.rand(count, generator=draws, dtype=torch.float64)) / count
+
+
+def log_normal(process: Process, quantile: Tensor, log_sigma_mean: float, log_sigma_std: float) -> Tensor:
+    """The times at which ln(sigma/alpha), normal and clipped to the process, has these quantiles."""
+    log_sigma = log_sigma_mean + log_sigma_std * torch.special.ndtri(quantile.clamp(1e-6, 1 - 1e-6))
+    low, high = (-0.5 * float(process.log_snr(t)) for t in (SMALLEST * process.T, process.T))
+    return process.log_snr_inverse(-2 * log_sigma.clamp(low, high))
+
 
 def level_times(process: Process, count: int, log_sigma_mean: float, log_sigma_std: float, draws: torch.Generator) -> Tensor:
     """(count,) float64 times with ln(sigma/alpha) normal, clipped to the process, stratified: one in each of ``count`` equally likely slices."""
-    quantile = (torch.arange(count) + torch.rand(count, generator=draws, dtype=torch.float64)) / count
-    log_sigma = log_sigma_mean + log_sigma_std * torch.special.ndtri(quantile.clamp(1e-6, 1 - 1e-6))
-    low, high = (-0.5 * float(process.log_snr(t)) for t in (1e-5 * process.T, process.T))
-    return process.log_snr_inverse(-2 * log_sigma.clamp(low, high))
+    return log_normal(process, stratified(count, draws), log_sigma_mean, log_sigma_std)

@@ -1,194 +1,317 @@
-"""The training loop: denoising score matching on the network's own target, an average of the weights, atomic checkpoints.
+"""The training loop: Adam on a score matching loss, an average of the weights, checkpoints that survive anything.
 
     loss = E |model(alpha x_0 + sigma eps, t) - target(x_0, eps, t)|^2,
 
-which is the DSM loss of Song et al. 2021, eq. 7, with the weight that makes the network's output unit-scaled at every noise
-level.  The order of the data and every noise are functions of (seed, step), so a run that was killed and resumed is, bit
-for bit, the run that was not.
+by default: the DSM loss of Song et al. 2021, eq. 7, with the weight that makes the network's output unit-scaled at every noise level; others
+are in :mod:`.losses`.  The order of the data and every noise are functions of (seed, step, place in the batch), so a run that was killed and
+resumed is, bit for bit, the run that was not, and several processes compute what one would, to rounding.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import inspect
 import json
 import math
-import pickle
-import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
+from torch.optim.swa_utils import AveragedModel
 
-from sdesolve import Process, Score, as_score
-from sdesolve.files import atomic
+import sdesolve as sd
 
+from .._errors import unknown
 from .._versions import versions
+from ..images import grid, to_uint8, write_png
 from ..models import Model, load
-from ..networks import UNet
+from ..networks import NETWORKS
 from ..processes import make_process
+from .batches import Ahead, Batch
+from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
 from .config import TrainConfig
-from .data import batch_indices, generator, read_images
-from .levels import level_times
+from .data import Data, generator, read_data
+from .journal import Journal
+from .losses import denoising_loss, sliced_loss
+from .recipes import write_config
 
-DATA_RANGE = (-1.0, 1.0)
-LOG_EVERY = 100
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_DROPOUT = 5  # stream of the generators, after those of the batch
+_SAMPLER_STEPS = 20
 
 
-def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True) -> Model:
-    """Train a score network and save it in ``config.out``.
+class TrainingWarning(UserWarning):
+    """Updates were skipped because they were not finite."""
+
+
+def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, device: str = "auto") -> Model:
+    """Train a score network and save it in ``config.out``; under ``torchrun`` or ``accelerate launch``, on all of its processes.
 
     Arguments:
         config: every choice of the run.
-        resume: "auto" goes on from ``config.out/checkpoint.pt`` where there is one; "never" starts anew and replaces it.
+        resume: "auto" goes on from the newest whole checkpoint in ``config.out`` where there is one; "never" starts anew and replaces them.
         progress: draw a progress bar.
+        device: "auto" takes the GPU of this process where there is one; "cpu" does not.
 
     Returns:
         The model of averaged weights, which is also saved in ``config.out`` (``Model.save``).
 
     Raises:
-        ValueError: a checkpoint of another config or one that cannot be read; options that do not fit the data.
-        FloatingPointError: a loss, gradient or weight that is not finite; the last checkpoint is whole.
+        ValueError: a checkpoint of another config, or none that is whole; options that do not fit the data.
+        FloatingPointError: ``config.patience`` updates in a row, or a weight, that are not finite; the last checkpoint is whole.
+        OSError: a checkpoint cannot be written; the one before is whole.
     """
     if resume not in ("auto", "never"):
         raise ValueError(f'resume={resume!r}; expected "auto" or "never".')
-    images, _ = read_images(config.data)
-    if len(images) < config.batch:
-        raise ValueError(f"{config.data} has {len(images)} images, fewer than batch={config.batch}; expected batch <= {len(images)}.")
-    run = _Run(config, make_process(config.process, config.process_options), images.shape[1:])
-    if resume == "auto":
-        run.resume()
-    with open(run.folder / "log.jsonl", "a") as log, tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step") as bar:
-        while run.step < config.steps:
-            loss = run.update(images)
-            bar.update()
-            if run.step % LOG_EVERY == 0 or run.step == config.steps:
-                bar.set_postfix(loss=f"{float(loss):.4f}")
-                log.write(json.dumps({"step": run.step, "loss": float(loss), "time": time.time()}) + "\n")
-                log.flush()
-            if run.step % config.save_every == 0:
-                run.save()
-    model = run.model()
-    model.save(run.folder)
-    return model
+    if device not in ("auto", "cpu"):
+        raise ValueError(f'device={device!r}; expected "auto" or "cpu".')
+    data = read_data(config.data, config.size)
+    run = _Run(config, data, _accelerator(device))
+    run.begin(resume)
+    run.go(progress)
+    return run.finish()
 
 
 class _Run:
-    """The state of a training run."""
+    """The state of a training run: what a checkpoint holds, and what is made of the config."""
 
-    def __init__(self, config: TrainConfig, process: Process, shape: torch.Size) -> None:
-        self.config, self.process, self.shape, self.step = config, process, shape, 0
+    def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator) -> None:
+        self.config, self.data, self.accelerator = config, data, accelerator
+        _check_data(config, data, accelerator.num_processes)
+        self.process = make_process(config.process, config.process_options)
+        self.shape = tuple(data.images.shape[1:])
+        self.step = self.skipped = self.in_a_row = 0
         torch.manual_seed(config.seed)  # initial weights
-        self.network: UNet = _network(config, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = _network(config, self.shape)
+        if config.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.init:
             _start_from(self.network, config.init)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.network.to(accelerator.device)
+        self.average = AveragedModel(self.network, multi_avg_fn=self._towards)
         self.optimiser = torch.optim.Adam(self.network.parameters())
-        self.score = as_score(self.network, process, predicts=config.predicts, time=config.time)
+        self.forward = accelerator.prepare_model(self.network)
+        if config.compile:
+            self.forward = torch.compile(self.forward)
+        self._score(self.forward, None)  # refuses what does not fit before there is a folder
         self.folder = Path(config.out)
-        self.folder.mkdir(parents=True, exist_ok=True)
 
-    def update(self, images: Tensor) -> Tensor:
-        """One step of Adam; returns the loss of its batch."""
-        c = self.config
-        rows = batch_indices(len(images), c.batch, c.seed, self.step)
-        draws = generator(c.seed, self.step, 1)
-        pixels = images[rows] + torch.rand(images[rows].shape, generator=draws)  # uniform dequantisation: [0, 256)
-        low, high = DATA_RANGE
-        x0 = low + (high - low) * pixels / 256
-        t = level_times(self.process, c.batch, c.log_sigma_mean, c.log_sigma_std, draws)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(c, self.step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=c.precision == "bf16"):
-            loss = denoising_loss(self.score, x0, t, torch.randn(x0.shape, generator=draws))
+    def begin(self, resume: str) -> None:
+        """Make the folder, and go on from the checkpoint in it, if there is one and it is wanted."""
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder, everything=resume == "never")
+        self.accelerator.wait_for_everyone()
+        found = load_checkpoint(self.folder)
+        if found:
+            self._take_over(*found)
+        if self.accelerator.is_main_process:
+            write_config(self.folder / "config.yaml", self.config)
+
+    def go(self, progress: bool) -> None:
+        """Update until ``config.steps``."""
+        c, main = self.config, self.accelerator.is_main_process
+        ahead = Ahead(self.data, c, self.process)
+        with contextlib.ExitStack() as stack:
+            stack.callback(ahead.close)
+            journal = Journal(self.folder, self.step, c.steps, progress=progress, tensorboard=c.tensorboard) if main else None
+            if journal:
+                stack.callback(journal.close)
+            while self.step < c.steps:
+                loss, norm = self.update(ahead.batch(self.step))
+                done = self.step == c.steps
+                if not journal:
+                    continue
+                journal.advance(c.batch)
+                if done or self.step % c.log_every == 0:
+                    journal.write(self.step, loss=float(loss), norm=float(norm), learning_rate=learning_rate(c, self.step - 1), skipped=self.skipped)
+                if c.sample_every and self.step % c.sample_every == 0:
+                    journal.picture(self.step, self.draw())
+                if done or self.step % c.save_every == 0:
+                    journal.settle()
+                    self.save()
+
+    def finish(self) -> Model:
+        """The averaged weights as a model, saved."""
+        if self.skipped and self.accelerator.is_main_process:
+            warnings.warn(f"{self.skipped} of {self.step} updates were not finite, and skipped.", TrainingWarning, stacklevel=3)
+        model = Model(self.average.module, self._card())
+        if self.accelerator.is_main_process:
+            model.save(self.folder)
+        self.accelerator.wait_for_everyone()
+        return model
+
+    def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One step of Adam, skipped where it is not finite; returns the loss of the batch and the norm of its gradient."""
+        c, world = self.config, self.accelerator.num_processes
+        size = c.batch // (c.accumulate * world)
+        loss = torch.zeros((), device=self.accelerator.device)
         self.optimiser.zero_grad()
-        loss.backward()
+        for part in range(c.accumulate):
+            first = (part * world + self.accelerator.process_index) * size
+            together = self.accelerator.no_sync(self.forward) if part < c.accumulate - 1 else contextlib.nullcontext()
+            with together:
+                share = self._loss(batch.part(slice(first, first + size), self.accelerator.device), first) / c.accumulate
+                share.backward()
+            loss += share.detach()
+        loss = self.accelerator.reduce(loss, "mean") if world > 1 else loss
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"{self._diverged()}: the loss is {loss.item()} and its gradient's norm {norm.item()}. {self._remedy()}")
-        self.optimiser.step()
-        self.average.update_parameters(self.network)
+        self._apply(loss, norm)
         self.step += 1
-        return loss.detach()
+        return loss, norm
 
-    def model(self) -> Model:
-        """The averaged weights as a model, with its card."""
+    def _loss(self, batch: Batch, first: int) -> Tensor:
+        """That of the places of the batch from ``first`` on."""
         c = self.config
-        training = dataclasses.asdict(c)
-        del training["out"]
-        card: dict[str, Any] = {
+        torch.manual_seed(generator(c.seed, self.step, _DROPOUT).initial_seed() ^ first)  # for dropout
+        score = self._score(self.forward, batch.labels)
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=c.precision == "bf16"):
+            if batch.probe is not None:
+                return sliced_loss(score, batch.x0, batch.times, batch.eps, batch.probe, c.weight)
+            return denoising_loss(score, batch.x0, batch.times, batch.eps, c.weight)
+
+    def _apply(self, loss: Tensor, norm: Tensor) -> None:
+        """Step along the gradient, if it is one."""
+        c = self.config
+        if torch.isfinite(norm + loss):
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(c, self.step)
+            self.optimiser.step()
+            self.average.update_parameters(self.network)
+            self.in_a_row = 0
+            return
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        if self.in_a_row >= c.patience:
+            often = f"{self.in_a_row} updates in a row were not finite, at the last of them" if self.in_a_row > 1 else "at that update"
+            raise FloatingPointError(f"{self._diverged()}: {often} the loss is {loss.item()} and its gradient's norm {norm.item()}. {self._remedy()}")
+
+    def _score(self, network: nn.Module, labels: Tensor | None) -> sd.Score:
+        model = network if labels is None else lambda x, time: network(x, time, labels)
+        return sd.as_score(model, self.process, predicts=self.config.predicts, time=self.config.time)
+
+    def _towards(self, average: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        """The average of the weights after one update more."""
+        n, decay = int(updates), self.config.ema
+        if self.config.ema_warmup:
+            decay = min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(list(average), list(current), 1 - decay)
+
+    def draw(self) -> np.ndarray:
+        """Write a grid of images drawn from the average by DDIM, of the classes in turn; returns the picture."""
+        c, device = self.config, self.accelerator.device
+        labels = torch.arange(c.samples, device=device) % c.classes if c.classes else None
+        network = self.average.module.eval()
+        problem = self.process.reverse(self._score(network, labels))
+        prior = self.process.prior((c.samples, *self.shape), seed=c.seed, device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sd.SolveWarning)  # an image of an early average may be anything
+            images = sd.solve(problem, prior, "ddim", steps=_SAMPLER_STEPS, seed=c.seed).x
+        low, high = c.data_range
+        write_png(self.folder / "samples" / f"{self.step:08d}.png", images.clamp(low, high), (low, high))
+        return grid(to_uint8(images.clamp(low, high), (low, high)))
+
+    def _card(self) -> dict[str, Any]:
+        c = self.config
+        classes = {"classes": c.classes} if c.classes else {}
+        return {
             "name": c.name,
             "process": c.process,
             "process_options": c.process_options,
             "predicts": c.predicts,
             "time": c.time,
-            "network": "UNet",
-            "network_options": {"channels": self.shape[0], **c.network},
+            "network": c.network_name,
+            "network_options": _options(c, self.shape),
+            **classes,
             "shape": list(self.shape),
-            "data_range": list(DATA_RANGE),
+            "data_range": c.data_range,
             "levels": 256,
             "versions": versions(),
-            "training": {**training, "data": Path(c.data).name, "init": Path(c.init).name},
+            "training": c.for_card(),
         }
-        return Model(self.average.module, card)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
+        if not all(torch.isfinite(p).all() for p in self.network.parameters()):
+            raise FloatingPointError(f"{self._diverged()}: a weight is not finite, so no checkpoint was written. {self._remedy()}")
         state = {
-            "config": json.dumps(dataclasses.asdict(self.config)),
+            "config": json.dumps(self.config.identity()),
             "step": self.step,
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        if not all(torch.isfinite(p).all() for p in self.network.parameters()):
-            raise FloatingPointError(f"{self._diverged()}: a weight is not finite, so no checkpoint was written. {self._remedy()}")
-        with atomic(self._checkpoint) as path:
-            torch.save(state, path)
+        save_checkpoint(self.folder, self.step, state, self.config.keep)
 
-    def resume(self) -> None:
-        """Go on from the checkpoint in the folder, if there is one."""
-        if not self._checkpoint.exists():
-            return
-        try:
-            state = torch.load(self._checkpoint, weights_only=True)
-            there = _identity(json.loads(state["config"]))
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self._checkpoint} is not a checkpoint of this version ({error}); remove it, or start anew with resume='never'.") from error
-        here = _identity(dataclasses.asdict(self.config))
+    def _take_over(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of this run; raises ValueError for one of another."""
+        there, here = json.loads(state["config"]), json.loads(json.dumps(self.config.identity()))
         if there != here:
             differs = ", ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k))
-            raise ValueError(f"{self._checkpoint} was made with another config ({differs}); use another out=, or start anew with resume='never'.")
+            raise ValueError(f"{checkpoint.path} was made with another config ({differs}); use another out=, or start anew with resume='never'.")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]
 
     def _diverged(self) -> str:
         return f"training diverged at step {self.step}"
 
     def _remedy(self) -> str:
-        kept = f"{self._checkpoint} is whole" if self._checkpoint.exists() else "there is no checkpoint yet"
-        return f"Lower learning_rate, as in learning_rate={self.config.learning_rate / 3:.1g} ({kept})."
+        kept = checkpoints(self.folder)
+        stands = f"{kept[0].path} is whole" if kept else "there is no checkpoint yet"
+        return f"Lower learning_rate, as in learning_rate={self.config.learning_rate / 3:.1g} ({stands})."
 
 
-def _network(config: TrainConfig, shape: torch.Size) -> UNet:
+def _accelerator(device: str) -> Accelerator:
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=device == "cpu", mixed_precision="no")  # precision is the config's: _Run does the autocast
+
+
+def _check_data(config: TrainConfig, data: Data, processes: int) -> None:
+    """Raises ValueError where the config does not fit the data or the number of processes."""
+    c, n = config, len(data.images)
+    if n < c.batch:
+        raise ValueError(f"{c.data} has {n} images, fewer than batch={c.batch}; expected batch <= {n}.")
+    if c.batch % (c.accumulate * processes):
+        raise ValueError(f"batch={c.batch} cannot be divided among {processes} processes in {c.accumulate} parts; expected a multiple of {c.accumulate * processes}.")
+    if c.classes and data.labels is None:
+        raise ValueError(f"classes={c.classes}, but {c.data} has no labels; expected a column 'label', folders of classes, or classes=0.")
+    if c.classes and data.labels is not None and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < c.classes:
+        low, high = int(data.labels.min()), int(data.labels.max())
+        raise ValueError(f"classes={c.classes}, but the labels of {c.data} go from {low} to {high}; expected classes={high + 1}, labels from 0 on.")
+
+
+def _options(config: TrainConfig, shape: Sequence[int]) -> dict[str, Any]:
+    """Of the network, for images of a shape: what it asks for and the config does not say is the data's."""
+    asked = inspect.signature(NETWORKS[config.network_name]).parameters
+    given = {name: value for name, value in {"channels": shape[0], "image_size": shape[-1]}.items() if name in asked}
+    return {**given, **({"classes": config.classes} if config.classes else {}), **config.network}
+
+
+def _network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
     """A network with fresh weights, tried on an image without memory, so that options that do not fit the data are told at once."""
+    if config.network_name not in NETWORKS:
+        raise ValueError(unknown("network_name", config.network_name, NETWORKS))
+    make, options = NETWORKS[config.network_name], _options(config, shape)
+    labels = (torch.empty(1, dtype=torch.long, device="meta"),) if config.classes else ()
     try:
         with torch.device("meta"):
-            UNet(channels=shape[0], **config.network)(torch.empty(1, *shape), torch.empty(1))
+            make(**options)(torch.empty(1, *shape), torch.empty(1), *labels)
     except (TypeError, ValueError) as error:
         raise ValueError(f"network={config.network} does not fit images {tuple(shape)}: {error}") from error
-    return UNet(channels=shape[0], **config.network)
+    return make(**options)
 
 
-def _start_from(network: UNet, model: str) -> None:
+def _start_from(network: nn.Module, model: str) -> None:
     """Take over the weights of a trained model; raises ValueError where its network is another."""
     try:
         network.load_state_dict(load(model).network.state_dict())
@@ -196,19 +319,9 @@ def _start_from(network: UNet, model: str) -> None:
         raise ValueError(f"init={model!r} has another network than this run ({error}); expected one with the same options.") from error
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run: everything but the folders, which may move."""
-    return {**config, "data": Path(config["data"]).name, "init": Path(config["init"]).name, "out": None}
-
-
-def denoising_loss(score: Score, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """Mean squared error of the network against its target at x = alpha x_0 + sigma eps; t is (B,) float64."""
-    mean, sigma = score.process.marginal(x0, t)
-    x = mean + sigma.to(x0).reshape(-1, *(1,) * (x0.dim() - 1)) * eps
-    return (score.model_output(x, t) - score.target(x, eps, t)).square().mean()
-
-
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear growth over ``warmup`` steps, then half a cosine down to 0 at ``decay``."""
+    """Linear growth over ``warmup`` steps, then constant, or half a cosine down to 0 at ``decay``."""
     warm = min(1.0, (step + 1) / config.warmup)
+    if config.schedule == "constant":
+        return config.learning_rate * warm
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / (config.decay or config.steps)))

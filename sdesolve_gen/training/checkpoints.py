@@ -1,0 +1,94 @@
+"""Checkpoints that are whole or absent, and say when they are damaged.
+
+    checkpoint-00001500-3f2a9c0d7be41586.pt      the state after 1500 updates; the last 16 digits begin the SHA-256 of the file
+
+The hash is part of the name, so that one rename makes both count.  A file is written beside, forced to disk, hashed, and renamed: whoever
+is killed on the way, or finds the disk full, leaves the checkpoints before as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sdesolve.files import atomic, sha256
+
+_NAME = re.compile(r"checkpoint-(\d{8,})-([0-9a-f]{16})\.pt")
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is damaged, and an older one is taken."""
+
+
+class Checkpoint(NamedTuple):
+    """A file and the update after which it was written."""
+
+    step: int
+    path: Path
+
+    def whole(self) -> bool:
+        """Whether the file is what was written."""
+        return self.path.stem.endswith(sha256(self.path)[:16])
+
+
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """Those of a folder, the newest first."""
+    found = [(match, path) for path in folder.glob("checkpoint-*.pt") if (match := _NAME.fullmatch(path.name))]
+    return sorted((Checkpoint(int(match[1]), path) for match, path in found), reverse=True)
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Checkpoint:
+    """Write the state after ``step`` updates, and remove all but the newest ``keep``.
+
+    Raises:
+        OSError: it cannot be written (a full disk, say); the older ones stand.
+    """
+    written = folder / f".checkpoint-{step:08d}.pt"  # no checkpoint by this name yet
+    try:
+        with atomic(written) as path:
+            torch.save(state, path)
+            digest = sha256(path)
+        done = Checkpoint(step, folder / f"checkpoint-{step:08d}-{digest[:16]}.pt")
+        os.replace(written, done.path)
+    except (OSError, RuntimeError) as error:  # torch's writer says a full disk as a RuntimeError
+        kept = checkpoints(folder)
+        stands = f"{kept[0].path.name} stands: make room, and the same command goes on from it" if kept else "there is none yet"
+        raise OSError(f"the checkpoint of step {step} cannot be written to {folder} ({error}); {stands}.") from error
+    for old in checkpoints(folder)[keep:]:
+        old.path.unlink()
+    return done
+
+
+def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
+    """The newest whole checkpoint of a folder and its state; None where there is none at all.  Runs no code that is in it.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them is whole.
+    """
+    found = checkpoints(folder)
+    for checkpoint in found:
+        try:
+            if checkpoint.whole():
+                return checkpoint, torch.load(checkpoint.path, map_location="cpu", weights_only=True)
+            reason = "its SHA-256 is not the one in its name"
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+            reason = str(error).splitlines()[0]
+        warnings.warn(f"{checkpoint.path} is damaged ({reason}) and left out.", CheckpointWarning, stacklevel=2)
+    if found:
+        raise ValueError(f"{folder} holds {len(found)} checkpoints, and none is whole; remove them, or start anew with resume='never'.")
+    return None
+
+
+def sweep(folder: Path, everything: bool = False) -> None:
+    """Remove what killed runs left half written; with ``everything`` the checkpoints too."""
+    for path in folder.glob(".*"):
+        if path.is_file() and re.match(r"\.(\.?checkpoint-|log\.jsonl|config\.yaml|card\.json|model\.safetensors)", path.name):
+            path.unlink()
+    for checkpoint in checkpoints(folder) if everything else ():
+        checkpoint.path.unlink()

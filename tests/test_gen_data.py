@@ -1,0 +1,219 @@
+"""Images of every source are the same uint8 array; damaged ones are left out, counted and named."""
+
+import io
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from gen_fixtures import png, write_parquet
+from PIL import Image
+
+from sdesolve_gen.training import data
+from sdesolve_gen.training.data import DataWarning, read_data, read_images
+
+ARRAYS = [np.random.default_rng(i).integers(0, 256, (6, 4, 3), dtype=np.uint8) for i in range(5)]
+GREY = [array[..., 0] for array in ARRAYS]
+
+
+def stacked(arrays):
+    return torch.from_numpy(np.stack([np.atleast_3d(a) for a in arrays])).permute(0, 3, 1, 2)
+
+
+def folder_of(path, arrays, names):
+    for array, name in zip(arrays, names, strict=True):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(png(array))
+    return path
+
+
+@pytest.mark.parametrize("arrays", [ARRAYS, GREY], ids=["colour", "grey"])
+@pytest.mark.parametrize("kind", ["parquet", "folder", "npz channels last", "npz channels first", "parquet in a folder"])
+def test_every_source_gives_the_same_array(tmp_path, kind, arrays):
+    if kind.startswith("parquet"):
+        source = write_parquet(tmp_path / "a.parquet", arrays)
+        source = tmp_path if "folder" in kind else source
+    elif kind == "folder":
+        source = folder_of(tmp_path, arrays, [f"{i}.png" for i in range(5)])
+    else:
+        images = np.stack(arrays) if "last" in kind else stacked(arrays).numpy()
+        source = tmp_path / "a.npz"
+        np.savez(source, images=images, labels=np.arange(5))
+    found = read_data(source)
+    assert found.images.dtype == torch.uint8
+    assert found.images.is_contiguous()
+    assert torch.equal(found.images, stacked(arrays))
+    assert found.skipped == []
+    assert (found.labels is None) == (kind == "folder")
+    assert found.labels is None or found.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_folders_are_classes(tmp_path):
+    source = folder_of(tmp_path, ARRAYS, ["dog/x/1.png", "dog/0.png", "ant/9.png", "cat/2.png", "cat/1.png"])
+    found = read_data(source)
+    assert found.labels.tolist() == [0, 1, 1, 2, 2]  # ant, cat, dog
+    assert torch.equal(found.images, stacked([ARRAYS[i] for i in (2, 4, 3, 1, 0)]))
+    folder_of(tmp_path, ARRAYS[:1], ["beside.png"])
+    assert read_data(source).labels is None
+
+
+def test_several_sources_and_patterns_follow_one_another(tmp_path):
+    for i in (2, 0, 1):
+        write_parquet(tmp_path / f"part-{i}.parquet", ARRAYS[i : i + 1])
+    found = read_data(str(tmp_path / "part-*.parquet"))
+    assert torch.equal(found.images, stacked(ARRAYS[:3]))
+    np.savez(tmp_path / "more.npz", images=np.stack(ARRAYS[3:]), labels=np.array([3, 4]))
+    both = read_data([str(tmp_path / "part-*.parquet"), tmp_path / "more.npz"])
+    assert torch.equal(both.images, stacked(ARRAYS))
+    folder_of(tmp_path / "pictures", ARRAYS[:1], ["0.png"])
+    with pytest.raises(ValueError, match="some sources have labels and others none"):
+        read_data([tmp_path / "more.npz", tmp_path / "pictures"])
+
+
+@pytest.mark.parametrize("grey_first", [True, False])
+def test_grey_pictures_among_coloured_ones_become_coloured(tmp_path, grey_first):
+    arrays = [GREY[0], ARRAYS[1]] if grey_first else [ARRAYS[1], GREY[0]]
+    images = read_data(folder_of(tmp_path, arrays, ["0.png", "1.png"])).images
+    assert images.shape == (2, 3, 6, 4)
+    assert torch.equal(images[0 if grey_first else 1], stacked(GREY[:1]).expand(1, 3, 6, 4)[0])
+    assert torch.equal(images[1 if grey_first else 0], stacked(ARRAYS[1:2])[0])
+
+
+def test_palettes_and_transparency_are_not_taken_for_levels(tmp_path):
+    array = np.zeros((4, 4, 3), np.uint8)
+    array[:2] = (255, 0, 51)  # in the palette
+    for mode in ("P", "RGBA", "CMYK"):
+        picture = Image.fromarray(array).convert(mode)
+        picture.save(tmp_path / f"{mode}.tif")
+    images = read_data(tmp_path).images
+    assert images.shape == (3, 3, 4, 4)
+    assert (images.int() - stacked([array]).int()).abs().max() <= 3
+
+
+def test_sizes_are_one_or_made_one(tmp_path):
+    source = folder_of(tmp_path, [ARRAYS[0], np.full((8, 8, 3), 9, np.uint8)], ["0.png", "1.png"])
+    with pytest.raises(ValueError, match=r"images of several sizes \(6 x 4, but 1.png 8 x 8\); expected one shape: size=4"):
+        read_data(source)
+    images = read_data(source, size=4).images
+    assert images.shape == (2, 3, 4, 4)
+    assert (images[1] == 9).all()
+    assert torch.equal(images[0], stacked([ARRAYS[0][1:5]])[0])  # the middle: nothing to scale
+
+
+JPEG = io.BytesIO()
+Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)).save(JPEG, format="JPEG")
+DAMAGED = {"cut jpeg": JPEG.getvalue()[:400], "cut png": png(GREY[0])[:45], "text": b"hello", "empty": b"", "none": None, "a png's head": png(GREY[0])[:10]}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_picture_is_left_out_counted_and_named(tmp_path, damage, monkeypatch):
+    monkeypatch.setattr(data, "_ROWS", 3)  # read in pieces
+    rows = [{"bytes": png(a), "path": ""} for a in GREY]
+    rows[2]["bytes"] = rows[4]["bytes"] = DAMAGED[damage]
+    source = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"image": rows, "label": list(range(5))}), source)
+    with pytest.warns(DataWarning, match=r"2 of 5 pictures cannot be read and are left out: a.parquet\[2\], a.parquet\[4\]"):
+        found = read_data(source)
+    assert found.skipped == ["a.parquet[2]", "a.parquet[4]"]
+    assert found.labels.tolist() == [0, 1, 3]
+    assert torch.equal(found.images, stacked([GREY[i] for i in (0, 1, 3)]))
+    with pytest.raises(ValueError, match=r"2 pictures cannot be read, the first of them a.parquet\[2\]"):
+        read_images(source)
+
+
+def test_two_hundred_flipped_bits_never_raise(tmp_path):
+    """Each picture is read, or left out and named; nothing else happens."""
+    draws = np.random.default_rng(0)
+    encoded = [bytearray(png(GREY[0])) for _ in range(100)] + [bytearray(JPEG.getvalue()) for _ in range(100)]
+    for picture in encoded:
+        picture[draws.integers(len(picture))] ^= 1 << int(draws.integers(8))
+    for first in (0, 100):
+        rows = [{"bytes": bytes(p), "path": ""} for p in encoded[first : first + 100]]
+        parquet.write_table(pa.table({"image": rows}), tmp_path / "a.parquet")
+        with pytest.warns(DataWarning):
+            found = read_data(tmp_path / "a.parquet", size=8)
+        assert len(found.images) + len(found.skipped) == 100
+        assert len(found.images) > 0
+
+
+def test_data_that_is_none_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a file or folder; expected a parquet file"):
+        read_data(tmp_path / "none.parquet")
+    with pytest.raises(FileNotFoundError, match="fits no file"):
+        read_data(str(tmp_path / "*.parquet"))
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.parquet is not a parquet file"):
+        read_data(tmp_path / "text.parquet")
+    parquet.write_table(pa.table({"picture": [1]}), tmp_path / "columns.parquet")
+    with pytest.raises(ValueError, match=r"has the columns \['picture'\]; expected a column 'image'"):
+        read_data(tmp_path / "columns.parquet")
+    deep = write_parquet(tmp_path / "deep.parquet", [np.zeros((4, 4), np.uint16)])
+    with pytest.raises(ValueError, match=r"deep.parquet\[0\] has mode I;16.*uint8"):
+        read_data(deep)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        read_data(tmp_path / "empty")
+    (tmp_path / "bad.npz").write_bytes(b"PK\3\4 no")
+    np.savez(tmp_path / "floats.npz", images=np.zeros((2, 1, 4, 4)))
+    np.savez(tmp_path / "labels.npz", images=np.zeros((2, 1, 4, 4), np.uint8), labels=np.zeros(3, int))
+    np.savez(tmp_path / "objects.npz", images=np.array([{}], object))
+    for name, message in {"bad": "no npz file", "floats": "float64; expected", "labels": "expected 2 integers", "objects": "no npz file"}.items():
+        with pytest.raises(ValueError, match=message):
+            read_data(tmp_path / f"{name}.npz")
+    folder_of(tmp_path / "broken", [], [])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"holds no image that can be read \(1 cannot\)"):
+        read_data(tmp_path / "broken")
+
+
+class Table:
+    """What of ``datasets.Dataset`` is used."""
+
+    def __init__(self, decode=True):
+        self.decode = decode
+        self.features = {"img": type("Image", (), {})(), "fine_label": type("ClassLabel", (), {})()}
+
+    def cast_column(self, column, feature):
+        assert (column, feature) == ("img", ("Image", False))
+        return Table(False)
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        assert not self.decode
+        yield from ({"img": {"bytes": png(a), "path": None}, "fine_label": i + 5} for i, a in enumerate(GREY[:2]))
+        yield {"img": {"bytes": b"no", "path": None}, "fine_label": 7}
+
+
+def test_hugging_face_data_sets(tmp_path, monkeypatch):
+    asked = []
+    stub = types.ModuleType("datasets")
+    stub.load_dataset = lambda name, split, revision: asked.append((name, split, revision)) or Table()
+    stub.load_from_disk = lambda path: asked.append(path) or Table()
+    stub.Image = lambda decode: ("Image", decode)
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    for source in ("hf:ylecun/mnist@abc:train", "hf:cifar10:test", str(tmp_path)):
+        with pytest.warns(DataWarning, match="1 of 3"):
+            found = read_data(source)
+        assert torch.equal(found.images, stacked(GREY[:2]))
+        assert found.labels.tolist() == [5, 6]
+    assert asked == [("ylecun/mnist", "train", "abc"), ("cifar10", "test", None), str(tmp_path)]
+    with pytest.raises(ValueError, match="expected hf:NAME:SPLIT"):
+        read_data("hf:ylecun/mnist")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match="pip install datasets"):
+        read_data("hf:cifar10:test")
+
+
+def test_a_parquet_file_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_ROWS", 2)
+    found = read_data(write_parquet(Path(tmp_path) / "a.parquet", ARRAYS))
+    assert torch.equal(found.images, stacked(ARRAYS))
+    assert found.labels.tolist() == [0, 1, 2, 3, 4]
