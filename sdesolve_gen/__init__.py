@@ -7,8 +7,9 @@
 
 from . import networks
 from ._errors import ModelFileError
+from .evaluation import Evaluation, evaluate
 from .models import Model, load
 from .sampling import Samples
 from .training import TrainConfig, train
 
-__all__ = ["Model", "ModelFileError", "Samples", "TrainConfig", "load", "networks", "train"]
+__all__ = ["Evaluation", "Model", "ModelFileError", "Samples", "TrainConfig", "evaluate", "load", "networks", "train"]

@@ -26,6 +26,7 @@ import sdesolve as sd
 
 from . import benchmark
 from .benchmark import PROBLEMS
+from .commands_evaluate import evaluate_command
 from .interpolation import Way, animation_files, write_animation
 from .likelihoods import Images, Table, measure, open_images
 from .models import embedded, load
@@ -259,6 +260,9 @@ def interpolate_command(
         settings = {"data": data, "first": first, "last": last, "count": count, "temperature": temperature, "rtol": rtol, "atol": atol, "seed": seed}
         write_animation(files, images, loaded, settings, sys.argv[1:])
         typer.echo(f"wrote {files.png}, {files.gif} and {files.manifest}")
+
+
+app.command("evaluate")(evaluate_command)
 
 
 def main() -> None:

@@ -1,0 +1,123 @@
+"""What an evaluation was asked for, checked before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import as_int, unknown
+from ..images import to_uint8
+from ..likelihoods import Images, open_images
+from ..models import Model
+from .chunks import Shard, Tensors
+from .features import Features, make_features
+
+METRICS: dict[str, str] = {
+    "fid": "Fréchet distance of features, and what is left of it at infinitely many images",
+    "kid": "kernel distance of features, unbiased",
+    "is": "inception score: needs features with class probabilities",
+    "precision_recall": "share of samples near the data, and of data near the samples",
+    "density_coverage": "the same, told by balls about the data alone",
+    "bpd": "bits/dim of the data under the model",
+    "time": "seconds and network calls of the samples",
+}
+OF_FEATURES = ("fid", "kid", "is", "precision_recall", "density_coverage")
+DEFAULT = ("fid", "kid", "precision_recall", "time")
+_LEAST = 8  # images, of samples and of the reference
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was asked for, checked."""
+
+    model: Model
+    data: Images
+    metrics: tuple[str, ...]
+    n: int
+    shard: Shard
+    batch_size: int
+    draw: dict[str, Any]
+    features: Features | None
+    likelihood: dict[str, Any]
+
+
+def planned(
+    model: Model, data: Any, metrics: Any, n: Any, shard: Any, batch_size: Any, features: Any, weights: Any, likelihood: Any, draw: dict[str, Any]
+) -> Plan:
+    """What was asked for, where it can be done; a ValueError or TypeError where it cannot."""
+    if isinstance(metrics, str) or not metrics:
+        raise ValueError(f"metrics={metrics!r}; expected a list of names, as in metrics=['fid', 'kid']: {', '.join(METRICS)}.")
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(unknown("metric", metric, METRICS))
+    count, size = as_int(n), as_int(batch_size)
+    if count is None or count < _LEAST:
+        raise ValueError(f"n={n!r}; expected an integer >= {_LEAST}, as in n=50_000.")
+    if size is None or size < 1:
+        raise ValueError(f"batch_size={batch_size!r}; expected an integer >= 1, as in batch_size=100.")
+    if model.levels != 256:
+        raise ValueError(f"the model's pixels take {model.levels} values; expected 256, since images are judged as 8 bits a channel.")
+    _check_options(draw)
+    parts, images = Shard.read(shard), read_data(data, model)
+    if len(images.images) < _LEAST:
+        raise ValueError(f"the data are {len(images.images)} images; expected at least {_LEAST}, and for a distance thousands.")
+    network = None
+    if set(metrics) & set(OF_FEATURES):
+        network = make_features(features, weights, model.shape, model.device, model.data_range)
+        tried = network(as_bytes(images.images[:1], model))
+        _check_features(network.name, tried, metrics, count, len(images.images))
+    return Plan(model, images, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, dict(likelihood or {}))
+
+
+def _check_options(draw: dict[str, Any]) -> None:
+    if not isinstance(draw["method"], str):
+        raise TypeError(f"method is a {type(draw['method']).__name__}; expected a name from sdesolve.methods(), by which a run that goes on knows it again.")
+    for name in ("sample_ids", "generator", "progress"):
+        if name in draw:
+            raise ValueError(f"{name}=... is not for evaluate: images are named 0..n-1 by themselves; leave it out.")
+    try:
+        json.dumps(draw)
+    except TypeError as error:
+        raise TypeError(f"options={draw!r} ({error}); expected numbers, texts and lists of these, by which a run that goes on knows them again.") from error
+
+
+def _check_features(name: str, tried: Tensors, metrics: Sequence[str], n: int, m: int) -> None:
+    if "is" in metrics and "probabilities" not in tried:
+        raise ValueError(f"metric 'is' needs class probabilities, and features={name!r} have none; expected a network that returns (features, probabilities).")
+    k = tried["features"].shape[1]
+    for which, rows in (("samples", n), ("reference", m)):
+        if "fid" in metrics and rows <= k:
+            cause = f"{rows} images span at most {rows - 1} of {k} feature directions, so the covariance of the {which} is singular"
+            warnings.warn(f"{cause}: FID is far too large, and FID_infinity no remedy. Compare it at the same n alone, or take n > {k}.", UserWarning, stacklevel=4)
+
+
+def read_data(data: Any, model: Model) -> Images:
+    """The data, of the model's shape and within its range."""
+    given = Images(data, [str(i) for i in range(len(data))]) if isinstance(data, Tensor) else open_images(data)
+    images, shape = given.images, model.shape
+    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+        kinds = {1: "grey", 3: "RGB"}
+        what = f"images (n, C, H, W) {tuple(images.shape)}, the model {kinds.get(shape[0], 'other')} ones {shape}"
+        raise ValueError(f"the data are {what}; expected the same C, H and W: resize or convert the data.")
+    if not images.is_floating_point():
+        if images.dtype != torch.uint8:
+            raise ValueError(f"the data are {images.dtype}; expected uint8 from 0 to 255, or floats in the model's data range: data.to(torch.uint8).")
+        return given
+    low, high = model.data_range
+    least, most = float(images.min()), float(images.max())
+    if not low <= least <= most <= high:
+        raise ValueError(f"the data lie in [{least:.4g}, {most:.4g}], the model's images in [{low:.4g}, {high:.4g}]; expected floats of that range, or uint8.")
+    if most <= (low + high) / 2 or least >= (low + high) / 2:
+        warnings.warn(f"the data lie in [{least:.4g}, {most:.4g}], one half of the model's range [{low:.4g}, {high:.4g}]: are they in other units?", stacklevel=4)
+    return given
+
+
+def as_bytes(images: Tensor, model: Model) -> Tensor:
+    """Images as 0..255, from floats in the model's data range where they are not so already."""
+    return to_uint8(images, model.data_range) if images.is_floating_point() else images
