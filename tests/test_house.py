@@ -38,7 +38,7 @@ EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point t
 }
 FOREIGN = {  # what is not of the standard library: by package, and by where it is imported
     "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
-    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": {"matplotlib", *INSTALL}},
+    "sdesolve_gen": {"module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"}, "function": {"matplotlib", "torch_fidelity", *INSTALL}},
 }
 
 

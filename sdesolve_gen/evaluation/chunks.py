@@ -103,8 +103,7 @@ class Job:
         try:
             with safe_open(path, "pt") as file:
                 tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
-            wrong = "" if said.get("sha256") == digest(tensors) else "damaged"
-            wrong = wrong if said.get("of") == self._of(span) else "made of other numbers, or with other settings"
+            wrong = "" if said.get("chunk") == self._mark(span, tensors) else "damaged, or made of other numbers or with other settings"
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             wrong = str(error)
         if wrong:
@@ -115,9 +114,9 @@ class Job:
         """The file of these numbers."""
         return self.folder / f"{span[0]:08d}-{span[-1]:08d}.safetensors"
 
-    def _of(self, span: range) -> str:
-        """What a chunk must say it is."""
-        return f"{span[0]}-{span[-1]} {self._key}"
+    def _mark(self, span: range, tensors: Tensors) -> str:
+        """What a chunk says it is; one entry, because safetensors writes several in any order."""
+        return f"{span[0]}-{span[-1]} {self._key} {digest(tensors)}"
 
     def _write(self, span: range, tensors: Tensors) -> None:
         if any(len(tensor) != len(span) for tensor in tensors.values()):
@@ -127,7 +126,7 @@ class Job:
         for left in self.folder.glob(f".{path.name}.*"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         with atomic(path) as temporary:
-            save_file(kept, temporary, {"of": self._of(span), "sha256": digest(kept)})
+            save_file(kept, temporary, {"chunk": self._mark(span, kept)})
 
     def _check_claim(self) -> None:
         """See that the settings in the folder, where there are any, are these."""

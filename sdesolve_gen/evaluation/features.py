@@ -133,7 +133,7 @@ def _key(given: Network, features: Features, shape: tuple[int, ...]) -> str:
 def _inception(weights: str | Path | None, device: torch.device) -> Features:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter where torchvision is of another torch
         raise ImportError(f"features='inception' needs torch-fidelity ({error}): {_INSTALL}. Without it: features='mnist', or a network.") from None
     tensors = _inception_weights(weights)
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:  # it reads a file, and any pickle: so it gets one that we wrote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+import sdesolve as sd
 
 from .._errors import as_int, unknown
 from ..images import to_uint8
@@ -44,7 +47,10 @@ class Plan:
     batch_size: int
     draw: dict[str, Any]
     features: Features | None
+    likely: Images
+    """What bits/dim are of."""
     likelihood: dict[str, Any]
+    """Options of ``Model.log_likelihood``."""
 
 
 def planned(
@@ -72,7 +78,8 @@ def planned(
         network = make_features(features, weights, model.shape, model.device, model.data_range)
         tried = network(as_bytes(images.images[:1], model))
         _check_features(network.name, tried, metrics, count, len(images.images))
-    return Plan(model, images, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, dict(likelihood or {}))
+    likely, chosen = _likelihood(dict(likelihood or {}), images, model, draw["seed"])
+    return Plan(model, images, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, likely, chosen)
 
 
 def _check_options(draw: dict[str, Any]) -> None:
@@ -85,6 +92,19 @@ def _check_options(draw: dict[str, Any]) -> None:
         json.dumps(draw)
     except TypeError as error:
         raise TypeError(f"options={draw!r} ({error}); expected numbers, texts and lists of these, by which a run that goes on knows them again.") from error
+
+
+def _likelihood(options: dict[str, Any], images: Images, model: Model, seed: int) -> tuple[Images, dict[str, Any]]:
+    """The images that bits/dim are of, and how they are to be had."""
+    data, n = options.pop("data", None), options.pop("n", None)
+    if n is not None and (as_int(n) or 0) < 1:
+        raise ValueError(f"likelihood n={n!r}; expected an integer >= 1, as in likelihood={{'n': 256}}.")
+    known = set(inspect.signature(sd.log_likelihood).parameters) - {"process", "score", "x0", "sample_ids"}
+    for name in options:
+        if name not in known:
+            raise ValueError(unknown("likelihood option", name, known | {"data", "n"}))
+    images = images if data is None else read_data(data, model)
+    return Images(images.images[:n], images.names[:n]), {"seed": seed, **options}
 
 
 def _check_features(name: str, tried: Tensors, metrics: Sequence[str], n: int, m: int) -> None:
@@ -101,6 +121,8 @@ def read_data(data: Any, model: Model) -> Images:
     """The data, of the model's shape and within its range."""
     given = Images(data, [str(i) for i in range(len(data))]) if isinstance(data, Tensor) else open_images(data)
     images, shape = given.images, model.shape
+    if not len(images):
+        raise ValueError("the data are 0 images; expected some.")
     if images.dim() != 4 or tuple(images.shape[1:]) != shape:
         kinds = {1: "grey", 3: "RGB"}
         what = f"images (n, C, H, W) {tuple(images.shape)}, the model {kinds.get(shape[0], 'other')} ones {shape}"

@@ -35,7 +35,7 @@ from ..likelihoods import Images, measure
 from ..models import Model
 from .chunks import Job, Tensors, digest
 from .features import Network
-from .plan import DEFAULT, Plan, as_bytes, planned, read_data
+from .plan import DEFAULT, Plan, as_bytes, planned
 from .report import Evaluation, compose
 
 _FEATURES_TOGETHER = 500
@@ -118,12 +118,9 @@ def _jobs(plan: Plan, out: Path, cache: Path) -> dict[str, Job]:
             cache / f"reference-{_short(known)}", known, len(data), _FEATURES_TOGETHER, lambda span: network(data[span.start : span.stop])
         )
     if "bpd" in plan.metrics:
-        given = dict(plan.likelihood)
-        images = read_data(given.pop("data"), model) if given.get("data") is not None else plan.data
-        images = Images(images.images[: given.get("n")], images.names[: given.pop("n", None)])
-        asked = {**of, "data": digest({"images": images.images}), "seed": plan.draw["seed"], **given}
-        given.setdefault("seed", plan.draw["seed"])
-        jobs["likelihood"] = Job(out / f"likelihood-{_short(asked)}", asked, len(images.names), plan.batch_size, lambda span: _likely(model, images, span, given))
+        images, options = plan.likely, plan.likelihood
+        asked = {**of, "data": digest({"images": images.images}), **options}
+        jobs["likelihood"] = Job(out / f"likelihood-{_short(asked)}", asked, len(images.names), plan.batch_size, lambda span: _likely(model, images, span, options))
     return jobs
 
 
