@@ -52,6 +52,13 @@ class Judge(nn.Module):
         return flat @ self.features, (flat @ self.classes).softmax(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_chunks_of_the_data():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdesolve_gen.evaluation.run._FEATURES_TOGETHER", 7)
+        yield
+
+
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
@@ -162,8 +169,15 @@ def test_an_interrupted_run_goes_on(model, data, whole, tmp_path, monkeypatch):
 def test_kill_in_the_middle(tmp_path):
     """The process dies without a word; what is there is whole, and the same command makes the rest."""
     tiny_model().save(tmp_path / "tiny")
-    code = "import sys, torch; sys.path.insert(0, sys.argv[1]); import test_gen_evaluation as t; t.slowly(sys.argv[2])"
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    options = {"n": 30, "batch_size": 4, "method": "euler_maruyama", "steps": 8, "features": nn.Flatten(), "progress": False}
+    pixels = torch.zeros(8, *SHAPE, dtype=torch.uint8)
+    code = f"""
+import torch, sdesolve_gen as gen
+torch.set_num_threads(1)
+options = {{**{ {**options, "features": None} }, "features": torch.nn.Flatten()}}
+gen.evaluate(gen.load({str(tmp_path / "tiny")!r}), torch.zeros(8, *{SHAPE}, dtype=torch.uint8), ["kid"], out={str(tmp_path / "out")!r}, **options)
+"""
+    command = [sys.executable, "-c", code]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}) as process:
         try:
             while process.poll() is None and len(list((tmp_path / "out" / "samples").glob("[0-9]*"))) < 2:
@@ -173,16 +187,10 @@ def test_kill_in_the_middle(tmp_path):
             process.kill()
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "out" / "report.json").exists()
     (tmp_path / "out" / "samples" / ".00000008-00000011.safetensors.half.safetensors").write_bytes(b"half")  # as a death while writing leaves it
-    pixels = torch.zeros(8, *SHAPE, dtype=torch.uint8)
-    on, anew = (evaluate(gen.load(tmp_path / "tiny"), pixels, tmp_path / out, steps=20, n=30) for out in ("out", "anew"))
+    on, anew = (gen.evaluate(gen.load(tmp_path / "tiny"), pixels, ["kid"], out=tmp_path / out, **options) for out in ("out", "anew"))
     assert timeless(on.report)["figures"] == timeless(anew.report)["figures"]
     assert torch.equal(images_of(tmp_path / "out")[1], images_of(tmp_path / "anew")[1])
     assert not list((tmp_path / "out").rglob(".*"))
-
-
-def slowly(folder):
-    torch.set_num_threads(1)
-    evaluate(gen.load(Path(folder) / "tiny"), torch.zeros(8, *SHAPE, dtype=torch.uint8), Path(folder) / "out", steps=20, n=30)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "another's", "older"])

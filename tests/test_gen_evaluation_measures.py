@@ -107,6 +107,13 @@ def test_balls_on_a_line():
     assert {name: f.value for name, f in found.items()} == pytest.approx({"precision": 1, "recall": 2 / 3, "density": 2, "coverage": 1})
 
 
+def test_what_is_made_twice_and_what_is_missed():
+    real, made = torch.tensor([[0.0], [0.2], [0.4], [-7.0], [-8.0]]), torch.tensor([[0.1], [0.3], [0.5], [0.55], [0.9]])  # radii .2 .2 .2 1 1, .2 .2 .05 .05 .35
+    found = precision_recall(made, real, k=1)
+    assert (found["precision"].value, found["recall"].value) == pytest.approx((4 / 5, 3 / 5))
+    assert found["precision"].standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 5))
+
+
 def test_equal_sets_and_disjoint_ones():
     x = torch.randn(300, 5)
     assert {f.value for f in precision_recall(x, x.flip(0)).values()} == {1.0}
