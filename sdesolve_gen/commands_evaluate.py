@@ -19,7 +19,7 @@ def evaluate_command(
     data: Annotated[str, typer.Option(help="The reference: a folder of pictures, a parquet file with a column `image`, or an npz file with `images`.")],
     model: Annotated[str, typer.Option(help=f"An embedded model ({', '.join(embedded())}), or a folder with a trained one.")] = "mnist",
     metrics: Annotated[str, typer.Option(metavar="NAMES", help=f"Of: {', '.join(METRICS)}; separated by commas.")] = ",".join(DEFAULT),
-    n: Annotated[int, typer.Option(help="Images to draw; 50,000 is what published distances are of.")] = 50_000,
+    n: Annotated[int, typer.Option("--n", "--images", help="Images to draw; 50,000 is what published distances are of. torchrun takes --n for its own: --images.")] = 50_000,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(name for name, _ in sd.methods())}.")] = "pc",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the time grid; default 500, or chosen per image (rk45, bosh3, heun, midpoint).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same images.")] = 0,
@@ -47,7 +47,7 @@ def evaluate_command(
 
     `sdesolve-gen evaluate --data mnist/test.parquet --metrics bpd --bpd-n 256 --n 8 --method ddim --steps 10 --out runs/bpd`
 
-    `torchrun --nproc-per-node 4 -m sdesolve_gen evaluate --model runs/mine --data train.parquet --device cuda`
+    `torchrun --nproc-per-node 4 -m sdesolve_gen evaluate --model runs/mine --data train.parquet --images 10000 --device cuda`
 
     Exit codes: 0 done, 1 some images did not arrive, 2 a bad value, 130 interrupted.
     """

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from sdesolve.files import atomic
 Tensors = dict[str, Tensor]
 
 _SETTINGS = "settings.json"
+_ABANDONED = 3600  # seconds after which a half-written file is one whose writer was killed, and not of another run that shares the cache
 
 
 class Shard(NamedTuple):
@@ -123,8 +125,9 @@ class Job:
             raise ValueError(f"{ {name: tuple(tensor.shape) for name, tensor in tensors.items()} } for {len(span)} images; expected a row an image.")
         self._claim()
         path, kept = self.path(span), {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        for left in self.folder.glob(f".{path.name}.*"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+        for left in self.folder.glob(f".{path.name}.*"):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink(missing_ok=True)
         with atomic(path) as temporary:
             save_file(kept, temporary, {"chunk": self._mark(span, kept)})
 

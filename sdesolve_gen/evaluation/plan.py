@@ -57,6 +57,8 @@ def planned(
     model: Model, data: Any, metrics: Any, n: Any, shard: Any, batch_size: Any, features: Any, weights: Any, likelihood: Any, draw: dict[str, Any]
 ) -> Plan:
     """What was asked for, where it can be done; a ValueError or TypeError where it cannot."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model is a {type(model).__name__}; expected a Model, as in evaluate(gen.load('mnist'), data).")
     if isinstance(metrics, str) or not metrics:
         raise ValueError(f"metrics={metrics!r}; expected a list of names, as in metrics=['fid', 'kid']: {', '.join(METRICS)}.")
     for metric in metrics:

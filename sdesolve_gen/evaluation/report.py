@@ -133,7 +133,7 @@ def _samples(job: Job, out: Path) -> dict[str, Any]:
     if set(statuses) != {Status.ok.name}:
         warnings.warn(f"not every image arrived: {statuses}; those that did not are judged as they are.", UserWarning, stacklevel=5)
     total, calls = float(seconds.sum()), nfe.double()
-    spread = f"{int(nfe.min())} to {int(nfe.max())} calls"
+    spread = "of every image" if nfe.min() == nfe.max() else f"from {int(nfe.min())} to {int(nfe.max())}"
     costs = {
         "nfe": Figure(float(calls.mean()), None, spread),
         "seconds": Figure(total, None, "of all processes together"),
