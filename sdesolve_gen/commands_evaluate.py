@@ -16,7 +16,7 @@ from .models import embedded, load
 
 
 def evaluate_command(
-    data: Annotated[str, typer.Option(help="The reference: a folder of pictures, a parquet file with a column `image`, or an npz file with `images`.")],
+    data: Annotated[str, typer.Option(help="The reference: a folder of pictures, a parquet file, or an npz file with `images`, or for FID with `mu` and `sigma`.")],
     model: Annotated[str, typer.Option(help=f"An embedded model ({', '.join(embedded())}), or a folder with a trained one.")] = "mnist",
     metrics: Annotated[str, typer.Option(metavar="NAMES", help=f"Of: {', '.join(METRICS)}; separated by commas.")] = ",".join(DEFAULT),
     n: Annotated[int, typer.Option("--n", "--images", help="Images to draw; 50,000 is what published distances are of. torchrun takes --n for its own: --images.")] = 50_000,
@@ -45,7 +45,7 @@ def evaluate_command(
 
     `sdesolve-gen evaluate --model runs/mine --data train.parquet --metrics fid,kid,is,precision_recall --weights inception.pth`
 
-    `sdesolve-gen evaluate --data mnist/test.parquet --metrics bpd --bpd-n 256 --n 8 --method ddim --steps 10 --out runs/bpd`
+    `sdesolve-gen evaluate --data mnist/test.parquet --metrics bpd --bpd-n 256 --out runs/bpd`
 
     `torchrun --nproc-per-node 4 -m sdesolve_gen evaluate --model runs/mine --data train.parquet --images 10000 --device cuda`
 
@@ -63,6 +63,6 @@ def evaluate_command(
         )  # fmt: skip
         typer.echo(f"\n{found}")
         if found.complete:
-            typer.echo(f"wrote {out}/report.json and {out}/samples.png")
-    if found.complete and set(found.report["statuses"]) != {"ok"}:
+            typer.echo(f"wrote {out}/report.json{f' and {out}/samples.png' if found.report['statuses'] else ''}")
+    if found.complete and not set(found.report["statuses"] or ()) <= {"ok"}:
         raise typer.Exit(1)

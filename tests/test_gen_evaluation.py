@@ -70,7 +70,7 @@ def data():
 
 
 def evaluate(model, data, out, metrics=("fid", "kid"), **options):
-    defaults = {"n": N, "batch_size": 4, "method": "euler_maruyama", "steps": 3, "features": Judge(), "progress": False, "likelihood": LOOSE}
+    defaults = {"n": N, "batch_size": 4, "method": "euler_maruyama", "steps": 3, "features": Judge(), "progress": False, "likelihood": LOOSE if "bpd" in metrics else None}
     return gen.evaluate(model, data, metrics, out=out, **{**defaults, **options})
 
 
@@ -100,7 +100,7 @@ def test_a_report_says_what_was_measured_and_how(model, data, whole):
     assert found.complete and said == json.loads(json.dumps(found.report))
     expected = {"fid", "fid_infinity", "kid", "is", "precision", "recall", "density", "coverage", "bits_per_dim", "nfe", "seconds", "images_per_second"}
     assert set(said["figures"]) == set(found.figures) == expected
-    assert said["statuses"] == {"ok": N} and said["settings"]["seed"] == 0 and said["features"]["reference"] == 40
+    assert said["statuses"] == {"ok": N} and said["settings"]["seed"] == 0 and said["reference"] == 40
     assert found["nfe"].value == 4  # three steps and the denoising
     assert "NOT comparable with published FID" in str(found) and "fid_infinity" in str(found)
     with Image.open(out / "samples.png") as picture:
@@ -115,9 +115,31 @@ def test_figures_are_those_of_the_images(model, data, whole):
     assert ids == list(range(N)) and torch.equal(images, to_uint8(drawn.images, model.data_range))
     judge = Judge().requires_grad_(False)
     made, real = (judge(2 * (i.float() + 0.5) / 256 - 1)[0] for i in (images, data))
-    assert found["fid"].value == pytest.approx(fid(grouped([made], N), Moments.of(real))["fid"].value, rel=1e-5)
+    assert found["fid"].value == pytest.approx(fid(grouped([made], N), Moments.of(real).gaussian)["fid"].value, rel=1e-5)
     r = model.log_likelihood(data[:6], seed=0, rtol=1e-1, atol=1e-1, eps=1e-1)
     assert found["bits_per_dim"].value == pytest.approx(float(r.bits_per_dim(model.data_range).mean()), rel=1e-3)
+
+
+def test_bits_per_dim_alone_draw_no_image(model, data, whole, tmp_path):
+    found = evaluate(model, data, tmp_path, ["bpd"])
+    assert found["bits_per_dim"] == whole[1]["bits_per_dim"] and not (tmp_path / "samples").exists()
+    assert found.report["likelihood"]["images"] == 6 and found.report["statuses"] is None and "6 images" in str(found)
+
+
+def test_published_moments_serve_as_reference(model, data, whole, tmp_path):
+    """mu and sigma in an npz file, as others publish them: enough for FID, and for nothing else."""
+    mean, covariance = Moments.of(Judge().requires_grad_(False)(2 * (data.float() + 0.5) / 256 - 1)[0]).gaussian
+    np.savez(tmp_path / "moments.npz", mu=mean.numpy(), sigma=covariance.numpy())
+    found = evaluate(model, tmp_path / "moments.npz", tmp_path / "out", ["fid", "is", "time"])
+    assert found["fid"].value == pytest.approx(whole[1]["fid"].value, rel=1e-5) and found["is"] == whole[1]["is"]
+    for metric, message in (("kid", "are moments.*'kid' needs the images"), ("bpd", "likelihood={'data'")):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, tmp_path / "moments.npz", None, [metric])
+    with pytest.raises(ValueError, match=r"moments of 3 features.*64"):
+        evaluate(model, tmp_path / "moments.npz", None, ["fid"], features=nn.Flatten())
+    np.savez(tmp_path / "broken.npz", mu=mean.numpy(), sigma=covariance[:2].numpy())
+    with pytest.raises(ValueError, match=r"mu \(3,\) and sigma \(2, 3\)"):
+        evaluate(model, tmp_path / "broken.npz", None, ["fid"])
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -292,9 +314,10 @@ BAD = {
     "weights": ({"weights": "a.pth"}, ValueError, "for features='inception'"),
     "ids": ({"sample_ids": [1]}, ValueError, "sample_ids=... is not for evaluate"),
     "option": ({"grid": torch.zeros(2)}, TypeError, "knows them again"),
-    "bpd n": ({"likelihood": {"n": 0}}, ValueError, "likelihood n=0"),
-    "bpd option": ({"likelihood": {"rtoll": 1}}, ValueError, "Did you mean 'rtol'"),
-    "bpd data": ({"likelihood": {"data": torch.zeros(2, 3, 8, 8)}}, ValueError, "the same C, H and W"),
+    "likelihood without a use": ({"likelihood": {"n": 3}}, ValueError, "is for the metric 'bpd'"),
+    "bpd n": ({"metrics": ["bpd"], "likelihood": {"n": 0}}, ValueError, "likelihood n=0"),
+    "bpd option": ({"metrics": ["bpd"], "likelihood": {"rtoll": 1}}, ValueError, "Did you mean 'rtol'"),
+    "bpd data": ({"metrics": ["bpd"], "likelihood": {"data": torch.zeros(2, 3, 8, 8)}}, ValueError, "the same C, H and W"),
     "inception": ({"features": "inception"}, ImportError, "sdesolve\\[evaluate\\]"),
 }
 

@@ -90,14 +90,14 @@ def grouped(features: Iterable[Tensor], n: int) -> list[Moments]:
     return [group for group in groups if group is not None]
 
 
-def fid(groups: list[Moments], reference: Moments) -> dict[str, Figure]:
+def fid(groups: list[Moments], reference: Gaussian) -> dict[str, Figure]:
     """FID and FID_infinity of samples, given in groups, against a reference whose own moments are taken as they are.
 
     Arguments:
         groups: of equal size but for one row, as :func:`grouped` makes them; two of them at least for a standard error.
-        reference: of n >= 2 rows.
+        reference: mean and covariance, as they are or as they were published.
     """
-    distance, everything = FrechetTo(reference.gaussian), together(groups)
+    distance, everything = FrechetTo(reference), together(groups)
     value = distance(*everything.gaussian)
     if len(groups) < 2:
         return {"fid": Figure(value, None)}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +21,9 @@ from .._errors import as_int, unknown
 from ..images import to_uint8
 from ..likelihoods import Images, open_images
 from ..models import Model
-from .chunks import Shard, Tensors
+from .chunks import Shard
 from .features import Features, make_features
+from .frechet import Gaussian
 
 METRICS: dict[str, str] = {
     "fid": "Fréchet distance of features, and what is left of it at infinitely many images",
@@ -30,6 +34,7 @@ METRICS: dict[str, str] = {
     "bpd": "bits/dim of the data under the model",
     "time": "seconds and network calls of the samples",
 }
+NEED_IMAGES = ("kid", "precision_recall", "density_coverage")
 OF_FEATURES = ("fid", "kid", "is", "precision_recall", "density_coverage")
 DEFAULT = ("fid", "kid", "precision_recall", "time")
 _LEAST = 8  # images, of samples and of the reference
@@ -40,17 +45,23 @@ class Plan:
     """Everything that was asked for, checked."""
 
     model: Model
-    data: Images
+    reference: Images | Gaussian
+    """The data, or the moments of their features."""
     metrics: tuple[str, ...]
     n: int
     shard: Shard
     batch_size: int
     draw: dict[str, Any]
     features: Features | None
-    likely: Images
+    likely: Images | None
     """What bits/dim are of."""
     likelihood: dict[str, Any]
     """Options of ``Model.log_likelihood``."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a use for samples."""
+        return self.features is not None or "time" in self.metrics
 
 
 def planned(
@@ -71,17 +82,30 @@ def planned(
         raise ValueError(f"batch_size={batch_size!r}; expected an integer >= 1, as in batch_size=100.")
     if model.levels != 256:
         raise ValueError(f"the model's pixels take {model.levels} values; expected 256, since images are judged as 8 bits a channel.")
+    if likelihood and "bpd" not in metrics:
+        raise ValueError(f"likelihood={dict(likelihood)} is for the metric 'bpd', which is not among metrics={list(metrics)}; add it, or leave this out.")
     _check_options(draw)
-    parts, images = Shard.read(shard), read_data(data, model)
-    if len(images.images) < _LEAST:
-        raise ValueError(f"the data are {len(images.images)} images; expected at least {_LEAST}, and for a distance thousands.")
+    parts, reference = Shard.read(shard), _reference(data, model, metrics)
     network = None
     if set(metrics) & set(OF_FEATURES):
         network = make_features(features, weights, model.shape, model.device, model.data_range)
-        tried = network(as_bytes(images.images[:1], model))
-        _check_features(network.name, tried, metrics, count, len(images.images))
-    likely, chosen = _likelihood(dict(likelihood or {}), images, model, draw["seed"])
-    return Plan(model, images, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, likely, chosen)
+        _check_features(network, model, metrics, count, reference)
+    likely, chosen = _likelihood(dict(likelihood or {}), reference, model, draw["seed"]) if "bpd" in metrics else (None, {})
+    return Plan(model, reference, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, likely, chosen)
+
+
+def _reference(data: Any, model: Model, metrics: Sequence[str]) -> Images | Gaussian:
+    """The data, or their moments where that is what a file holds."""
+    moments = read_moments(data)
+    if moments is not None:
+        for metric in metrics:
+            if metric in NEED_IMAGES:
+                raise ValueError(f"{data} are moments of features, enough for 'fid'; {metric!r} needs the images: pass those instead.")
+        return moments
+    images = read_data(data, model)
+    if len(images.images) < _LEAST:
+        raise ValueError(f"the data are {len(images.images)} images; expected at least {_LEAST}, and for a distance thousands.")
+    return images
 
 
 def _check_options(draw: dict[str, Any]) -> None:
@@ -96,7 +120,7 @@ def _check_options(draw: dict[str, Any]) -> None:
         raise TypeError(f"options={draw!r} ({error}); expected numbers, texts and lists of these, by which a run that goes on knows them again.") from error
 
 
-def _likelihood(options: dict[str, Any], images: Images, model: Model, seed: int) -> tuple[Images, dict[str, Any]]:
+def _likelihood(options: dict[str, Any], reference: Images | Gaussian, model: Model, seed: int) -> tuple[Images, dict[str, Any]]:
     """The images that bits/dim are of, and how they are to be had."""
     data, n = options.pop("data", None), options.pop("n", None)
     if n is not None and (as_int(n) or 0) < 1:
@@ -105,18 +129,40 @@ def _likelihood(options: dict[str, Any], images: Images, model: Model, seed: int
     for name in options:
         if name not in known:
             raise ValueError(unknown("likelihood option", name, known | {"data", "n"}))
-    images = images if data is None else read_data(data, model)
+    images = reference if data is None else read_data(data, model)
+    if not isinstance(images, Images):
+        raise ValueError("bits/dim are of images, and the reference are moments; expected likelihood={'data': ...} beside it.")
     return Images(images.images[:n], images.names[:n]), {"seed": seed, **options}
 
 
-def _check_features(name: str, tried: Tensors, metrics: Sequence[str], n: int, m: int) -> None:
+def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Images | Gaussian) -> None:
+    image = as_bytes(reference.images[:1], model) if isinstance(reference, Images) else torch.zeros(1, *model.shape, dtype=torch.uint8)
+    tried = features(image)
     if "is" in metrics and "probabilities" not in tried:
-        raise ValueError(f"metric 'is' needs class probabilities, and features={name!r} have none; expected a network that returns (features, probabilities).")
+        raise ValueError(f"metric 'is' needs class probabilities, and features={features.name!r} have none; expected a network that returns (features, probabilities).")
     k = tried["features"].shape[1]
-    for which, rows in (("samples", n), ("reference", m)):
+    if not isinstance(reference, Images) and len(reference[0]) != k:
+        raise ValueError(f"the reference are moments of {len(reference[0])} features, and features={features.name!r} have {k}; expected those that it was made with.")
+    for which, rows in (("samples", n), ("reference", len(reference.images) if isinstance(reference, Images) else k + 1)):
         if "fid" in metrics and rows <= k:
             cause = f"{rows} images span at most {rows - 1} of {k} feature directions, so the covariance of the {which} is singular"
             warnings.warn(f"{cause}: FID is far too large, and FID_infinity no remedy. Compare it at the same n alone, or take n > {k}.", UserWarning, stacklevel=4)
+
+
+def read_moments(data: Any) -> Gaussian | None:
+    """``mu`` (k,) and ``sigma`` (k, k) of an npz file, as statistics for FID are published; None for data of any other kind."""
+    if not isinstance(data, str | Path) or Path(data).suffix != ".npz" or not Path(data).is_file():
+        return None
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            if not {"mu", "sigma"} <= set(file.files):
+                return None
+            mean, covariance = (torch.from_numpy(np.asarray(file[name], np.float64)) for name in ("mu", "sigma"))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        return None  # for open_images to say what is wrong
+    if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)) or not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise ValueError(f"{data} holds mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}; expected finite (k,) and (k, k).")
+    return mean, covariance
 
 
 def read_data(data: Any, model: Model) -> Images:

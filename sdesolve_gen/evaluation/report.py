@@ -18,14 +18,14 @@ from sdesolve.solution import Status
 
 from .._versions import versions
 from ..images import write_grid
-from ..models import Model
+from ..likelihoods import Images
 from .chunks import Job
-from .features import Features
 from .figure import Figure, of_mean
 from .frechet import Moments, fid, grouped, together
 from .inception_score import inception_score
 from .kernel import kid
 from .neighbours import density_coverage, precision_recall
+from .plan import NEED_IMAGES, Plan
 
 SHOWN = 100  # images in the picture
 
@@ -57,7 +57,8 @@ class Evaluation:
             left = ", ".join(f"{count} of {name}" for name, count in self.missing.items())
             return f"this shard is done; with other shards, and not there yet: {left}. The last one to end writes the report."
         said = self.report
-        head = f"{said['model']['name']}, {said['settings']['n']} images by {said['settings']['method']}"
+        drawn = f", {said['settings']['n']} images by {said['settings']['method']}" if said["statuses"] else ""
+        head = f"{said['model']['name']}{drawn}"
         lines = [head, *([f"features: {said['features']['label']}"] if said["features"] else []), f"{'':<20}{'value':>12}{'s.e.':>11}"]
         for name, figure in self.figures.items():
             error = "" if figure.standard_error is None else f"{figure.standard_error:.2g}"
@@ -65,44 +66,43 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def compose(model: Model, jobs: Mapping[str, Job], features: Features | None, settings: Mapping[str, Any], out: Path) -> Evaluation:
+def compose(plan: Plan, jobs: Mapping[str, Job], out: Path) -> Evaluation:
     """Figures, ``samples.png`` and ``report.json`` of jobs whose chunks are all there."""
-    metrics = settings["metrics"]
-    figures = {**_of_features(jobs, metrics), **_of_likelihood(jobs)}
-    told = _samples(jobs["samples"], out)
-    if "time" in metrics:
-        figures |= told.pop("figures")
+    costs, statuses = _samples(jobs["samples"], out) if plan.draws else ({}, None)
+    figures = {**_of_features(plan, jobs), **_of_likelihood(jobs), **(costs if "time" in plan.metrics else {})}
+    model, features = plan.model, plan.features
     report = {
         "model": {"name": model.card["name"], "sha256": model.card.get("sha256")},
         "versions": versions(),
         "device": str(model.device),
-        "settings": dict(settings),
-        "features": None if features is None else {"name": features.name, "label": features.label, "key": features.key, "reference": jobs["reference"].n},
+        "settings": {"metrics": list(plan.metrics), "n": plan.n, "batch_size": plan.batch_size, **plan.draw},
+        "features": None if features is None else {"name": features.name, "label": features.label, "key": features.key},
+        "reference": len(plan.reference.images) if isinstance(plan.reference, Images) else "moments",
+        "likelihood": None if plan.likely is None else {"images": len(plan.likely.names), **plan.likelihood},
         "figures": {name: figure._asdict() for name, figure in figures.items()},
-        "statuses": told["statuses"],
+        "statuses": statuses,
     }
     with atomic(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return Evaluation(figures, report, {})
 
 
-def _of_features(jobs: Mapping[str, Job], metrics: list[str]) -> dict[str, Figure]:
-    if "features" not in jobs:
+def _of_features(plan: Plan, jobs: Mapping[str, Job]) -> dict[str, Figure]:
+    if plan.features is None:
         return {}
-    made, real = jobs["features"], jobs["reference"]
+    made, metrics = jobs["features"], plan.metrics
     figures: dict[str, Figure] = {}
     if "fid" in metrics:
-        reference = together(Moments.of(part["features"]) for part in real.parts())
+        moments = plan.reference
+        reference = together(Moments.of(part["features"]) for part in jobs["reference"].parts()).gaussian if isinstance(moments, Images) else moments
         figures |= fid(grouped((part["features"] for part in made.parts()), made.n), reference)
-    x, y = made.all("features"), real.all("features")
-    if "kid" in metrics:
-        figures["kid"] = kid(x, y)
     if "is" in metrics:
         figures["is"] = inception_score(made.all("probabilities"))
-    if "precision_recall" in metrics:
-        figures |= precision_recall(x, y)
-    if "density_coverage" in metrics:
-        figures |= density_coverage(x, y)
+    if set(metrics) & set(NEED_IMAGES):
+        x, y = made.all("features"), jobs["reference"].all("features")
+        measures = {"kid": lambda: {"kid": kid(x, y)}, "precision_recall": lambda: precision_recall(x, y), "density_coverage": lambda: density_coverage(x, y)}
+        for name, measured in measures.items():
+            figures |= measured() if name in metrics else {}
     return figures
 
 
@@ -117,8 +117,8 @@ def _of_likelihood(jobs: Mapping[str, Job]) -> dict[str, Figure]:
     return {"bits_per_dim": of_mean(whole.tolist(), f"of {len(whole)} images{f', {lost} more have none' if lost else ''}")}
 
 
-def _samples(job: Job, out: Path) -> dict[str, Any]:
-    """Counts and costs of the samples, and their picture."""
+def _samples(job: Job, out: Path) -> tuple[dict[str, Figure], dict[str, int]]:
+    """What the samples cost and how they ended; draws their picture."""
     columns: dict[str, list[Tensor]] = {"nfe": [], "seconds": [], "status": []}
     first: list[Tensor] = []
     for part in job.parts():
@@ -139,4 +139,4 @@ def _samples(job: Job, out: Path) -> dict[str, Any]:
         "seconds": Figure(total, None, "of all processes together"),
         "images_per_second": Figure(len(nfe) / total, None, "by one process"),
     }
-    return {"statuses": statuses, "figures": costs}
+    return costs, statuses

@@ -67,7 +67,8 @@ def evaluate(
 
     Arguments:
         model: the model.
-        data: the reference: a folder of pictures, a parquet or an npz file, or a tensor (m, C, H, W), uint8 or floats in the model's data range.
+        data: the reference: a folder of pictures, a parquet or an npz file, or a tensor (m, C, H, W), uint8 or floats in the model's data range; for
+            "fid" an npz file with the moments ``mu`` and ``sigma`` of its features will do, as they are published.
         metrics: of "fid", "kid", "is", "precision_recall", "density_coverage", "bpd" and "time".
         n: images to draw; 50,000 is what published distances are of.
         method, steps, options: as ``Model.sample`` takes them.
@@ -105,19 +106,19 @@ def evaluate(
 def _jobs(plan: Plan, out: Path, cache: Path) -> dict[str, Job]:
     """What there is to do, by name, in order."""
     model, of = plan.model, {"model": plan.model.card["name"], "weights": _weights(plan.model)}
-    samples = Job(out / "samples", {**of, **plan.draw}, plan.n, plan.batch_size, lambda span: _drawn(plan, span))
-    jobs = {"samples": samples}
+    jobs: dict[str, Job] = {}
+    if plan.draws:
+        samples = jobs["samples"] = Job(out / "samples", {**of, **plan.draw}, plan.n, plan.batch_size, lambda span: _drawn(plan, span))
     if plan.features is not None:
         network, key = plan.features, plan.features.key
-        data = as_bytes(plan.data.images, model)
-        jobs["features"] = Job(
-            out / f"features-{_short(key)}", {**of, **plan.draw, "features": key}, plan.n, plan.batch_size, lambda span: network((samples.read(span) or {})["images"])
-        )
-        known = {"data": digest({"images": data}), "features": key}
-        jobs["reference"] = Job(
-            cache / f"reference-{_short(known)}", known, len(data), _FEATURES_TOGETHER, lambda span: network(data[span.start : span.stop])
-        )
-    if "bpd" in plan.metrics:
+        asked = {**of, **plan.draw, "features": key}
+        jobs["features"] = Job(out / f"features-{_short(key)}", asked, plan.n, plan.batch_size, lambda span: network((samples.read(span) or {})["images"]))
+        if isinstance(plan.reference, Images):
+            data = as_bytes(plan.reference.images, model)
+            known = {"data": digest({"images": data}), "features": key}
+            folder = cache / f"reference-{_short(known)}"
+            jobs["reference"] = Job(folder, known, len(data), _FEATURES_TOGETHER, lambda span: network(data[span.start : span.stop]))
+    if plan.likely is not None:
         images, options = plan.likely, plan.likelihood
         asked = {**of, "data": digest({"images": images.images}), **options}
         jobs["likelihood"] = Job(out / f"likelihood-{_short(asked)}", asked, len(images.names), plan.batch_size, lambda span: _likely(model, images, span, options))
@@ -146,10 +147,7 @@ def _likely(model: Model, images: Images, span: range, options: Mapping[str, Any
 def _finished(plan: Plan, jobs: dict[str, Job], out: Path) -> Evaluation:
     """The report, where every chunk is there."""
     missing = {name: count for name, job in jobs.items() if (count := job.missing())}
-    if missing:
-        return Evaluation({}, {}, missing)
-    asked = {"metrics": list(plan.metrics), "n": plan.n, "batch_size": plan.batch_size, **plan.draw}
-    return compose(plan.model, jobs, plan.features, asked, out)
+    return Evaluation({}, {}, missing) if missing else compose(plan, jobs, out)
 
 
 def _weights(model: Model) -> str:
