@@ -279,7 +279,7 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
         _fail(f"interrupted: {interrupted}.", 130)
     except (FloatingPointError, PermissionError) as error:
         _fail(f"error: {error}", 1)
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         _fail(f"error: {error}", 2)
     except OSError as error:
         _fail(f"error: {error}", 1)

@@ -403,6 +403,8 @@ def test_inception_takes_weights_and_no_code(fidelity, tmp_path):
         with pytest.raises(gen.ModelFileError, match=f"{name[0]}.{name[2:]}"):
             make_features("inception", tmp_path / name, SHAPE, CPU, RANGE)
     assert not (tmp_path / "owned").exists()
+    with pytest.raises(ValueError, match="grey or RGB"):
+        make_features("inception", None, (2, 8, 8), CPU, RANGE)
     with pytest.raises(FileNotFoundError, match="weights="):
         make_features("inception", tmp_path / "none.pth", SHAPE, CPU, RANGE)
 
@@ -417,6 +419,9 @@ def test_work_without_a_row_an_image_is_refused(tmp_path):
 def test_the_command(tmp_path, monkeypatch):
     tiny_model().save(tmp_path / "tiny")
     random_parquet(tmp_path / "data.parquet", n=12)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    plain = CliRunner().invoke(cli.app, ["evaluate", "--model", str(tmp_path / "tiny"), "--data", str(tmp_path / "data.parquet"), "--out", str(tmp_path / "none")])
+    assert plain.exit_code == 2 and "sdesolve[evaluate]" in plain.output
     monkeypatch.setattr("sdesolve_gen.commands_evaluate.evaluate", lambda *a, features, **k: gen.evaluate(*a, features=Judge(), **k))
 
     def run(*arguments):

@@ -4,7 +4,7 @@
     "mnist"            a small classifier of MNIST digits that comes with the package: 128 features, 10 classes
     "fashion_mnist"    the same, of Fashion-MNIST
     a network          anything that maps images (B, C, H, W), float32 in the model's data range, to features (B, k), or to
-                       (features, class probabilities)
+                       (features, class probabilities); an nn.Module is put into evaluation mode
 
 A distance means something among those with the same features, the same reference and the same number of images alone; only Inception's compare
 with published ones.
@@ -85,6 +85,8 @@ def make_features(
     if weights is not None and features != INCEPTION:
         raise ValueError(f"weights={str(weights)!r} are for features='inception'; expected none beside features={features!r}.")
     if isinstance(features, str):
+        if features == INCEPTION and shape[0] not in (1, 3):
+            raise ValueError(f"features='inception' take grey or RGB images; these are {shape}: expected a network of your own, as in features=my_network.")
         if features == INCEPTION:
             return _inception(weights, device)
         if features not in OWN:
@@ -101,7 +103,7 @@ def _own(name: str, device: torch.device) -> Features:
     folder = ASSETS / f"features_{name}"
     card = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
     classifier = load_classifier(folder).to(device)
-    label = f"sdesolve {card['title']} classifier, {100 * card['test_accuracy']:.1f} % right on its test set; NOT comparable with published FID"
+    label = f"sdesolve {card['title']} classifier, {100 * card['test_accuracy']:.2f} % right on its test set; NOT comparable with published FID"
 
     def network(images: Tensor) -> tuple[Tensor, Tensor]:
         return features_and_probabilities(classifier, scaled(images).to(device))

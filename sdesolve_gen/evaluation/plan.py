@@ -136,16 +136,19 @@ def _likelihood(options: dict[str, Any], reference: Images | Gaussian, model: Mo
 
 
 def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Images | Gaussian) -> None:
-    image = as_bytes(reference.images[:1], model) if isinstance(reference, Images) else torch.zeros(1, *model.shape, dtype=torch.uint8)
-    tried = features(image)
+    """Try the features on one image, and see that they serve what is asked."""
+    data = reference.images if isinstance(reference, Images) else torch.zeros(1, *model.shape, dtype=torch.uint8)
+    tried = features(as_bytes(data[:1], model))
     if "is" in metrics and "probabilities" not in tried:
         raise ValueError(f"metric 'is' needs class probabilities, and features={features.name!r} have none; expected a network that returns (features, probabilities).")
-    k = tried["features"].shape[1]
-    if not isinstance(reference, Images) and len(reference[0]) != k:
+    k, rows = tried["features"].shape[1], {"samples": n}
+    if isinstance(reference, Images):
+        rows["reference"] = len(data)
+    elif len(reference[0]) != k:
         raise ValueError(f"the reference are moments of {len(reference[0])} features, and features={features.name!r} have {k}; expected those that it was made with.")
-    for which, rows in (("samples", n), ("reference", len(reference.images) if isinstance(reference, Images) else k + 1)):
-        if "fid" in metrics and rows <= k:
-            cause = f"{rows} images span at most {rows - 1} of {k} feature directions, so the covariance of the {which} is singular"
+    for which, count in rows.items():
+        if "fid" in metrics and count <= k:
+            cause = f"{count} images span at most {count - 1} of {k} feature directions, so the covariance of the {which} is singular"
             warnings.warn(f"{cause}: FID is far too large, and FID_infinity no remedy. Compare it at the same n alone, or take n > {k}.", UserWarning, stacklevel=4)
 
 
