@@ -5,9 +5,11 @@
 A published student re-implementation got an FID of 159 for the score SDE and 101 for DDPM with one U-Net, because it asked the network for the
 score itself and not for the score times sigma.  Here each row of the table is a training:
 
-    vp, subvp    the noise in x, at continuous noise levels            ve           the same, with EDM's scalings of x and output
-    ddpm         the noise in x, at 1000 discrete levels: algorithm 1 of Ho et al. 2020, in a loop of its own
-    undivided    the score itself, as the student did (only where it is asked for: --models undivided)
+    vp, subvp    v, gen.train's default, at continuous noise levels
+    ve           EDM's output, the same
+    ddpm         the noise in x at 1000 discrete levels: algorithm 1 of Ho et al. 2020, in a loop of its own
+    vp_epsilon   the noise in x at continuous levels, as Song et al. 2021 have it      (this and the next only where --models names them)
+    undivided    the score itself, as the student did
 
 with one U-Net, order of the data, optimiser, average of the weights and number of updates.  Each is sampled by Euler-Maruyama, predictor-corrector, an
 ODE method and, where there is one, DDPM's ancestral sampler.  FID and FID_infinity with standard errors, by the Fashion-MNIST features that come with
@@ -43,14 +45,15 @@ from sdesolve_gen.training.loop import learning_rate
 
 LEVELS = 1000  # of DDPM
 TRAININGS: dict[str, dict[str, Any]] = {
-    "vp": {"process": "vp", "predicts": "epsilon"},
-    "subvp": {"process": "subvp", "predicts": "epsilon"},
+    "vp": {"process": "vp", "predicts": "v"},
+    "subvp": {"process": "subvp", "predicts": "v"},
     "ve": {"process": "ve", "process_options": {"sigma_max": 30.0}, "predicts": "edm"},
     "ddpm": {"process": "vp", "predicts": "epsilon", "time": "t*999"},
+    "vp_epsilon": {"process": "vp", "predicts": "epsilon"},
     "undivided": {"process": "vp", "predicts": "score"},
 }
 DEFAULT = ("vp", "subvp", "ve", "ddpm")
-ANCESTRAL = ("vp", "ddpm", "undivided")
+ANCESTRAL = ("vp", "ddpm", "vp_epsilon", "undivided")
 METRICS = ["fid", "kid", "precision_recall", "time"]
 
 
@@ -80,11 +83,14 @@ class Budget(NamedTuple):
 def trained(training: str, budget: Budget, data: Path, out: Path) -> gen.Model:
     """The model of a training, from its folder where it is done."""
     folder = out / "models" / f"{training}-{budget.width}-{budget.steps}x{budget.batch}-{budget.seed}"
+    config = budget.config(training, data, folder)
     if not (folder / "card.json").exists():
-        config = budget.config(training, data, folder)
         print(f"training {training}", flush=True)
         return train_ddpm(config) if training == "ddpm" else gen.train(config)
-    return gen.load(folder)
+    model = gen.load(folder)
+    if any(model.card[name] != getattr(config, name) for name in ("process", "process_options", "predicts", "time")):
+        raise ValueError(f"{folder} holds another training than this version's {training!r}; remove it, or choose another folder for the results.")
+    return model
 
 
 def train_ddpm(config: gen.TrainConfig) -> gen.Model:
@@ -179,12 +185,12 @@ def _plain(figures: Any) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One line a row, and each training's best against DDPM's best."""
-    lines = [f"{'training':<11}{'sampler':<11}{'NFE':>6}{'FID':>16}{'FID_infinity':>16}{'KID x 1000':>16}{'precision':>11}{'recall':>8}{'s':>7}"]
+    lines = [f"{'training':<12}{'sampler':<11}{'NFE':>6}{'FID':>16}{'FID_infinity':>16}{'KID x 1000':>16}{'precision':>11}{'recall':>8}{'s':>7}"]
     for row in rows:
         f = row["figures"]
         plain = [f"{f[name]['value']:.{digits}f}" if name in f else "" for name, digits in (("nfe", 0), ("precision", 3), ("recall", 3), ("seconds", 0))]
         measured = "".join(f"{_pair(f[name], scale):>16}" for name, scale in (("fid", 1), ("fid_infinity", 1), ("kid", 1000)))
-        lines.append(f"{row['training']:<11}{row['sampler']:<11}{plain[0]:>6}{measured}{plain[1]:>11}{plain[2]:>8}{plain[3]:>7}")
+        lines.append(f"{row['training']:<12}{row['sampler']:<11}{plain[0]:>6}{measured}{plain[1]:>11}{plain[2]:>8}{plain[3]:>7}")
     best = {row["training"]: row for row in sorted(rows, key=lambda row: -row["figures"]["fid"]["value"])}
     for training, row in best.items():
         if "ddpm" in best and training not in ("ddpm", "test set"):
