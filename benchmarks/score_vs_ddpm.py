@@ -161,7 +161,7 @@ def floor(data: Path, n: int) -> dict[str, Figure]:
     judge = make_features("fashion_mnist", None, (1, 28, 28), torch.device("cpu"), (-1.0, 1.0))
     made, real = (judge(read_images(data / f"{part}.parquet")[0])["features"] for part in ("test", "train"))
     made = made[:n]
-    return {**fid(grouped([made], len(made)), Moments.of(real).gaussian), "kid": kid(made, real)}
+    return {**fid(grouped(made), Moments.of(real).gaussian), "kid": kid(made, real)}
 
 
 def compared(data: Path, out: Path, models: list[str], budget: Budget) -> list[dict[str, Any]]:

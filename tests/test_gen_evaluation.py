@@ -115,7 +115,7 @@ def test_figures_are_those_of_the_images(model, data, whole):
     assert ids == list(range(N)) and torch.equal(images, to_uint8(drawn.images, model.data_range))
     judge = Judge().requires_grad_(False)
     made, real = (judge(2 * (i.float() + 0.5) / 256 - 1)[0] for i in (images, data))
-    assert found["fid"].value == pytest.approx(fid(grouped([made], N), Moments.of(real).gaussian)["fid"].value, rel=1e-5)
+    assert found["fid"].value == pytest.approx(fid(grouped(made), Moments.of(real).gaussian)["fid"].value, rel=1e-5)
     r = model.log_likelihood(data[:6], seed=0, rtol=1e-1, atol=1e-1, eps=1e-1)
     assert found["bits_per_dim"].value == pytest.approx(float(r.bits_per_dim(model.data_range).mean()), rel=1e-3)
 

@@ -41,12 +41,12 @@ def test_moments_of_parts_are_those_of_the_whole():
     assert torch.allclose(parts.gaussian[1], x.T.cov(), rtol=1e-6)
 
 
-def test_a_row_goes_to_its_group_however_rows_come():
-    x = torch.randn(103, 2)
-    groups = grouped(x.split([1, 40, 62]), len(x))
-    assert len(groups) == GROUPS
-    for g, group in enumerate(groups):
-        assert group.n == len(x[g::GROUPS]) and torch.allclose(group.mean, x[g::GROUPS].double().mean(0))
+def test_rows_in_order_of_their_class_spread_over_the_groups():
+    x = torch.arange(103.0)[:, None]
+    groups = grouped(x)
+    assert len(groups) == GROUPS and sum(group.n for group in groups) == 103
+    assert all(abs(float(group.mean) - 51) < 11 for group in groups)
+    assert torch.allclose(together(groups).gaussian[1], x.double().T.cov(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
@@ -55,7 +55,7 @@ def test_fid_its_error_and_its_bias(shift):
     k, n, repeats = 6, 300, 80
     exact = torch.full((k,), shift, dtype=torch.float64).square().sum()
     reference = torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)
-    found = [fid(grouped([shift + torch.randn(n, k)], n), reference) for _ in range(repeats)]
+    found = [fid(grouped(shift + torch.randn(n, k)), reference) for _ in range(repeats)]
     for name in ("fid", "fid_infinity"):
         values = torch.tensor([f[name].value for f in found], dtype=torch.float64)
         off, spread = float(values.mean() - exact), float(values.std())

@@ -75,19 +75,10 @@ def together(parts: Iterable[Moments]) -> Moments:
     return reduce(Moments.merged, parts)
 
 
-def grouped(features: Iterable[Tensor], n: int) -> list[Moments]:
-    """Moments of at most ``GROUPS`` groups of n rows that come in parts: row i is of group i mod their number, so that rows in some order spread evenly."""
-    count = max(1, min(GROUPS, n // 2))
-    groups: list[Moments | None] = [None] * count
-    first = 0
-    for part in features:
-        for g in range(count):
-            rows = part[(g - first) % count :: count]
-            if len(rows):
-                new, old = Moments.of(rows), groups[g]
-                groups[g] = new if old is None else old.merged(new)
-        first += len(part)
-    return [group for group in groups if group is not None]
+def grouped(features: Tensor) -> list[Moments]:
+    """Moments of ``GROUPS`` groups of the rows (n, k), fewer where n is small: row i is of group i mod their number, since rows may be in some order."""
+    count = max(1, min(GROUPS, len(features) // 2))
+    return [Moments.of(features[g::count]) for g in range(count)]
 
 
 def fid(groups: list[Moments], reference: Gaussian) -> dict[str, Figure]:

@@ -95,7 +95,7 @@ def _of_features(plan: Plan, jobs: Mapping[str, Job]) -> dict[str, Figure]:
     if "fid" in metrics:
         moments = plan.reference
         reference = together(Moments.of(part["features"]) for part in jobs["reference"].parts()).gaussian if isinstance(moments, Images) else moments
-        figures |= fid(grouped((part["features"] for part in made.parts()), made.n), reference)
+        figures |= fid(grouped(made.all("features")), reference)
     if "is" in metrics:
         figures["is"] = inception_score(made.all("probabilities"))
     if set(metrics) & set(NEED_IMAGES):
