@@ -41,12 +41,16 @@ def test_moments_of_parts_are_those_of_the_whole():
     assert torch.allclose(parts.gaussian[1], x.T.cov(), rtol=1e-6)
 
 
-def test_rows_in_order_of_their_class_spread_over_the_groups():
-    x = torch.arange(103.0)[:, None]
-    groups = grouped(x)
-    assert len(groups) == GROUPS and sum(group.n for group in groups) == 103
-    assert all(abs(float(group.mean) - 51) < 11 for group in groups)
-    assert torch.allclose(together(groups).gaussian[1], x.double().T.cov(), rtol=1e-12)
+@pytest.mark.parametrize("arranged", ["class by class", "in turns"])
+def test_the_error_of_a_fid_does_not_depend_on_the_order_of_the_rows(arranged):
+    """Samples of a class-conditional model come class by class, or in turns of as many as there are classes: ten divides the number of groups."""
+    label = torch.arange(1000)
+    label = label // 100 if arranged == "class by class" else label % 10
+    x = torch.randn(1000, 2) + 3 * torch.randn(10, 2)[label]
+    reference = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    ordered, shuffled = (fid(grouped(rows), reference)["fid"] for rows in (x, x[torch.randperm(1000)]))
+    assert len(grouped(x)) == GROUPS and together(grouped(x)).n == 1000
+    assert ordered.value == pytest.approx(shuffled.value) and 0.5 < ordered.standard_error / shuffled.standard_error < 2
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
@@ -90,13 +94,23 @@ def test_kid_is_unbiased_and_its_error_is_its_spread():
     assert found[0].note == "10 blocks of 6"
 
 
-def test_the_inception_score_is_the_number_of_classes_that_are_told_apart():
+def test_samples_and_reference_in_any_order_are_seen_whole():
+    turns = torch.randn(400, 2) + 3 * (torch.arange(400)[:, None] % 2)
+    classes = torch.randn(5000, 2) + 3 * (torch.arange(5000)[:, None] >= 2500)
+    found = kid(turns, classes)
+    assert abs(found.value) < 4 * found.standard_error < 400  # 1700 between the classes
+    assert all(f.value > 0.85 for f in precision_recall(turns, classes).values())
     sure = torch.eye(4).repeat_interleave(100, 0)
-    assert inception_score(sure).value == pytest.approx(4) and inception_score(sure).standard_error == pytest.approx(0, abs=1e-12)
-    assert inception_score(sure[:100]).value == pytest.approx(1)  # one class
+    assert inception_score(sure).value == pytest.approx(4, rel=0.05) and inception_score(sure[torch.arange(400) % 4 * 100]).value == pytest.approx(4, rel=0.05)
+
+
+def test_the_inception_score_is_the_number_of_classes_that_are_told_apart():
+    sure = torch.eye(4).repeat_interleave(1000, 0)
+    assert inception_score(sure).value == pytest.approx(4, rel=0.01) and inception_score(sure).standard_error < 0.01
+    assert inception_score(sure[:1000]).value == pytest.approx(1)  # one class
     assert inception_score(torch.full((40, 4), 0.25)).value == pytest.approx(1)  # never sure
-    half = 0.5 * sure + 0.5 * sure.roll(100, 0)
-    assert inception_score(half).value == pytest.approx(2)
+    half = 0.5 * sure + 0.5 * sure.roll(1000, 0)
+    assert inception_score(half).value == pytest.approx(2, rel=0.01)
 
 
 def test_balls_on_a_line():

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .figure import GROUPS, Figure, jackknife
+from .figure import GROUPS, Figure, jackknife, order
 
 Gaussian = tuple[Tensor, Tensor]
 """Mean (k,) and covariance (k, k), float64."""
@@ -76,9 +76,9 @@ def together(parts: Iterable[Moments]) -> Moments:
 
 
 def grouped(features: Tensor) -> list[Moments]:
-    """Moments of ``GROUPS`` groups of the rows (n, k), fewer where n is small: row i is of group i mod their number, since rows may be in some order."""
+    """Moments of ``GROUPS`` groups of the rows (n, k), fewer where n is small, whatever order they are in."""
     count = max(1, min(GROUPS, len(features) // 2))
-    return [Moments.of(features[g::count]) for g in range(count)]
+    return [Moments.of(features[rows]) for rows in order(len(features)).tensor_split(count)]
 
 
 def fid(groups: list[Moments], reference: Gaussian) -> dict[str, Figure]:

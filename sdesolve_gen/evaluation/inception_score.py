@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .figure import Figure, of_mean
+from .figure import Figure, of_mean, order
 
 PARTS = 10
 
@@ -18,7 +18,7 @@ PARTS = 10
 def inception_score(probabilities: Tensor) -> Figure:
     """Of class probabilities (n, classes) of the images, n >= 2: from 1, all alike or none sure, to the number of classes."""
     count = min(PARTS, len(probabilities) // 2)
-    scores = [_score(probabilities[g::count].double()) for g in range(count)]
+    scores = [_score(probabilities[rows].double()) for rows in order(len(probabilities)).tensor_split(count)]
     return of_mean(scores, f"{count} parts of {len(probabilities) // count}")
 
 

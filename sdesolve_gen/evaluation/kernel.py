@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .figure import Figure, of_mean
+from .figure import Figure, of_mean, order
 
 BLOCK, LEAST_BLOCKS = 1000, 10
 
@@ -20,7 +20,8 @@ def kid(x: Tensor, y: Tensor) -> Figure:
     least = min(len(x), len(y))
     size = max(2, min(BLOCK, least // LEAST_BLOCKS))
     count = least // size
-    blocks = [_mmd2(x[b::count][:size].double(), y[b::count][:size].double()) for b in range(count)]
+    places = [order(len(z))[: count * size].split(size) for z in (x, y)]
+    blocks = [_mmd2(x[i].double(), y[j].double()) for i, j in zip(*places, strict=True)]
     return of_mean(blocks, f"{count} blocks of {size}")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .figure import Figure
+from .figure import Figure, order
 
 MOST = 10_000  # rows of each sample
 _AT_ONCE = 10_000_000  # distances held
@@ -43,9 +43,9 @@ def density_coverage(x: Tensor, y: Tensor, k: int = 5) -> dict[str, Figure]:
 
 
 def _alike(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """As many rows of each, evenly spaced, since a data set may be in order of its classes."""
+    """As many rows of each."""
     n = min(len(x), len(y), MOST)
-    return tuple(z[torch.arange(n) * len(z) // n].double() for z in (x, y))  # type: ignore[return-value]
+    return x[order(len(x))[:n]].double(), y[order(len(y))[:n]].double()
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
