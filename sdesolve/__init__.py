@@ -14,20 +14,24 @@ from .dequantise import dequantise
 from .discrete_likelihood import DiscreteLikelihood, discrete_log_likelihood
 from .divergence import divergence, value_and_divergence
 from .grids import Grid
+from .guided import Prediction, guided
 from .latent import Latent, decode, encode, interpolate
 from .likelihood import Budget, Likelihood, log_likelihood
 from .likelihood_bound import LikelihoodBound, likelihood_bound
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
 from .optimise import optimize_grid
+from .optimise_card import FittedCard, optimize_card
 from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import EDM, VESDE, VPSDE, Cosine, Process, RectifiedFlow, SubVPSDE
 from .ranges import Range
 from .scores import Score, as_score
+from .smc import Particles, Reward, smc
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
 from .solver_card import SolverCard, solver_card
+from .tabulated import TabulatedVP
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
     from .methods import methods
@@ -47,6 +51,7 @@ __all__ = [
     "Control",
     "Cosine",
     "DiscreteLikelihood",
+    "FittedCard",
     "Grid",
     "Latent",
     "Likelihood",
@@ -56,11 +61,14 @@ __all__ = [
     "Moment",
     "OptimisedGrid",
     "Parallel",
+    "Particles",
+    "Prediction",
     "ProbabilityFlow",
     "Process",
     "Range",
     "RectifiedFlow",
     "ReverseSDE",
+    "Reward",
     "Score",
     "Solution",
     "SolveError",
@@ -69,6 +77,7 @@ __all__ = [
     "Status",
     "Stepper",
     "SubVPSDE",
+    "TabulatedVP",
     "UnderdampedLangevin",
     "as_score",
     "backends",
@@ -82,11 +91,14 @@ __all__ = [
     "exam",
     "expand_time",
     "grids",
+    "guided",
     "interpolate",
     "likelihood_bound",
     "log_likelihood",
     "methods",
+    "optimize_card",
     "optimize_grid",
+    "smc",
     "solve",
     "solver_card",
     "value_and_divergence",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .brownian import BrownianPath
 from .control import Control
 from .grids import Grid, Recipe, make_grid, times_of
 from .methods import Facts, Stepper, make_method, methods
+from .methods.constrained import Constrained, ConstrainedCorrector, Constraint, applied
 from .noise import check_seed
 from .optimised import OptimisedGrid
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
@@ -43,6 +45,38 @@ def stepper_of(method: str | Stepper, options: dict[str, Any], problem: AnyProbl
     if options:
         raise ValueError(f"unknown argument(s) {', '.join(options)}: the options of a Stepper are given when it is made.")
     return method
+
+
+def constrained(constraint: Constraint | None, stepper: Stepper, on_grid: bool, tolerance: bool) -> Stepper:
+    """The method with the constraint after each of its moves; ``on_grid``: whether steps were given, ``tolerance``: whether that was."""
+    if constraint is None:
+        return stepper
+    if not callable(constraint):
+        raise TypeError(f"constraint is a {type(constraint).__name__}; expected a function: constraint=lambda x, t, normals: x.clamp(-1, 1).")
+    if isinstance(stepper, Backend):
+        raise ValueError(f"constraint follows each of sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
+    if not on_grid and stepper.own_grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
+        raise ValueError(
+            "constraint is applied at the nodes of a grid, and here steps are chosen, so that how often it acts would hang on the tolerance; "
+            "expected a grid, as in steps=100."
+        )
+    return stepper.constrained(partial(Constrained, constraint=constraint), partial(ConstrainedCorrector, constraint=constraint))
+
+
+def try_constraint(constraint: Constraint | None, x: Tensor, t: float, at_once: Parallel | None) -> None:
+    """That what a constraint returns is like the state; with as many rows as ``parallel`` may have of them."""
+    if constraint is None:
+        return
+    rows = x.repeat_interleave(at_once.window, 0) if at_once else x.clone()
+    try:
+        applied(constraint, rows, torch.full((len(rows),), t, dtype=torch.float64, device=x.device) if at_once else t, torch.zeros_like(rows))
+    except RuntimeError as error:
+        if at_once:
+            error.add_note(
+                "parallel applies the constraint to more rows than the batch has, each at a time of its own; expected parallel=None for one that holds a "
+                "tensor of the whole batch."
+            )
+        raise
 
 
 def suited(stepper: Stepper, problem: AnyProblem, name: str) -> AnyProblem:
@@ -361,7 +395,8 @@ def _chosen_grid(
         return None
     own = stepper.own_grid
     if own is not None:
-        if not (steps is None and grid is None and nfe is None) or (own.ts[0], own.ts[-1]) != interval:
+        same = grid is None or (isinstance(grid, Grid) and grid.ts == own.ts)  # of an OptimisedGrid, which brings a start and an end besides
+        if not (steps is None and nfe is None and same) or (own.ts[0], own.ts[-1]) != interval:
             raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, grid, nfe or interval.")
         return own
     if steps is not None and nfe is not None:

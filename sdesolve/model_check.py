@@ -266,9 +266,9 @@ def _times(process: Process, variance: float, count: int, time: TimeConvention) 
     ts = [min(max(float(process.log_snr_inverse(value)), process.eps), process.T) for value in inner]
     if not isinstance(time, int):
         return ts
-    step = process.horizon / (time - 1)  # between levels the model was never meant to be right
-    last = int(process.T / step * (1 + 1e-9))
-    return sorted({min(max(1, round(t / step)), last) * step for t in ts}, reverse=True)
+    origin, step = process.origin, (process.horizon - process.origin) / (time - 1)  # between levels the model was never meant to be right
+    first, last = int(not origin), int((process.T - origin) / step * (1 + 1e-9))
+    return sorted({origin + min(max(first, round((t - origin) / step)), last) * step for t in ts}, reverse=True)
 
 
 def _weights(process: Process, ts: list[float], variance: float) -> Tensor:

@@ -19,6 +19,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ _LARGEST_GAP = 8  # ids skipped within one call
 _LONG = 16  # words of a sample from which on a loop over half of its numbers is a fast one
 _CHUNK = 1 << 16  # normals drawn ahead at once, or a block of each sample where that is more: small states do not pay Python's overhead at every node
 
-PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN = range(8)
+PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN, PARTICLES = range(9)
 """Streams: the second half of the key, so that a prior draw and a path with the same seed are independent."""
 
 LEVY, BETWEEN = 1 << 32, 1 << 33
@@ -42,6 +43,9 @@ LEVY, BETWEEN = 1 << 32, 1 << 33
 
 PART, MOVE = 1 << 34, 1 << 48
 """Between the slots of one corrector step, and between those of a step that draws several times, beyond those and one another."""
+
+PASS, CONSTRAINT = 1 << 52, 1 << 62
+"""Between the slots of a step that is walked several times; and where those of a constraint's normals begin, which have the shape of the state."""
 
 
 class SeededNormals:
@@ -181,6 +185,35 @@ class SeededStep:
             value = right / (left + right) * value + math.sqrt(left * right / (left + right)) * self.normal(BETWEEN + k)
             values.append(value)
             last = t
+        return values
+
+
+class ConstrainedStep:
+    """The noise of a step, and beside it that of its constraint: the slots from CONSTRAINT on, whose numbers have the state's shape and not the noise's."""
+
+    __slots__ = ("_noise", "_own")
+
+    def __init__(self, noise: Any, own: SeededStep) -> None:
+        self._noise, self._own = noise, own
+
+    def normal(self, slot: int = 0) -> Tensor:
+        """Standard normals."""
+        drawn: Tensor = (self._noise if slot < CONSTRAINT else self._own).normal(slot)
+        return drawn
+
+    def increment(self, t0: Number, t1: Number) -> Tensor:
+        """The step's."""
+        w: Tensor = self._noise.increment(t0, t1)
+        return w
+
+    def levy(self, t0: Number, t1: Number) -> tuple[Tensor, Tensor]:
+        """The step's."""
+        w, h = self._noise.levy(t0, t1)
+        return w, h
+
+    def bridge(self, t0: float, t1: float, times: Sequence[float]) -> list[Tensor]:
+        """The step's."""
+        values: list[Tensor] = self._noise.bridge(t0, t1, times)
         return values
 
 

@@ -18,14 +18,15 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
 from ._errors import integer
+from ._gauss_newton import ROUNDS, GaussNewton, Part
 from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
@@ -35,11 +36,8 @@ from .solve import SolveWarning, solve
 
 FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.05, 0.15)  # ranges tried, in standard deviations of the data
 BEST = "unipc"
-STARTS, ROUNDS, PATIENCE = 2, 12, 2  # candidates refined; rounds of Gauss-Newton; how many of them may fail to help the held-back draws
-DIFFERENCE = 0.02  # of ln w, for the derivative
-FARTHEST = 1.0  # of ln w in one round
+STARTS = 2  # candidates refined
 LONGEST = 8.0  # ln of a step in units of the next: three thousand
-NEAR = 0.1  # distance, in standard deviations of the data, beyond which it counts by itself and not by its square
 LARGEST_MEAN = 1 << 16  # coordinates up to which the mean of each is kept
 
 
@@ -93,15 +91,14 @@ def optimize_grid(
     stepper = _walker(method, options, flow)
     denoise = _checks.denoise_of(denoise, flow, None)
     steps = _checks.steps_for(stepper, integer("nfe", nfe, 1, 10), denoise)
-    _check_reference(reference, tolerance, dtype, flow)
-    shape = (integer("samples", samples, 16, 256), *_event(shape))
-    x = flow.process.prior(shape, seed=seed, dtype=dtype, device=_device(device))
+    check_reference(reference, tolerance, dtype, flow)
+    x = draws(flow, samples, shape, seed, dtype, device)
     stats: dict[str, Any] = {}
     with _tally.added_to(stats), _progress.count(progress, 2 + STARTS * ROUNDS, f"grid for {method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
-        ends = solve(flow, _centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
+        ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
         advance()
-        search = _Search(flow, method, options, steps, denoise, x, ends)
+        search = Search(flow, method, options, steps, denoise, x, ends)
         starts = sorted(search.candidates(), key=lambda z: search.cost(z, search.seen))[:STARTS]
         advance()
         found = min((search.refined(z, advance) for z in starts), key=lambda z: search.cost(z, search.held))
@@ -124,7 +121,12 @@ def _walker(method: str, options: dict[str, Any], flow: ProbabilityFlow) -> Step
     return stepper
 
 
-def _check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: ProbabilityFlow) -> None:
+def draws(flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Draws of the prior to search with, (samples, *shape)."""
+    return flow.process.prior((integer("samples", samples, 16, 256), *_event(shape)), seed=seed, dtype=dtype, device=_device(device))
+
+
+def check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: ProbabilityFlow) -> None:
     """That the flow can be solved by it to that tolerance, in that precision."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r}; expected a real floating dtype, as in dtype=torch.float32.")
@@ -162,21 +164,16 @@ def _apart_enough(z: Tensor, steps: int) -> Tensor:
     return torch.cat([z[:1], lifted, z[steps + 1 :]])
 
 
-def _centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:
+def centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:
     """Draws of p_T, where the prior stands at zero: the data's mean is what the network makes of pure noise."""
     t = flow.interval[0]
     return gaussian_start(flow.process, x, t, flow.score.denoise(x, t).mean(0), 0.0)
 
 
-class _Part(NamedTuple):
-    """Draws of the prior and where the flow takes them."""
-
-    x: Tensor
-    ends: Tensor
-
-
-class _Search:
+class Search(GaussNewton):
     """Distances to the flow as a function of the pieces z = ln w, up to a constant, that the nodes are made of."""
+
+    difference = 0.02  # of ln w
 
     def __init__(
         self, flow: ProbabilityFlow, method: str, options: dict[str, Any], steps: int, denoise: bool, x: Tensor, ends: Tensor
@@ -184,7 +181,7 @@ class _Search:
         self.flow, self.method, self.options, self.steps, self.denoise = flow, method, options, steps, denoise
         self.span = tuple(0.5 * float(flow.process.log_snr(t)) for t in flow.interval)
         half = len(x) // 2
-        self.seen, self.held = _Part(x[:half], ends[:half]), _Part(x[half:], ends[half:])
+        self.seen, self.held = Part(x[:half], ends[:half]), Part(x[half:], ends[half:])
         flat = ends.double().reshape(len(ends), -1)
         mean = flat.mean(0) if flat.shape[1] <= LARGEST_MEAN else flat.mean().reshape(1)
         self.mean, self.std = tuple(mean.tolist()), float((flat - mean).square().mean().sqrt())
@@ -221,60 +218,14 @@ class _Search:
         pieces = torch.cat([ends[0], levels, *([ends[1]] if self.denoise else [])]).diff() / (last - first)
         return pieces.clamp(min=1e-3 / self.steps).log()
 
-    def _apart(self, grid: Grid, part: _Part) -> Tensor:
+    def apart(self, z: Tensor, part: Part) -> Tensor:
+        return self._apart(self.grid(z), part)
+
+    def _apart(self, grid: Grid, part: Part) -> Tensor:
         """How far the sampler's ends lie from the flow's, in standard deviations of the data, (rows, d)."""
         x = solve(self.flow, part.x, self.method, grid=grid, denoise=self.denoise, **self.options).x
         return (x - part.ends).reshape(len(x), -1) / self.std
 
-    def _residual(self, z: Tensor) -> Tensor:
-        return self._apart(self.grid(z), self.seen)
-
-    def cost(self, z: Tensor, part: _Part) -> float:
-        return _cost(self._apart(self.grid(z), part))
-
     def error(self, grid: Grid) -> float:
         """Mean distance of the held-back half, root mean square over coordinates, in units of the data."""
         return self.std * float(self._apart(grid, self.held).double().square().mean(1).sqrt().mean())
-
-    def refined(self, z: Tensor, advance: Callable[[], None]) -> Tensor:
-        """The best pieces by the held-back half along a path of damped Gauss-Newton steps on the other."""
-        apart, damping = self._residual(z), 1e-2
-        best, kept, failed = self.cost(z, self.held), z, 0
-        for _ in range(ROUNDS):
-            advance()
-            gram, slope = self._normal_equations(z, apart)
-            for _ in range(5):
-                lifted = gram + torch.diag(damping * gram.diagonal() + 1e-9 * gram.trace() + 1e-30)
-                tried_z = z - torch.linalg.solve(lifted, slope).clamp(-FARTHEST, FARTHEST)
-                tried = self._residual(tried_z)
-                if _cost(tried) < _cost(apart):
-                    break
-                damping *= 5
-            else:
-                break
-            z, apart, damping = tried_z, tried, damping / 5
-            held = self.cost(z, self.held)
-            if held < 0.999 * best:
-                best, kept, failed = held, z, 0
-            elif (failed := failed + 1) > PATIENCE:
-                break
-        return kept
-
-    def _normal_equations(self, z: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
-        """J^T W J and J^T W r, with the derivative J of the residual r by differences, and the weights W of the cost."""
-        columns = torch.stack([(self._residual(z + DIFFERENCE * e) - apart) / DIFFERENCE for e in torch.eye(len(z), dtype=z.dtype)])
-        columns = torch.nan_to_num(columns, posinf=0.0, neginf=0.0)
-        weighted = (columns * _weights(apart)[:, None]).flatten(1)
-        return (weighted @ columns.flatten(1).T).double().cpu(), (weighted @ apart.flatten()).double().cpu()
-
-
-def _cost(apart: Tensor) -> float:
-    """Mean over rows of  2 c^2 (sqrt(1 + s/c^2) - 1),  s the mean square of a row: like s for a row that nearly arrived, and like its root for
-    one that the sampler takes to another mode, where its distance is the modes' and says no more about the nodes."""
-    value = float((2 * NEAR**2 * ((1 + apart.double().square().mean(1) / NEAR**2).sqrt() - 1)).mean())
-    return value if math.isfinite(value) else math.inf
-
-
-def _weights(apart: Tensor) -> Tensor:
-    """Derivative of that cost by the mean squares, (rows,)."""
-    return (1 + apart.square().mean(1) / NEAR**2) ** -0.5

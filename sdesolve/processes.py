@@ -37,7 +37,7 @@ class Process(ABC):
     Attributes:
         T: end of the process, where x_T is (nearly) the prior.
         eps: where sampling stops by default, the value of the literature.
-        horizon: the time of the last level of a network that counts its levels: T, unless the process ends before it.
+        origin, horizon: the times of the first and the last level of a network that counts its levels: 0, and T unless the process ends before it.
         default_grid: name of the time grid that suits the process (see ``sdesolve.grids``).
     """
 
@@ -134,6 +134,10 @@ class Process(ABC):
         noise = _standard_normal(x0.shape, seed, sample_ids, x0.dtype, x0.device, DATA)
         mean, _ = self.marginal(x0, t)
         return mean + bcast(self.sigma_(_as_number(t)), x0) * noise
+
+    @property
+    def origin(self) -> float:
+        return 0.0
 
     @property
     def horizon(self) -> float:

@@ -106,7 +106,7 @@ class Score:
         self.predicts, self.sigma_data = predicts, sigma_data
         self.time: TimeConvention = time if (levels := as_int(time)) is None else levels
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
-        self._network_time = _time_convention(self.time)
+        self._network_time = time_convention(self.time)
         self._model_dtype = _parameter_dtype(model)
 
     def linear(self, t: Number) -> Linear:
@@ -154,11 +154,16 @@ class Score:
         return self._combined(x, t, 0.0, -self.process.sigma_(t))
 
     def _combined(self, x: Tensor, t: Number, on_x: Number, on_score: Number) -> Tensor:
-        """on_x x + on_score score(x, t), with the coefficients of the model's own output, where what cancels is gone before it is rounded."""
-        of_x, of_output, scale = self.linear(t)
-        output = bcast(on_score if of_output is None else on_score * of_output, x) * self._output(x, t, scale)
-        rest = on_x if of_x is None else on_x + on_score * of_x
-        return output if isinstance(rest, float) and rest == 0 else plus(output, rest, x)
+        """on_x x + on_score score(x, t)."""
+        linear = self.linear(t)
+        return combined(linear, x, self._output(x, t, linear.input_scale), on_x, on_score)
+
+
+def combined(linear: Linear, x: Tensor, output: Tensor, on_x: Number, on_score: Number) -> Tensor:
+    """on_x x + on_score score, with the coefficients of the model's own output, where what cancels is gone before it is rounded."""
+    scaled = bcast(on_score if linear.on_output is None else on_score * linear.on_output, x) * output
+    rest = on_x if linear.on_x is None else on_x + on_score * linear.on_x
+    return scaled if isinstance(rest, float) and rest == 0 else plus(scaled, rest, x)
 
 
 def as_score(
@@ -176,8 +181,8 @@ def as_score(
             A module is called in the dtype of its parameters, anything else in the dtype of the state.
         process: the forward process whose noise levels the model was trained on.
         predicts: what the model returns: "score", "epsilon", "x0", "v", "flow" or "edm" (table at the top of this file).
-        time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N
-            (index round(t (N-1)/horizon) of a model with N levels), or a callable from t, (B,) float64, to what it wants.
+        time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N (index
+            round((t - origin) (N-1)/(horizon - origin)) of a model with N levels), or a callable from t, (B,) float64, to what it wants.
         sigma_data: standard deviation of the data, for "edm" alone.
 
     Raises:
@@ -186,9 +191,10 @@ def as_score(
     return Score(model, process, predicts, time, sigma_data)
 
 
-def _time_convention(time: TimeConvention) -> Callable[[Process, Tensor], Tensor]:
+def time_convention(time: TimeConvention) -> Callable[[Process, Tensor], Tensor]:
+    """What turns times (B,) float64 of a process into what a model is told; ``time`` as for :func:`as_score`, ValueError for anything else."""
     if isinstance(time, int) and time > 1:
-        return lambda p, t: torch.round(t * ((time - 1) / p.horizon)).long()
+        return lambda p, t: torch.round((t - p.origin) * ((time - 1) / (p.horizon - p.origin))).long()
     if callable(time):
         return lambda p, t: time(t)
     if isinstance(time, str):

@@ -27,7 +27,8 @@ from ._loops.replay import Script, replay
 from .brownian import BrownianPath, PathStep
 from .grids import Grid, Recipe
 from .methods import StepNoise, Stepper
-from .noise import SeededNormals, SeededStep, sample_ids_of
+from .methods.constrained import Constraint, applied
+from .noise import ConstrainedStep, SeededNormals, SeededStep, sample_ids_of
 from .problems import ODE, Field
 from .ranges import Opening, Range
 from .scores import Score
@@ -75,6 +76,7 @@ def solve(
     gradient: str | None = None,
     compile: bool = False,
     parallel: int | Parallel | None = None,
+    constraint: Constraint | None = None,
     **options: Any,
 ) -> Solution:
     """Solve a problem from the state ``x`` at the start of its interval to the end.
@@ -123,6 +125,10 @@ def solve(
             (seconds to minutes; needs a C++ compiler on a CPU).  The last bits of the result may differ.
         parallel: evaluate so many steps of the grid at once and iterate until they are the sequential ones to a tolerance, as
             :class:`Parallel` has it: fewer calls one after the other, and more rows in all.  Memory of about 6 such windows.
+        constraint: function of (x, t, normals) that returns x, row by row: applied after every step of the grid that ends at t, and in ``pc`` after the
+            predictor's step and after each corrector step.  t is a float, or a tensor () with ``compile`` and (B,) with ``parallel``; the normals, like x,
+            are drawn for each application, named by (seed, id, step).  With ``denoise`` once more at t = 0.0, with zeros for normals.  It is tried once
+            at the start.  A multistep method keeps its memory; one that carries a slope evaluates it again.
         options: the method's own, as in ``method="pc", corrector="langevin", snr=0.16``.
 
     Returns:
@@ -141,6 +147,7 @@ def solve(
     stats: dict[str, Any] = {"method": name}
     with _tally.added_to(stats):
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
+        stepper = _checks.constrained(constraint, stepper, on_grid=(steps, grid, nfe) != (None, None, None), tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)
@@ -160,18 +167,19 @@ def solve(
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
         x = _started(opening, problem, _apart(x, how), span[0], how)
+        _checks.try_constraint(constraint, x, span[0], at_once)
         runs = stepper.compiled(lambda part: cast(Stepper, Compiled(part))) if compile else stepper
 
         with _progress.bar(progress, span, len(chosen) if chosen else None, name) as drawn:
             observe = _observer(callback, drawn)
             if chosen is not None:
-                noise_at = _noise(problem, x, seed, ids, chosen, path)
+                noise_at = _noise(problem, x, seed, ids, chosen, path, constraint is not None)
                 ts, out = _walk(runs, problem, x, chosen, noise_at, save, observe, how, at_once, stats)
             else:
                 control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
                 ts, out = _adapt(runs, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
         with torch.set_grad_enabled(how is not None):
-            out = _denoised(problem.score, out, span[1]) if denoise else out  # type: ignore[union-attr]
+            out = _denoised(problem.score, out, span[1], constraint) if denoise else out  # type: ignore[union-attr]
             xs = torch.stack(list(out.xs)) if ts else None
     stats |= {"seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
     stats |= stepper.stats(out.carry)
@@ -261,17 +269,24 @@ def _length(gradient: str | None, steps: int) -> int | None:
     return math.isqrt(steps - 1) + 1 if gradient == "checkpoint" else None
 
 
-def _denoised(score: Score, out: Outcome, t: float) -> Outcome:
-    """The outcome with Tweedie's formula applied at the last time; a row that it breaks is not "ok"."""
+def _denoised(score: Score, out: Outcome, t: float, constraint: Constraint | None) -> Outcome:
+    """The outcome with Tweedie's formula applied at the last time, and the constraint at t = 0; a row that they break is not "ok"."""
     calls = _tally.calls()
     x = score.denoise(out.x, t)
+    x = applied(constraint, x, 0.0, torch.zeros_like(x)) if constraint else x
     broken = (out.codes == Status.ok) & ~torch.isfinite(x).reshape(len(x), -1).all(1)
     codes = torch.where(broken, int(Status.non_finite), out.codes)
     return out._replace(x=x, nfe=out.nfe + (_tally.calls() - calls), codes=codes, failed_at=torch.where(broken, t, out.failed_at))
 
 
-def _noise(problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid, path: BrownianPath | None) -> Callable[[int], StepNoise | None]:
-    """The noise of each step of a grid; None for a problem without noise."""
+def _noise(
+    problem: AnyProblem, x: Tensor, seed: int, ids: Tensor, grid: Grid, path: BrownianPath | None, constrained: bool
+) -> Callable[[int], StepNoise | None]:
+    """The noise of each step of a grid, with a constraint's; None for a problem without either."""
+    if constrained:
+        plain = _noise(problem, x, seed, ids, grid, path, False)
+        own = SeededNormals(seed, ids, x.shape[1:], dtype=x.dtype, device=x.device, nodes=len(grid))
+        return lambda node: ConstrainedStep(plain(node), SeededStep(own, node))
     if not isinstance(problem, Stochastic):
         return lambda node: None
     source = SeededNormals(seed, ids, problem.brownian_event(x), dtype=x.dtype, device=x.device, nodes=len(grid))

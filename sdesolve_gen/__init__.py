@@ -5,11 +5,29 @@
     images = gen.load("mnist").sample(16, method="pc", steps=500, seed=0)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import networks
 from ._errors import ModelFileError
 from .evaluation import Evaluation, evaluate
 from .models import Model, load
+from .presets import preset, presets
 from .sampling import Samples
 from .training import TrainConfig, train
+from .wrapping import wrap
 
-__all__ = ["Evaluation", "Model", "ModelFileError", "Samples", "TrainConfig", "evaluate", "load", "networks", "train"]
+if TYPE_CHECKING:
+    from .adapters.scheduler import DiffusersScheduler as DiffusersScheduler
+
+__all__ = ["Evaluation", "Model", "ModelFileError", "Samples", "TrainConfig", "evaluate", "load", "networks", "preset", "presets", "train", "wrap"]
+
+
+def __getattr__(name: str) -> Any:
+    """``DiffusersScheduler`` is a class of diffusers, which is imported when it is named; so it is not in ``__all__``."""
+    if name != "DiffusersScheduler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from .adapters.scheduler import DiffusersScheduler
+    except ImportError as error:
+        raise ImportError('DiffusersScheduler needs diffusers: pip install "sdesolve[hub]"') from error
+    return DiffusersScheduler

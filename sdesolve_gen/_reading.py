@@ -11,24 +11,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 import sdesolve as sd
 from sdesolve.files import sha256
+from sdesolve.scores import time_convention
 
 from ._errors import ModelFileError, unknown
-from .networks import NETWORKS
-from .processes import make_process
+from ._torch_files import fill, read_tensors
+from .card import OWN
+from .networks import CLASSIFIERS, NETWORKS
+from .processes import make_process, network_time
 
 
-def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """The network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
-    network = _described(card_path, card)
-    tensors = _tensors(weights, card)
-    _match(weights, network.state_dict(), tensors)
-    network.load_state_dict(tensors, assign=True)
+def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device, own: nn.Module | None = None) -> nn.Module:
+    """The network that ``card`` describes, or the owner's, with the weights of a safetensors file; raises ModelFileError."""
+    _check_hash(weights, card)
+    if card["network"] == OWN and own is None:
+        raise ModelFileError(f"{card_path} is of a network that stays with its owner; expected that: load({str(card_path.parent)!r}, network=your_network).")
+    network = described(card_path, card) if own is None else own
+    fill(weights, network, read_tensors(weights))
+    return placed(network, device)
+
+
+def read_classifier(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """The classifier's network that ``card`` describes with the weights of a safetensors file, float16 ones widened; raises ModelFileError."""
+    _check_hash(weights, card)
+    network = _built(card_path, card, CLASSIFIERS)
+    try:
+        with torch.device("meta"):
+            time_convention(card["time"])
+            output = network(torch.empty(1, *card["shape"]), torch.empty(1))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{card_path} does not describe a classifier that can be run: {error}") from error
+    if tuple(output.shape) != (1, card["classes"]):
+        raise ModelFileError(f"{card_path}: the network turns an image into {tuple(output.shape[1:])} logits; expected ({card['classes']},).")
+    tensors = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in read_tensors(weights).items()}
+    fill(weights, network, tensors)
+    return placed(network, device)
+
+
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network laid out in memory as convolutions are fastest, on its device."""
     return network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
 
 
@@ -41,49 +65,39 @@ def checked_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device={str(device)!r} cannot be used here ({reason}); expected one that is there, as in device='cpu'.") from error
 
 
-def _described(path: Path, card: Mapping[str, Any]) -> nn.Module:
+def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     """The network of the card on the meta device, which an image of the card's shape went through."""
-    if card["network"] not in NETWORKS:
-        raise ModelFileError(f"{path}: {unknown('network', card['network'], NETWORKS)}")
-    shape = card["shape"]
+    shape, network = card["shape"], _built(path, card, NETWORKS)
     try:
         process = make_process(card["process"], card["process_options"])
         with torch.device("meta"):
-            network = NETWORKS[card["network"]](**card["network_options"])
-            sd.as_score(network, process, predicts=card["predicts"], time=card["time"])
-            output = network(torch.empty(1, *shape), torch.empty(1))
-    except (ValueError, TypeError, RuntimeError) as error:
+            sd.as_score(network, process, predicts=card["predicts"], time=network_time(card["time"], process))
+            labels = [torch.zeros(1, dtype=torch.long)] if card.get("classes") else []
+            output = network(torch.empty(1, *shape), torch.empty(1), *labels)
+    except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
     return network
 
 
-def _tensors(path: Path, card: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which nothing but a safetensors file gets past."""
+def _built(path: Path | str, card: Mapping[str, Any], kinds: Mapping[str, type[nn.Module]]) -> nn.Module:
+    """The network of the card on the meta device."""
+    if card["network"] not in kinds:
+        raise ModelFileError(f"{path}: {unknown('network', card['network'], kinds)}")
+    try:
+        with torch.device("meta"):
+            return kinds[card["network"]](**card["network_options"])
+    except ImportError:
+        raise
+    except Exception as error:  # as above
+        raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
+
+
+def _check_hash(path: Path, card: Mapping[str, Any]) -> None:
+    """Raises ModelFileError for weights other than the card's."""
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file; expected the weights of a model, as Model.save writes them.")
     expected = card.get("sha256")
     if expected is not None and sha256(path) != expected:
         raise ModelFileError(f"{path} has the SHA-256 {sha256(path)}; its card says {expected}: damaged, or card and weights are of two models.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelFileError(f"{path} is not a whole safetensors file ({error}); nothing else is read, since other formats can run code.") from error
-
-
-def _match(path: Path, wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Raises ModelFileError unless names, shapes and types agree and every value is finite."""
-    missing, extra = sorted(wanted.keys() - got.keys()), sorted(got.keys() - wanted.keys())
-    if missing or extra:
-        raise ModelFileError(f"{path} does not fit its card's network: it lacks {_few(missing)} and has besides {_few(extra)}.")
-    for name, tensor in got.items():
-        here, there = (tuple(tensor.shape), tensor.dtype), (tuple(wanted[name].shape), wanted[name].dtype)
-        if here != there:
-            raise ModelFileError(f"{path}: {name} is {here[0]} {here[1]}; its card's network has {there[0]} {there[1]}.")
-        if not torch.isfinite(tensor).all():
-            raise ModelFileError(f"{path}: {name} has values that are not finite.")
-
-
-def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" if names else "nothing"

@@ -27,6 +27,8 @@ import sdesolve as sd
 from . import benchmark
 from .benchmark import PROBLEMS
 from .commands_evaluate import evaluate_command
+from .commands_import import check_model_command, import_command
+from .commands_restoration import colorize_command, inpaint_command, restore_command
 from .interpolation import Way, animation_files, write_animation
 from .likelihoods import Images, Table, measure, open_images
 from .models import embedded, load
@@ -263,6 +265,10 @@ def interpolate_command(
 
 
 app.command("evaluate")(evaluate_command)
+for _name, _command in (("inpaint", inpaint_command), ("colorize", colorize_command), ("restore", restore_command)):
+    app.command(_name)(_command)
+app.command("import")(import_command)
+app.command("check-model")(check_model_command)
 
 
 def main() -> None:

@@ -28,12 +28,12 @@ def to_uint8(images: Tensor, data_range: tuple[float, float]) -> Tensor:
     return ((torch.nan_to_num(images.float(), nan=low) - low) * (256 / (high - low))).floor().clamp(0, 255).to(torch.uint8)
 
 
-def grid(images: Tensor) -> np.ndarray:
-    """(n, C, H, W) uint8, C in {1, 3} -> one (H', W') or (H', W', 3) picture, nearly square, row by row, enlarged where small."""
+def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
+    """(n, C, H, W) uint8, C in {1, 3} -> one (H', W') or (H', W', 3) picture, row by row, enlarged where small; nearly square unless ``columns`` says."""
     if images.dim() != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"images are {tuple(images.shape)} {images.dtype}; expected (n, C, H, W) uint8 with n >= 1 and C = 1 or 3: to_uint8(images, data_range).")
     n, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(n * height / width))
+    columns = columns or math.ceil(math.sqrt(n * height / width))
     rows = math.ceil(n / columns)
     side = max(height * rows, width * columns)
     zoom = max(1, min(_TILE // max(height, width), _LARGEST_GRID // side))

@@ -43,14 +43,14 @@ class Images(NamedTuple):
 
 
 def open_images(path: str | Path) -> Images:
-    """Images of a folder of pictures, a parquet file in the Hugging Face layout, or an npz file with ``images``, as ``sample`` writes it.
+    """Images of a folder of pictures, one picture, a parquet file in the Hugging Face layout, or an npz file with ``images``, as ``sample`` writes it.
 
     Raises:
         FileNotFoundError: no such file; ValueError: nothing to read in it, or images of several sizes.
     """
     path = Path(path)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+    if path.is_dir() or path.suffix.lower() in PICTURES:
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path} holds no pictures; expected files ending in {', '.join(PICTURES)}.")
         arrays = [_picture(file) for file in files]

@@ -6,11 +6,13 @@ runs no code that came with it.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,11 +20,16 @@ from torch import Tensor, nn
 import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
-from ._errors import unknown
-from ._reading import checked_device, read_network
-from .card import check_card, read_card
-from .processes import make_process
+from ._errors import as_int, unknown
+from ._reading import checked_device, placed, read_network
+from .adapters import diffusers, edm
+from .adapters.score_sde import read_score_sde
+from .card import OWN, check_card, read_card
+from .conditioning.operators import LUMA
+from .processes import make_process, network_time
+from .restoration import Restored, colorize, inpaint, restore
 from .sampling import Samples, draw
+from .wrapping import check
 
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -48,10 +55,29 @@ class Model:
         check_card(card, "card")
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
-        self.score = sd.as_score(self.network, self.process, predicts=card["predicts"], time=card["time"])
+        self._told = network_time(card["time"], self.process)
+        self.score = self._score(self.network)
         self.shape: tuple[int, ...] = tuple(card["shape"])
         self.data_range: tuple[float, float] = (float(card["data_range"][0]), float(card["data_range"][1]))
         self.levels: int = card["levels"]
+
+    def _score(self, network: nn.Module) -> sd.Score:
+        return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
+
+    def of_class(self, label: int) -> Model:
+        """This model for one class of a class-conditional network, which shares its weights: ``m.of_class(3).sample(16)``.
+
+        Without it such a network gives what it has for no class, or, where it has nothing, asks for one.
+
+        Raises:
+            ValueError: the model knows no classes, or not that one.
+        """
+        classes, number = self.card.get("classes"), as_int(label)
+        if classes is None or number is None or not 0 <= number < classes:
+            raise ValueError(f"label={label!r}; expected {f'an integer from 0 to {classes - 1}' if classes else 'none: this model knows no classes'}.")
+        model = copy.copy(self)
+        model.score = self._score(_Labelled(self.network, number))
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -103,6 +129,61 @@ class Model:
         """:meth:`sample`, with ids, network calls and status of every image; the same arguments."""
         return draw(self, n, method, **options)
 
+    def inpaint(self, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, **options: Any) -> Restored:
+        """Draws of what may stand in the unknown pixels of images; the known ones are kept.
+
+        Arguments:
+            images: (n, C, H, W); floats in the data range, or integers 0..levels - 1.  What stands in unknown pixels is not looked at.
+            mask: 1 or True where a pixel is known; (H, W) for all channels, (C, H, W), or (n, 1 or C, H, W), one for each image.
+            noise_std: standard deviation of noise on the known pixels, in the units of the data range; with 0 they come back as they were given.
+            options: of :meth:`restore`, as in ``draws=8`` or ``method="repaint"``.
+
+        Raises:
+            ValueError: a mask of another shape or with values other than 0 and 1; images of another shape or range; bad options.
+        """
+        return inpaint(self, images, mask, noise_std=noise_std, **options)
+
+    def colorize(self, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, **options: Any) -> Restored:
+        """Draws of the colours that gray images may have had; their luminance is kept.
+
+        Arguments:
+            gray: (n, 1, H, W), or three equal channels; floats in the data range, or integers 0..levels - 1.
+            weights: (3,) of red, green and blue in the luminance; default Rec. 601.
+            noise_std: standard deviation of noise on the luminance, in the units of the data range.
+            options: of :meth:`restore`.
+
+        Raises:
+            ValueError: a model without three channels; three different channels; images of another shape or range; bad options.
+        """
+        return colorize(self, gray, weights=weights, noise_std=noise_std, **options)
+
+    def restore(self, y: Tensor, operator: Any, noise_std: float = 0.05, method: str = "auto", **options: Any) -> Restored:
+        """Draws of the images that a measurement y = A x + noise may have come from: super-resolution, deblurring, tomography, ...
+
+        "auto" is "projection" for orthogonal rows without noise, solved by ``pc`` in 500 steps; "pigdm" otherwise, in 100 steps of ``dpmpp_2m_sde``; and "dps" for
+        an operator that is not linear.  Without noise, and where A^+ is no large number, the draws are moved the last bit onto A x = y; ``residual`` says
+        how far the method itself came.
+
+        Arguments:
+            y: (n, *measured), floats in the units of the data range.
+            operator: A, of :mod:`sdesolve_gen.conditioning.operators`; any object with ``A`` and ``A_adjoint``, as a deepinv ``Physics``; or a
+                function x -> A x made of torch's operations.
+            noise_std: standard deviation of the noise of y, in the units of y.
+            method: "auto" or a name out of ``sdesolve_gen.conditioning.CONDITIONINGS``.
+            draws: independent draws for each measurement; their mean and spread are ``.mean`` and ``.std``.
+            sampler: what solves, a name out of ``sdesolve.methods()`` or a stepper, with ``steps`` and its other options.
+            seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`; draw d of image i is the same whatever stands beside it.
+            options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.
+
+        Returns:
+            images (n, draws, C, H, W), mean, std, residual, nfe and status; see :class:`sdesolve_gen.restoration.Restored`.
+
+        Raises:
+            ValueError, TypeError: before the first network call: y of another shape or in other units than the data, noise_std < 0, an operator that is not linear or
+                whose adjoint is not its adjoint, unknown names, bad options.
+        """
+        return restore(self, y, operator, noise_std, method, **options)
+
     def log_likelihood(self, images: Tensor, *, seed: int | None = None, sample_ids: Sequence[int] | Tensor | None = None, **options: Any) -> sd.Likelihood:
         """ln p of each image; ``m.log_likelihood(images).bits_per_dim(m.data_range, m.levels)``.
 
@@ -116,12 +197,12 @@ class Model:
             ValueError, TypeError: images of another shape, or off the levels; bad options.
         """
         seed = int(torch.randint(2**62, ())) if seed is None else seed
-        x = self._scaled(images, seed, sample_ids)
+        x = self.scaled(images, seed, sample_ids)
         return sd.log_likelihood(self.process, self.score, x, seed=seed, sample_ids=sample_ids, **options)
 
     def encode(self, images: Tensor, *, seed: int = 0, **options: Any) -> sd.Latent:
         """The latent code of each image; images and ``seed`` as for :meth:`log_likelihood`, options of :func:`sdesolve.encode`."""
-        return sd.encode(self.process, self.score, self._scaled(images, seed, None), **options)
+        return sd.encode(self.process, self.score, self.scaled(images, seed), **options)
 
     def decode(self, latents: sd.Latent | Tensor, **options: Any) -> Tensor:
         """The image of each code, (n, C, H, W) clipped to the data range; options of :func:`sdesolve.decode`, as in ``temperature=0.8``."""
@@ -141,8 +222,22 @@ class Model:
         images = self.decode(codes.flatten(0, 1), temperature=temperature, **options)
         return images.reshape(count, len(a), *self.shape)
 
-    def _scaled(self, images: Tensor, seed: int, sample_ids: Sequence[int] | Tensor | None) -> Tensor:
-        """Images as the network takes them."""
+    def check(self, images: Tensor | None = None, *, n: int = 64, seed: int = 0, **options: Any) -> sd.ModelCheck:
+        """Whether the network is what the card says: regresses its output on noise added to images; ``print`` it for a table.
+
+        Arguments:
+            images: data, 64 or more, as for :meth:`log_likelihood`.  None: ``n`` samples of its own, by 50 steps of DDIM, which shows a model at odds
+                with itself, as a wrong sign or time makes it, and not one that was trained on other data.
+            seed: names the noise.
+            options: of :func:`sdesolve.check_model`, as in ``times=4``.
+
+        Raises:
+            sdesolve.ModelCheckError: (a ValueError) it is not; says what fits.
+        """
+        return check(self, images, n=n, seed=seed, **options)
+
+    def scaled(self, images: Tensor, seed: int = 0, sample_ids: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Images as the network takes them: floats as they are, integers dequantised into the data range; on its device."""
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {', '.join(map(str, self.shape))}): images[None] for a single one.")
         if images.is_floating_point():
@@ -170,27 +265,72 @@ class Model:
         return folder
 
 
+class _Labelled(nn.Module):
+    """A class-conditional network that is told one label."""
+
+    def __init__(self, network: nn.Module, label: int) -> None:
+        super().__init__()
+        self.network, self.label = network, label
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        output: Tensor = self.network(x, time, torch.full((len(x),), self.label, device=x.device))
+        return output
+
+
 def embedded() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
 
 
-def load(model: str | Path, device: torch.device | str = "cpu") -> Model:
+def load(
+    model: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    ema: bool = True,
+    revision: str | None = None,
+    network: nn.Module | None = None,
+) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
 
     Arguments:
-        model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote.
+        model: the name of an embedded model, as in ``load("mnist")``, or a folder that ``Model.save`` or ``train`` wrote, or a folder of a
+            diffusers pipeline with a ``UNet2DModel``, or the id of one on the hub: ``load("OWNER/NAME", revision=COMMIT)``, or a ``.pkl`` of EDM.
             A name wins over a folder of that name in the working directory: ``load("./mnist")`` is the folder.
+            With a ``config``, a checkpoint of score_sde_pytorch, as in ``load("checkpoint_8.pth", config="config.json")``.
         device: where the weights go, as in "cpu" or "cuda".
+        config: the configuration of that checkpoint: a JSON file, or ``config.to_dict()``.
+        ema: take its averaged weights, which the published samples are from, and not the last ones.
+        revision: 40 hexadecimal digits of a commit, for a hub id alone.
+        network: yours, for a model that was made by :func:`wrap`; its weights are replaced.
 
     Raises:
         ModelFileError (a ValueError): a file that is missing, truncated, not what it says it is, or does not fit the others.
-        ValueError: a name that is neither an embedded model nor a folder; a device that is not there.
+        ValueError: a name that is neither an embedded model nor a folder nor a hub id at a commit; a device that is not there.
+        ImportError: the model needs another package.
     """
     device = checked_device(device)
+    if config is not None:
+        return _placed(*read_score_sde(Path(model), config, ema), device)
+    if isinstance(model, str) and model not in embedded() and not Path(model).exists() and diffusers.is_hub_id(model):
+        return _placed(*diffusers.read_pipeline(diffusers.fetch(model, revision), model, {"hub": model, "revision": revision}), device)
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} is for an id of the hub; {str(model)!r} is none, or is here: leave it out.")
+    if Path(model).suffix == ".pkl" and not Path(model).is_dir():
+        return _placed(*edm.read_model(Path(model)), device)
     folder = _folder(model)
+    if (folder / diffusers.INDEX).exists():
+        name = folder.resolve().name
+        return _placed(*diffusers.read_pipeline(folder, name, {"folder": name}), device)
     card = read_card(folder / CARD)
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device), card)
+    if network is not None and card["network"] != OWN:
+        raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card)
+
+
+def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:
+    """The model of an import."""
+    return Model(placed(network, device), card)
 
 
 def _folder(model: str | Path) -> Path:
@@ -198,16 +338,12 @@ def _folder(model: str | Path) -> Path:
     if isinstance(model, str) and model in embedded():
         return ASSETS / model
     path = Path(model)
-    if (path / "model_index.json").exists():
-        raise ValueError(f"{path} is a diffusers folder, which this version cannot read; {_READABLE}.")
     if path.is_dir():
         return path
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
-        raise ValueError(f"{path} is a PyTorch checkpoint, which this version cannot read; {_READABLE}.")
+        raise ValueError(f"{path} is a PyTorch checkpoint; one of score_sde_pytorch needs its configuration: load({str(path)!r}, config='config.json').")
     if path.exists():
         raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}).")
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        raise ValueError(f"{model!r} is no folder here; if it is meant as a hub id, this version cannot fetch those: {_READABLE}.")
     raise ValueError(f"{unknown('model', str(model), embedded())} Or a folder with {CARD} and {WEIGHTS}: there is none at {str(path)!r}.")
 
 

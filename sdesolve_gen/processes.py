@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
 
 import sdesolve as sd
 
 from ._errors import unknown
 
-PROCESSES: dict[str, type[sd.Process]] = {
+PROCESSES: dict[str, Callable[..., sd.Process]] = {
     "vp": sd.VPSDE,
     "subvp": sd.SubVPSDE,
     "ve": sd.VESDE,
     "edm": sd.EDM,
     "cosine": sd.Cosine,
     "rectified_flow": sd.RectifiedFlow,
+    "tabulated_vp": sd.TabulatedVP,
 }
 
 
-def make_process(name: str, options: Mapping[str, float]) -> sd.Process:
+def make_process(name: str, options: Mapping[str, Any]) -> sd.Process:
     """The named process with its constants, as in ``make_process("vp", {"beta_max": 20.0})``.
 
     Raises:
@@ -30,3 +34,8 @@ def make_process(name: str, options: Mapping[str, float]) -> sd.Process:
         return PROCESSES[name](**options)
     except TypeError as error:
         raise ValueError(f"process_options={dict(options)} do not fit the process {name!r}: {error}.") from error
+
+
+def network_time(time: str | int, process: sd.Process) -> str | int | Callable[[Tensor], Tensor]:
+    """``time`` of a card as :func:`sdesolve.as_score` takes it: what it knows by name, and "level" of a :class:`sdesolve.TabulatedVP`."""
+    return process.level if time == "level" and isinstance(process, sd.TabulatedVP) else time  # type: ignore[return-value]

@@ -49,16 +49,16 @@ def draw(
     **options: Any,
 ) -> Samples:
     """Solve the model's reverse SDE from its prior, ``batch_size`` images at a time; see ``Model.sample``."""
-    ids = _ids(_count("n", n), sample_ids)
-    size = n if batch_size is None else _count("batch_size", batch_size)
-    seed = _seed(seed)
+    ids = names(count("n", n), sample_ids)
+    size = n if batch_size is None else count("batch_size", batch_size)
+    seed = checked_seed(seed)
     for name in ("save", "callback"):
         if name in options:
             raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve(m.process.reverse(m.score), x, {name}=...) on a prior draw x.")
     problem = model.process.reverse(model.score)
     chunks = [ids[i : i + size] for i in range(0, n, size)]
     solutions = []
-    with _bar(progress, n, problem.interval, steps) as observe, warnings.catch_warnings():
+    with bar(progress, n, problem.interval, steps) as observe, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         for chunk in chunks:
             x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
@@ -67,12 +67,12 @@ def draw(
                 sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=chunk, denoise=denoise, callback=callback, **options)
             )
     x = torch.cat([solution.x for solution in solutions])
-    samples = Samples(x.clamp(*model.data_range), ids, torch.cat([_calls(solution) for solution in solutions]), np.concatenate([solution.status for solution in solutions]), seed)
+    samples = Samples(x.clamp(*model.data_range), ids, torch.cat([calls(solution) for solution in solutions]), np.concatenate([solution.status for solution in solutions]), seed)
     _warn(samples)
     return samples
 
 
-def _calls(solution: sd.Solution) -> Tensor:
+def calls(solution: sd.Solution) -> Tensor:
     """(B,) network calls."""
     return torch.as_tensor(solution.nfe).cpu().expand(len(solution.x))
 
@@ -90,7 +90,7 @@ _Observe = Callable[[int], Callable[[sd.Moment], None]]
 
 
 @contextmanager
-def _bar(progress: bool, n: int, interval: tuple[float, float], steps: int | None) -> Iterator[_Observe | None]:
+def bar(progress: bool, n: int, interval: tuple[float, float], steps: int | None) -> Iterator[_Observe | None]:
     """A bar over all chunks and steps, and a maker of callbacks (number of images -> callback) that move it."""
     if not progress:
         yield None
@@ -102,27 +102,28 @@ def _bar(progress: bool, n: int, interval: tuple[float, float], steps: int | Non
             return moment.step / steps
         return float((torch.as_tensor(moment.t).mean() - first) / (last - first))
 
-    with tqdm(total=n, unit="image", delay=0.2, bar_format="sampling {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}, {rate_fmt}]") as bar:
+    with tqdm(total=n, unit="image", delay=0.2, bar_format="sampling {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}, {rate_fmt}]") as drawn:
 
         def observe(images: int) -> Callable[[sd.Moment], None]:
-            start = bar.n
-            return lambda moment: _move(bar, start + images * fraction(moment))
+            start = drawn.n
+            return lambda moment: _move(drawn, start + images * fraction(moment))
 
         yield observe
 
 
-def _move(bar: tqdm, position: float) -> None:
-    bar.update(position - bar.n)
+def _move(drawn: tqdm, position: float) -> None:
+    drawn.update(position - drawn.n)
 
 
-def _count(name: str, value: object) -> int:
-    count = as_int(value)
-    if count is None or count < 1:
+def count(name: str, value: object) -> int:
+    """``value`` as an integer >= 1."""
+    whole = as_int(value)
+    if whole is None or whole < 1:
         raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=16.")
-    return count
+    return whole
 
 
-def _ids(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
+def names(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
     """(n,) names of the images."""
     if sample_ids is None:
         return list(range(n))
@@ -133,5 +134,6 @@ def _ids(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
     return ids
 
 
-def _seed(seed: int | None) -> int:
+def checked_seed(seed: int | None) -> int:
+    """``seed``, or one from torch's global generator."""
     return int(torch.randint(2**62, ())) if seed is None else check_seed(seed)

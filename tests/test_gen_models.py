@@ -50,10 +50,10 @@ def test_an_image_does_not_depend_on_its_batch(method, options, batch_size):
     m = tiny_model()
     whole = m.draw(5, method, seed=1, **options)
     parts = m.draw(5, method, seed=1, batch_size=batch_size, **options)
-    torch.testing.assert_close(parts.images, whole.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(parts.images, whole.images, rtol=0, atol=3e-4)
     assert torch.equal(parts.nfe, whole.nfe)
     reordered = m.sample(2, method, seed=1, sample_ids=[4, 2], **options)
-    torch.testing.assert_close(reordered, whole.images[[4, 2]], rtol=0, atol=1e-4)
+    torch.testing.assert_close(reordered, whole.images[[4, 2]], rtol=0, atol=3e-4)
     other = m.sample(5, method, seed=2, **options)
     assert ((other - whole.images).abs().amax((1, 2, 3)) > 0.1).all()  # the tolerance above is far from what tells images apart
 
@@ -146,7 +146,8 @@ def test_a_saved_model_is_the_model(folder):
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_process_comes_back(tmp_path, name):
-    m = gen.load(tiny_model(process=name).save(tmp_path / "m"))
+    options = {"alphas_cumprod": [0.99, 0.9, 0.5, 0.1, 0.01]} if name == "tabulated_vp" else {}
+    m = gen.load(tiny_model(process=name, process_options=options).save(tmp_path / "m"))
     assert isinstance(m.process, PROCESSES[name])
     assert m.sample(1, "euler_maruyama", steps=3, seed=0).isfinite().all()
 
@@ -215,13 +216,8 @@ def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
 
 
 def test_formats_to_come_are_named(tmp_path):
-    (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a diffusers folder, which this version cannot read"):
-        gen.load(tmp_path)
-    with pytest.raises(ValueError, match="is a PyTorch checkpoint, which this version cannot read"):
+    with pytest.raises(ValueError, match="is a PyTorch checkpoint; one of score_sde_pytorch needs its configuration"):
         gen.load("checkpoint.pth")
-    with pytest.raises(ValueError, match="hub id"):
-        gen.load("google/ddpm-cifar10-32")
     file = tmp_path / "model.safetensors"
     file.touch()
     with pytest.raises(ValueError, match="is a file; expected"):

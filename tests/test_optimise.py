@@ -19,8 +19,9 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve import exam
+from sdesolve._gauss_newton import cost_of, weights_of
 from sdesolve.grids import GRIDS
-from sdesolve.optimise import _centred, _cost, _Search, _weights
+from sdesolve.optimise import Search, centred
 
 TARGET = exam.mixture_2d()
 STD = float(TARGET.variance.mean().sqrt())
@@ -73,7 +74,7 @@ def test_the_nodes_are_a_minimum() -> None:
     """The denoised ends of the seen draws get no nearer by any node that moves a little."""
     process = PROCESSES["VP"]
     x = process.prior((256, 2), seed=0, dtype=torch.float64)
-    search = _Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x)
+    search = Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x)
     assert torch.equal(torch.cat([search.seen.x, search.held.x]), x)  # those that judge are not those that were fitted
     start = search._pieces(search.default().ts)
     z = search.refined(start, lambda: None)
@@ -83,11 +84,11 @@ def test_the_nodes_are_a_minimum() -> None:
         assert search.cost(z + move * torch.eye(len(z), dtype=z.dtype)[i], search.seen) > 0.99 * here
 
 
-def test_the_weights_are_the_derivative_of_the_cost() -> None:
+def test_the_weights_are_the_derivative_of_thecost_of() -> None:
     apart = 0.3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     d = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    slope = (_cost(apart + 1e-6 * d) - _cost(apart - 1e-6 * d)) / 2e-6
-    assert slope == pytest.approx(float((2 * _weights(apart) * (apart * d).mean(1)).mean()), rel=1e-6)
+    slope = (cost_of(apart + 1e-6 * d) - cost_of(apart - 1e-6 * d)) / 2e-6
+    assert slope == pytest.approx(float((2 * weights_of(apart) * (apart * d).mean(1)).mean()), rel=1e-6)
 
 
 @given(z=st.lists(st.floats(-6, 6), min_size=9, max_size=9), denoise=st.booleans(), process=st.sampled_from(sorted(PROCESSES)))
@@ -96,7 +97,7 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
     draws = torch.zeros(4, 2, dtype=torch.float64)
     draws[::2] = 1
     steps = 7 if denoise else 8
-    search = _Search(flow(process), "ddim", {}, steps, denoise, draws, draws)
+    search = Search(flow(process), "ddim", {}, steps, denoise, draws, draws)
     pieces = torch.tensor(z, dtype=torch.float64)
     grid = search.grid(pieces)
     assert len(grid) == steps and grid.ts[0] <= p.T and grid.ts[-1] >= p.eps and grid.ts[0] > grid.ts[-1]
@@ -109,7 +110,7 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
 def test_no_search_ends_in_a_grid_that_is_refused(method: str, denoise: bool) -> None:
     """A step of Gauss-Newton may ask for any pieces: those of a method that divides by its steps stay within what it takes."""
     x = PROCESSES["VP"].prior((16, 2), seed=0)
-    search = _Search(flow(), method, {}, 6, denoise, x, x)
+    search = Search(flow(), method, {}, 6, denoise, x, x)
     for thin in (1, 2, 6, slice(2, 4), slice(1, 6)):
         z = torch.zeros(7 + denoise, dtype=torch.float64)
         z[thin] = -20.0
@@ -144,8 +145,8 @@ def test_the_reference_starts_from_the_data_s_mean(process: str) -> None:
     p = PROCESSES[process]
     target, x = GaussianTarget(p), p.prior((64, 2), seed=0, dtype=torch.float64)
     mean, _ = target.law(p.T)
-    centred = _centred(p.probability_flow(target.score), x)
-    assert torch.allclose(centred - p.sigma(p.T) / p.prior_std * x, torch.full_like(x, float(mean)), rtol=0.05, atol=0)
+    moved = centred(p.probability_flow(target.score), x)
+    assert torch.allclose(moved - p.sigma(p.T) / p.prior_std * x, torch.full_like(x, float(mean)), rtol=0.05, atol=0)
 
 
 def test_what_is_kept_is_best_for_the_held_back_half() -> None:
@@ -153,7 +154,7 @@ def test_what_is_kept_is_best_for_the_held_back_half() -> None:
     torch.manual_seed(0)
     problem, x = flow(), PROCESSES["VP"].prior((8, 2), seed=3, dtype=torch.float64)
     ends = sd.solve(problem, x, "tsit5", denoise=True).x
-    search, path = _Search(problem, "ddim", {}, 5, True, x, ends), list[tuple[float, Tensor]]()
+    search, path = Search(problem, "ddim", {}, 5, True, x, ends), list[tuple[float, Tensor]]()
     cost = search.cost
     search.cost = lambda z, part: path.append((cost(z, part), z)) or path[-1][0]  # type: ignore[method-assign]
     found = search.refined(next(search.candidates()), lambda: None)

@@ -61,7 +61,7 @@ def langevin_walks(p: sd.Process, target: str) -> list[dict[str, Any]]:
     Each step forgets a share of order snr^2 of the past, and errs by as much; the shares of the modes err by d snr^2.  In 64 dimensions
     that takes snr = 0.05 and 25,000 steps, 40 minutes for the three processes: there it starts where the modes have parted.
     """
-    parted = p.log_snr_inverse(-2 * math.log(1.5 if target == "64d" else 0.25)).item()
+    parted = p.log_snr_inverse(-2 * math.log(1.0 if target == "64d" else 0.25)).item()
     end = p.sigma_inverse(0.05 if (target, p) == ("64d", PROCESSES["subVP"]) else 0.02).item()  # where the steps still move the data
     last = {**equal_steps(p, (parted, end), 1500, lambda r: r**-2, lambda u: u**-0.5), "snr": 0.6}
     return [last] if target == "64d" else [{**short_steps_about(0.5, p, (p.T, parted), 4000), "snr": 0.2}, last]

@@ -113,7 +113,8 @@ def as_model(
 def _time_inverse(time: TimeConvention, process: Process) -> Callable[[Tensor], Tensor]:
     levels = as_int(time)
     if levels is not None and levels > 1:
-        return lambda index: (index * (process.horizon / (levels - 1))).clamp(min=process.eps)
+        step = (process.horizon - process.origin) / (levels - 1)
+        return lambda index: (process.origin + index * step).clamp(min=process.eps)
     if callable(time):
         return time
     inverse = TIME_INVERSES[choice("time", time, TIME_INVERSES)]

@@ -136,6 +136,10 @@ class Stepper:
         """This method with what can be compiled of it, by ``compile``."""
         return compile(self)
 
+    def constrained(self, step: Callable[[Stepper], Stepper], correction: Callable[[Any], Any]) -> Stepper:
+        """This method with a constraint after every move: ``step`` puts one after those of a stepper, ``correction`` after those of a corrector."""
+        return step(self)
+
     def check_grid(self, process: Process, ts: Sequence[float]) -> None:
         """Refuse a walk over ``ts``, before its first call, that the method cannot make."""
 

@@ -16,6 +16,7 @@ from ..grids import Grid
 from ..noise import PART
 from ..problems import Problem, ReverseSDE, ScoreProblem
 from ..processes import Process
+from . import moved
 from .base import Facts, Step, StepNoise, Stepper
 
 
@@ -44,11 +45,10 @@ class PredictorCorrector(Stepper):
 
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
-        predictor = self.predictor.facts if self.predictor else Facts(evals=0)
-        once = predictor.start if self.predictor and self.predictor.calls_on_the_way else 0  # those of an init come in each step
+        predictor = moved.facts(self.predictor) if self.predictor else Facts(evals=0)
         return Facts(
-            evals=predictor.start - once + predictor.evals + self.corrector.calls(self.corrector_steps),
-            start=once,
+            evals=predictor.evals + self.corrector.calls(self.corrector_steps),
+            start=predictor.start,
             weak={"additive": 1.0},
             needs=frozenset({"score"}),
             reference="Song et al. 2021",
@@ -60,13 +60,18 @@ class PredictorCorrector(Stepper):
             return compile(self)
         return replace(self, predictor=self.predictor.compiled(compile))
 
+    def constrained(self, step: Callable[[Stepper], Stepper], correction: Callable[[Corrector], Corrector]) -> Stepper:
+        """After the predictor's step, and after every corrector step."""
+        predictor = self.predictor and self.predictor.constrained(step, correction)
+        return replace(self, predictor=predictor, corrector=correction(self.corrector))
+
     def check_grid(self, process: Process, ts: Sequence[float]) -> None:
         if self.predictor:
             self.predictor.check_grid(process, ts)
 
     def init(self, problem: ReverseSDE, x: Tensor, t: Number) -> Any:
-        predictor = self.predictor if self.predictor and self.predictor.outlives_moves else None
-        return _carried(predictor.init(self._predicted(problem), x, t) if predictor else None, self.corrector.init(x))
+        past = moved.init(self.predictor, self._predicted(problem), x, t) if self.predictor else None
+        return _carried(past, self.corrector.init(x))
 
     @property
     def own_grid(self) -> Grid | None:  # type: ignore[override]
@@ -84,9 +89,8 @@ class PredictorCorrector(Stepper):
     def step(self, problem: ReverseSDE, x: Tensor, t0: Number, t1: Number, noise: StepNoise, carry: Any) -> Step:
         past, corrected = carry or (None, None)
         if self.predictor:
-            predicted, remembers = self._predicted(problem), self.predictor.outlives_moves
-            step = self.predictor.step(predicted, x, t0, t1, noise, past if remembers else self.predictor.init(predicted, x, t0))
-            x, past = step.x, step.carry if remembers else None
+            step = moved.step(self.predictor, self._predicted(problem), x, t0, t1, noise, past)
+            x, past = step.x, step.carry
         x, corrected = self.corrector.correct(problem, x, t1, self.corrector_steps, lambda k, part: noise.normal(1 + k + part * PART), corrected)
         return Step(x, carry=_carried(past, corrected))
 

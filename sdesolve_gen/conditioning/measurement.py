@@ -2,30 +2,149 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .operator import Operator
+from .._errors import unknown
+from ._numbers import per_row
+from .operator import Operator, conjugate_gradients
+
+NOISES = ("gaussian", "poisson")
+_MISMATCH = 1e-3  # of <A x, y> and <x, A' y>, in standard deviations of either: roundings are below 1e-5, a wrong adjoint is at 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
-    """y = A x_0 + noise_std n with standard normal n.
+    """y = A x_0 + noise, one for each row of the state.
+
+        gaussian   y ~ N(A x_0, noise_std^2)
+        poisson    y = gain k,  k ~ Poisson(A x_0 / gain):  variance gain A x_0, and noise_std^2 more where the reading is noisy too
+
+    Poisson noise is taken for Gaussian with the variance that the prediction A E[x_0 | x_t] has, of one count at least, where it is weighed; so it needs
+    data that are intensities, A x_0 >= 0, and is as good as a count of some ten is nearly Gaussian.  [Chung et al. 2023, section 3, with y for the prediction]
 
     Arguments:
         operator: A, on states shaped like the model's.
         y: (B, *measured), one measurement for each row of the state, or (1, *measured) for all of them.
         noise_std: standard deviation of the noise, in the units of y, >= 0; 0 for a measurement without noise.
+        noise: "gaussian" or "poisson".
+        gain: y of a single count, > 0; for Poisson noise alone.
 
     Raises:
-        ValueError: y of another shape than the operator's measurements, or not finite; noise_std < 0 or not finite.
+        TypeError: y is not a floating tensor.
+        ValueError: y of another shape than the operator's measurements, or not finite; noise_std < 0 or not finite; an unknown noise, a gain <= 0 or without
+            Poisson noise, or counts below zero; an operator whose ``adjoint`` is not the adjoint of its ``forward``: one product with each is tried.
     """
 
     operator: Operator
     y: Tensor
     noise_std: float = 0.0
+    noise: str = "gaussian"
+    gain: float | None = None
+
+    def __post_init__(self) -> None:
+        measured = tuple(self.operator.measured)
+        if not isinstance(self.y, Tensor) or not self.y.is_floating_point():
+            got = str(self.y.dtype) if isinstance(self.y, Tensor) else type(self.y).__name__
+            raise TypeError(f"y is {got}; expected a floating tensor in the units of the data: torch.as_tensor(y).float().")
+        if tuple(self.y.shape[1:]) != measured or not len(self.y):
+            hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ""
+            raise ValueError(f"y has shape {tuple(self.y.shape)}; expected (B, {', '.join(map(str, measured))}), as {_name(self.operator)} measures{hint}.")
+        if not bool(torch.isfinite(self.y).all()):
+            raise ValueError(f"y has {int((~torch.isfinite(self.y)).sum())} values that are not finite; expected a mask in the operator for what was not measured.")
+        if isinstance(self.noise_std, bool) or not isinstance(self.noise_std, int | float) or not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"noise_std={self.noise_std!r}; expected a finite number >= 0 in the units of y, as in noise_std=0.05.")
+        self._check_noise()
+        if self.operator.linear:
+            check_adjoint(self.operator, self.y)
+
+    def _check_noise(self) -> None:
+        if self.noise not in NOISES:
+            raise ValueError(unknown("noise", self.noise, NOISES))
+        if self.noise == "gaussian":
+            if self.gain is not None:
+                raise ValueError(f"gain={self.gain!r} with noise='gaussian'; expected noise='poisson', or no gain.")
+            return
+        if isinstance(self.gain, bool) or not isinstance(self.gain, int | float) or not 0 < self.gain < math.inf:
+            raise ValueError(f"gain={self.gain!r}; expected the y of a single count, a finite number > 0, as in gain=0.01.")
+        if not self.noise_std and bool((self.y < 0).any()):
+            raise ValueError(f"y has values down to {float(self.y.min()):.3g}, and counts are not negative; expected intensities, y >= 0, or the noise_std of their reading.")
 
     def residual(self, x0: Tensor) -> Tensor:
         """y - A x_0, (B, *measured)."""
-        return self.y - self.operator.forward(x0)
+        return self._minus(self._forward(x0))
+
+    def weighted(self, x0: Tensor, scale: float | Tensor) -> Tensor:
+        """(N + scale A A')^-1 (y - A x_0) with the noise's covariance N, (B, *measured); scale > 0, a float or (B,) float64.
+
+        What a Gaussian estimate x_0 of covariance ``scale`` I makes of y, before A'.
+        """
+        measured = self._forward(x0)
+        if self.noise == "gaussian":
+            return self.operator.gram_solve(self._minus(measured), self.noise_std**2, scale)
+        adjoint, forward = self.operator.adjoint, self.operator.forward
+        return self.solve(measured, lambda v: per_row(scale, v) * forward(adjoint(v)))
+
+    def solve(self, measured: Tensor, matrix: Callable[[Tensor], Tensor], most: int = 200) -> Tensor:
+        """(N + matrix)^-1 (y - measured) by at most ``most`` conjugate gradients, for a positive semidefinite ``matrix`` on measurements."""
+        variance = self.variance(measured)
+        return conjugate_gradients(lambda v: variance * v + matrix(v), self._minus(measured), most=most)
+
+    def variance(self, measured: Tensor) -> float | Tensor:
+        """Of the noise, where A x_0 = ``measured``: a float, or (B, *measured) for Poisson noise, of one count at least."""
+        if self.gain is None:
+            return self.noise_std**2
+        return self.gain * measured.clamp_min(self.gain) + self.noise_std**2
+
+    def require(self, method: str, noises: Iterable[str] = ("gaussian",)) -> None:
+        """Refuse what ``method`` cannot do: a noise that is not among ``noises``, an operator that is not linear."""
+        if not self.operator.linear:
+            raise ValueError(f"{method} needs a linear operator with its adjoint, and {_name(self.operator)} has linear = False; expected 'dps', which needs forward alone.")
+        if self.noise not in noises:
+            raise ValueError(f"{method} has no treatment of noise={self.noise!r}; expected 'dps', 'pigdm' or 'mmps', or noise='gaussian' with a noise_std that comes near.")
+
+    def check_state(self, x0: Tensor) -> None:
+        """That the operator measures states like x_0, (B, *event), and that there is a y for each row."""
+        if tuple(x0.shape[1:]) != tuple(self.operator.event) or len(self.y) not in (1, len(x0)):
+            raise ValueError(
+                f"the state has shape {tuple(x0.shape)}, and y {tuple(self.y.shape)} is measured by {_name(self.operator)} of states "
+                f"({len(self.y) if len(self.y) > 1 else 'B'}, {', '.join(map(str, self.operator.event))}); expected as many rows, or y[:1] for all of them."
+            )
+
+    def _forward(self, x0: Tensor) -> Tensor:
+        self.check_state(x0)
+        return self.operator.forward(x0)
+
+    def _minus(self, measured: Tensor) -> Tensor:
+        return self.y.to(measured) - measured
+
+
+def check_adjoint(operator: Operator, like: Tensor) -> None:
+    """That  <A x, y> = <x, A' y>  for one x and one y, drawn once and for all, in the dtype and on the device of ``like``.
+
+    Raises:
+        ValueError: it is not, or a shape is not what the operator says.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(like) for shape in (operator.event, operator.measured))
+    with torch.no_grad():
+        seen, back = operator.forward(x), operator.adjoint(y)
+    for name, value, shape in (("forward", seen, y.shape), ("adjoint", back, x.shape)):
+        if value.shape != shape:
+            raise ValueError(f"{_name(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")
+    seen, back = seen.double(), back.double()
+    left, right = float((seen * y).sum()), float((x * back).sum())
+    scale = max(float(seen.norm()), float(back.norm()))  # the standard deviations of the two over draws of y and x
+    if not abs(left - right) <= _MISMATCH * scale:
+        raise ValueError(
+            f"the adjoint of {_name(operator)} is not the adjoint of its forward: <A x, y> = {left:.6g} and <x, A' y> = {right:.6g} for one x and one y, "
+            "which must agree; expected the transpose of a linear forward, or linear = False and method='dps', which needs forward alone."
+        )
+
+
+def _name(operator: Operator) -> str:
+    return type(operator).__name__

@@ -36,10 +36,12 @@ class Operator:
     Attributes:
         event: shape of one state.
         measured: shape of one measurement.
+        linear: False for a measurement that is no matrix: it has ``forward`` alone, written in torch, and "dps" alone can use it.
     """
 
     event: tuple[int, ...]
     measured: tuple[int, ...]
+    linear: bool = True
 
     def forward(self, x: Tensor) -> Tensor:
         """A x, (B, *measured)."""

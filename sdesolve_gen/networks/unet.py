@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .execution import Block
+from .options import LabelEmbedding, check_classes, check_images, check_integers, check_multipliers, check_positive, check_time
+
 _RESCALE = math.sqrt(0.5)  # keeps the variance of a sum of two independent branches
 
 
@@ -27,21 +30,21 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(features // 2))
 
     def forward(self, time: Tensor) -> Tensor:
-        angle = 2 * math.pi * time[:, None] * self.frequencies
+        angle = time[:, None] * self.frequencies * (2 * math.pi)  # in the order of the published code: its digits at thousands of radians
         return torch.cat([angle.cos(), angle.sin()], 1)
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation (8 groups) computed in float32: more accurate in half precision, and on a CPU three times as fast."""
+    """Group normalisation computed in float32: more accurate in half precision, and on a CPU three times as fast."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(8, channels)
+    def __init__(self, channels: int, groups: int = 8, eps: float = 1e-5) -> None:
+        super().__init__(groups, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Two 3x3 convolutions; the time embedding scales and shifts between them."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
@@ -60,24 +63,71 @@ class ResidualBlock(nn.Module):
         return (self.skip(x) + h) * _RESCALE
 
 
-class Attention(nn.Module):
+class Attention(Block):
     """Self-attention over the pixels of a feature map."""
 
-    def __init__(self, channels: int, head: int = 64) -> None:
+    def __init__(self, channels: int, head: int = 64, norm: Norm | None = None, rescale: float = _RESCALE) -> None:
         super().__init__()
-        self.heads = max(1, channels // head)
-        self.norm = Norm(channels)
+        self.heads, self.rescale = max(1, channels // head), rescale
+        self.norm = Norm(channels) if norm is None else norm
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
         h = F.scaled_dot_product_attention(*qkv.unbind(1))
-        return (x + self.out(h.transpose(-1, -2).reshape(x.shape))) * _RESCALE
+        return (x + self.out(h.transpose(-1, -2).reshape(x.shape))) * self.rescale
 
 
-class UNet(nn.Module):
-    """(x, time) -> output shaped like x.
+class Encoder(nn.Module):
+    """The way down of a :class:`UNet` and its middle; arguments as there."""
+
+    def __init__(self, channels: int, width: int, multipliers: Sequence[int], blocks: int, patch: int, fourier_scale: float) -> None:
+        super().__init__()
+        check_integers({"channels": (channels, 64), "width": (width, 1024), "blocks": (blocks, 16), "patch": (patch, 16)})
+        if width % 8:
+            raise ValueError(f"width={width}; expected a multiple of 8, the number of groups of the normalisation, as in width={width + -width % 8}.")
+        check_multipliers(multipliers)
+        check_positive("fourier_scale", fourier_scale)
+        embedding = 4 * width
+        self.channels, self.patch, self.multiple = channels, patch, patch * 2 ** (len(multipliers) - 1)
+        self.embed = nn.Sequential(
+            FourierFeatures(width, fourier_scale), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+
+        self.skips = [width]  # features of what each module of the way down returns
+        self.down = nn.ModuleList()
+        for level, multiplier in enumerate(multipliers):
+            if level:
+                self.down.append(Downsample(self.skips[-1]))
+                self.skips.append(self.skips[-1])
+            for _ in range(blocks):
+                self.down.append(ResidualBlock(self.skips[-1], width * multiplier, embedding))
+                self.skips.append(width * multiplier)
+
+        coarsest = width * multipliers[-1]
+        self.middle = nn.ModuleList([ResidualBlock(coarsest, coarsest, embedding), Attention(coarsest), ResidualBlock(coarsest, coarsest, embedding)])
+
+    def encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        """What each module of the way down returns, and last the middle."""
+        h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        passed = [h]
+        for module in self.down:
+            h = module(h, embedding)
+            passed.append(h)
+        for module in self.middle:
+            h = module(h) if isinstance(module, Attention) else module(h, embedding)
+        return [*passed, h]
+
+    def check_input(self, x: Tensor, time: Tensor) -> None:
+        """Raises ValueError for images or times that do not fit."""
+        check_images(self, x, self.channels, self.multiple)
+        check_time(x, time)
+
+
+class UNet(Encoder):
+    """(x, time) -> output shaped like x; with classes (x, time, labels).
 
     Arguments:
         channels: of the image, 1..64.
@@ -88,6 +138,7 @@ class UNet(nn.Module):
         patch: side of the patches the image is folded into first, 1..16; the image's sides must be multiples of
             patch * 2**(levels - 1).
         fourier_scale: standard deviation of the frequencies of the time embedding, in cycles per unit of ``time``.
+        classes: number of classes of a class-conditional network, 0 for none, up to 100,000.  The label ``classes`` is the null label: of no class.
 
     Raises:
         ValueError: an option out of range; when called, an image of other channels or of a side that is no such multiple.
@@ -101,63 +152,36 @@ class UNet(nn.Module):
         blocks: int = 1,
         patch: int = 1,
         fourier_scale: float = 1.0,
+        classes: int = 0,
     ) -> None:
-        super().__init__()
-        _check_options(channels, width, multipliers, blocks, patch, fourier_scale)
-        embedding = 4 * width
-        self.channels, self.patch, self.multiple = channels, patch, patch * 2 ** (len(multipliers) - 1)
-        self.embed = nn.Sequential(
-            FourierFeatures(width, fourier_scale), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
-        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
-
-        widths = [width * m for m in multipliers]
-        skips = [width]
-        self.down = nn.ModuleList()
-        for level, features in enumerate(widths):
-            if level:
-                self.down.append(Downsample(skips[-1]))
-                skips.append(skips[-1])
-            for _ in range(blocks):
-                self.down.append(ResidualBlock(skips[-1], features, embedding))
-                skips.append(features)
-
-        coarsest = widths[-1]
-        self.middle = nn.ModuleList([ResidualBlock(coarsest, coarsest, embedding), Attention(coarsest), ResidualBlock(coarsest, coarsest, embedding)])
-
+        super().__init__(channels, width, multipliers, blocks, patch, fourier_scale)
+        check_classes(classes, least=0)
+        embedding, skips = 4 * width, list(self.skips)
         self.up = nn.ModuleList()
-        features = coarsest
-        for level, out in reversed(list(enumerate(widths))):
+        features = skips[-1]
+        for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                self.up.append(ResidualBlock(features + skips.pop(), out, embedding))
-                features = out
+                self.up.append(ResidualBlock(features + skips.pop(), width * multiplier, embedding))
+                features = width * multiplier
             if level:
                 self.up.append(Upsample(features))
 
         self.head = nn.Sequential(Norm(features), nn.SiLU(), _zeroed(nn.Conv2d(features, channels * patch**2, 3, padding=1)))
+        self.labels = LabelEmbedding(classes, embedding) if classes else None
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """The output for images x, (B, channels, H, W), and times (B,)."""
-        self._check_input(x, time)
-        embedding = self.embed(time.to(x.dtype))
-        h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
-        skips = [h]
-        for module in self.down:
-            h = module(h, embedding)
-            skips.append(h)
-        for module in self.middle:
-            h = module(h) if isinstance(module, Attention) else module(h, embedding)
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The output for images x, (B, channels, H, W), times (B,) and, of a network with classes, labels (B,) int64; None is the null label."""
+        self.check_input(x, time)
+        embedding = self._embedding(x, time, labels)
+        *skips, h = self.encode(x, embedding)
         for module in self.up:
             h = module(h, embedding) if isinstance(module, Upsample) else module(torch.cat([h, skips.pop()], 1), embedding)
         return F.pixel_shuffle(self.head(h), self.patch).contiguous()
 
-    def _check_input(self, x: Tensor, time: Tensor) -> None:
-        sides = x.shape[2:]
-        if x.dim() != 4 or x.shape[1] != self.channels or any(side == 0 or side % self.multiple for side in sides):
-            expected = f"(B, {self.channels}, H, W) with H and W multiples of {self.multiple}"
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected {expected}: pad the image, or build the UNet with other channels, patch or levels.")
-        if time.shape != x.shape[:1]:
-            raise ValueError(f"time has shape {tuple(time.shape)}; expected ({len(x)},), one time an image: time.expand({len(x)}).")
+    def _embedding(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        if self.labels is None:
+            return self.embed(time.to(x.dtype))
+        return self.embed[4](self.embed[:4](time.to(x.dtype)) + self.labels.of(labels, len(x)))
 
 
 class Downsample(nn.Module):
@@ -187,21 +211,3 @@ def _zeroed(module: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(module.weight)
     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     return module
-
-
-def _check_options(channels: int, width: int, multipliers: Sequence[int], blocks: int, patch: int, fourier_scale: float) -> None:
-    """Limits that a card from anywhere cannot pass to make us build for ever."""
-    limits = {"channels": (channels, 64), "width": (width, 1024), "blocks": (blocks, 16), "patch": (patch, 16)}
-    for name, (value, largest) in limits.items():
-        if not _within(value, largest):
-            raise ValueError(f"{name}={value!r}; expected an integer from 1 to {largest}.")
-    if width % 8:
-        raise ValueError(f"width={width}; expected a multiple of 8, the number of groups of the normalisation, as in width={width + -width % 8}.")
-    if not isinstance(multipliers, Sequence) or not 1 <= len(multipliers) <= 8 or not all(_within(m, 16) for m in multipliers):
-        raise ValueError(f"multipliers={multipliers!r}; expected 1 to 8 integers from 1 to 16, as in multipliers=[1, 2].")
-    if isinstance(fourier_scale, bool) or not isinstance(fourier_scale, int | float) or not 0 < fourier_scale < math.inf:
-        raise ValueError(f"fourier_scale={fourier_scale!r}; expected a finite number > 0, as in fourier_scale=1.0.")
-
-
-def _within(value: object, largest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= largest

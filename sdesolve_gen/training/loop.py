@@ -31,6 +31,7 @@ from ..networks import UNet
 from ..processes import make_process
 from .config import TrainConfig
 from .data import batch_indices, generator, read_images
+from .levels import level_times
 
 DATA_RANGE = (-1.0, 1.0)
 LOG_EVERY = 100
@@ -97,10 +98,11 @@ class _Run:
         pixels = images[rows] + torch.rand(images[rows].shape, generator=draws)  # uniform dequantisation: [0, 256)
         low, high = DATA_RANGE
         x0 = low + (high - low) * pixels / 256
+        t = level_times(self.process, c.batch, c.log_sigma_mean, c.log_sigma_std, draws)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(c, self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=c.precision == "bf16"):
-            loss = denoising_loss(self.score, x0, self._times(draws), torch.randn(x0.shape, generator=draws))
+            loss = denoising_loss(self.score, x0, t, torch.randn(x0.shape, generator=draws))
         self.optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
@@ -110,14 +112,6 @@ class _Run:
         self.average.update_parameters(self.network)
         self.step += 1
         return loss.detach()
-
-    def _times(self, draws: torch.Generator) -> Tensor:
-        """(batch,) times with ln(sigma/alpha) normal, stratified: one in each of ``batch`` equally likely slices."""
-        c = self.config
-        quantile = (torch.arange(c.batch) + torch.rand(c.batch, generator=draws, dtype=torch.float64)) / c.batch
-        log_sigma = c.log_sigma_mean + c.log_sigma_std * torch.special.ndtri(quantile.clamp(1e-6, 1 - 1e-6))
-        low, high = (-0.5 * float(self.process.log_snr(t)) for t in (1e-5 * self.process.T, self.process.T))
-        return self.process.log_snr_inverse(-2 * log_sigma.clamp(low, high))
 
     def model(self) -> Model:
         """The averaged weights as a model, with its card."""

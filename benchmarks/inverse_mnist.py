@@ -1,0 +1,134 @@
+"""The embedded MNIST model and four measurements: what each method of conditioning makes of them, and what it costs.
+
+    python benchmarks/inverse_mnist.py ../shared/data/mnist runs/classifier [--out runs/inverse_mnist] [--n 200] [--methods pigdm,ddnm] [--tasks half]
+
+writes ``results.json`` after every batch of images, from which the same command goes on, and prints a table for each task:
+
+    PSNR, SSIM   of one draw and the test image
+    digit        share of draws in which an independent classifier sees the digit that the test image shows
+    |y - Ax|     root mean square over the declared noise, or as it is without noise, of what the method gave
+    calls, s     network calls and seconds a draw
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import sdesolve_gen as gen
+from sdesolve.files import atomic
+from sdesolve_gen.conditioning import CONDITIONINGS, Operator
+from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.conditioning.metrics import psnr, ssim
+from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
+from sdesolve_gen.training.data import read_images, scaled
+
+SHAPE = (1, 28, 28)
+BATCH = 50
+
+
+class Task(NamedTuple):
+    """What is measured, and with how much noise."""
+
+    title: str
+    operator: Operator
+    noise_std: float
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "half": lambda: Task("the right half is unknown", ops.make("box", SHAPE, x0=14, y0=0, x1=28, y1=28), 0.0),
+    "super4": lambda: Task("4x super-resolution, noise 0.05", ops.Downsample(SHAPE, 4), 0.05),
+    "blur": lambda: Task("Gaussian blur of std 2, noise 0.05", ops.Blur(SHAPE, ops.gaussian_kernel(2.0)), 0.05),
+    "pixels": lambda: Task("10 % of the pixels are known", ops.make("random_pixels", SHAPE, missing=0.9), 0.0),
+}
+
+
+def measured(model: gen.Model, task: Task, method: str, x: Tensor, labels: Tensor, first: int, classifier: Classifier) -> dict[str, Any]:
+    """The figures of one batch; {"refused": why} where the method has nothing to say."""
+    y = task.operator.forward(x)
+    y = y + task.noise_std * torch.randn(y.shape, generator=torch.Generator().manual_seed(first))
+    start = time.perf_counter()
+    try:
+        r = model.restore(y, task.operator, task.noise_std, method, seed=0, sample_ids=range(first, first + len(x)), batch_size=len(x))
+    except ValueError as error:
+        return {"refused": str(error)}
+    seconds = time.perf_counter() - start
+    drawn = r.images[:, 0]
+    kept = float((task.operator.forward(drawn) - y).abs().max()) if task.noise_std == 0 else None
+    return {
+        "psnr": psnr(drawn, x, model.data_range).tolist(),
+        "ssim": ssim(drawn, x, model.data_range).tolist(),
+        "digit": (probabilities(classifier, drawn).argmax(1) == labels).tolist(),
+        "residual": r.residual[:, 0].tolist(),
+        "kept": kept,
+        "sampler": r.sampler,
+        "nfe": float(r.nfe.double().mean()),
+        "seconds": seconds / len(x),
+    }
+
+
+def row(method: str, batches: list[dict[str, Any]], noise_std: float) -> str:
+    """One line of the table."""
+    if "refused" in batches[0]:
+        return f"| `{method}` | refused: {batches[0]['refused'].split(';')[0][:80]} |"
+    joined = {name: torch.tensor([value for batch in batches for value in batch[name]]).double() for name in ("psnr", "ssim", "digit", "residual")}
+    error = joined["psnr"].std() / len(joined["psnr"]) ** 0.5
+    residual = joined["residual"].square().mean().sqrt() / (noise_std or 1.0)
+    seconds, nfe = (sum(batch[name] for batch in batches) / len(batches) for name in ("seconds", "nfe"))
+    figures = f"{joined['psnr'].mean():.2f} ± {error:.2f} | {joined['ssim'].mean():.3f} | {100 * joined['digit'].mean():.1f} % | {residual:.3f}"
+    return f"| `{method}` | {batches[0]['sampler']} | {figures} | {nfe:.0f} | {seconds:.2f} |"
+
+
+def table(results: dict[str, Any], name: str, methods: list[str]) -> str:
+    """All methods of one task."""
+    task = TASKS[name]()
+    head = f"\n{task.title}\n\n| method | solver | PSNR, dB | SSIM | digit | \\|y - Ax\\|{' / noise' if task.noise_std else ''} | calls | s |\n|---|---|---|---|---|---|---|---|"
+    rows = []
+    for method in methods:
+        batches = [cell for key, cell in results.items() if key.startswith(f"{name}/{method}/")]
+        rows += [row(method, batches, task.noise_std)] if batches else []
+    return "\n".join([head, *rows])
+
+
+def main() -> None:
+    usual = [name for name, method in CONDITIONINGS.items() if list(inspect.signature(method).parameters)[:2] == ["score", "measurement"]]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with test.parquet")
+    parser.add_argument("classifier", type=Path, help="folder that benchmarks/mnist_classifier.py wrote")
+    parser.add_argument("--out", type=Path, default=Path("runs/inverse_mnist"))
+    parser.add_argument("--n", type=int, default=200, help="test images")
+    parser.add_argument("--methods", default=",".join(usual))
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    arguments = parser.parse_args()
+    methods, tasks = arguments.methods.split(","), arguments.tasks.split(",")
+
+    model, classifier = gen.load("mnist"), load_classifier(arguments.classifier)
+    images, labels = read_images(arguments.data / "test.parquet")
+    x, labels = scaled(images[: arguments.n]), labels[: arguments.n]
+    path = arguments.out / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    cells = [(name, method, first) for name in tasks for method in methods for first in range(0, len(x), BATCH)]
+    for name, method, first in tqdm(cells, unit="batch"):
+        last = min(first + BATCH, len(x))
+        key = f"{name}/{method}/{first}-{last}"
+        if key in results or (f"{name}/{method}/0-{min(BATCH, len(x))}" in results and "refused" in results[f"{name}/{method}/0-{min(BATCH, len(x))}"]):
+            continue
+        results[key] = measured(model, TASKS[name](), method, x[first:last], labels[first:last], first, classifier)
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(results) + "\n")
+    for name in tasks:
+        print(table(results, name, methods))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,181 @@
+"""DPS and PiGDM here, in azula and in deepinv: the same model, measurement, start and number of network calls.
+
+    pip install --no-deps azula==0.11.1 einops==0.8.2 deepinv==0.5.0 natsort h5py torchvision
+    python benchmarks/posterior_peers.py mnist/test.parquet [--count 16] [--calls 50] [--out peers.json]
+
+Each package's method with its own default strength, on the embedded model: the peak signal-to-noise ratio of one posterior sample of each image, what is left of
+y - A x beside the noise, the calls that were counted, and the time of the whole batch on one thread.  A package that is not there is left out, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdesolve as sd
+import sdesolve_gen as gen
+from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator
+from sdesolve_gen.conditioning.operators import make
+from sdesolve_gen.training.data import read_images, scaled
+
+OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "left half": ("box", {"x0": 14, "y0": 0, "x1": 28, "y1": 28}),
+    "4 times smaller": ("downsample", {"factor": 4}),
+}
+NOISE = 0.05
+
+
+@dataclass
+class Task:
+    """One measurement of some images, and the model with its calls counted."""
+
+    model: gen.Model
+    operator: Operator
+    images: Tensor
+    calls: int
+    seen: int = 0
+    y: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        clean = self.operator.forward(self.images)
+        self.y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+
+    @property
+    def start(self) -> Tensor:
+        return self.model.process.prior(self.images.shape, seed=0)
+
+    def denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x_0 | x_0 + sigma n = x], for one sigma of all rows."""
+        self.seen += 1
+        process = self.model.process
+        t = float(process.log_snr_inverse(-2 * sigma.flatten()[0].double().clamp_min(1e-3).log()))
+        t = min(max(t, process.eps), process.T)
+        return self.model.score.denoise(float(process.alpha(t)) * x, t)
+
+
+def ours(task: Task, method: str) -> Tensor:
+    c = CONDITIONINGS[method](task.model.score, Measurement(task.operator, task.y, NOISE), **({"prior_std": 0.5} if method == "pigdm" else {}))
+    sol = sd.solve(task.model.process.reverse(c.score), task.start, "ddim", eta=1.0, steps=task.calls - 1, seed=0, denoise=True)
+    task.seen = int(sol.nfe)
+    return sol.x
+
+
+def azula(task: Task, method: str) -> Tensor:
+    from azula.denoise import Denoiser, DiracPosterior
+    from azula.guidance.dps import DPSSampler
+    from azula.guidance.pgdm import PGDMSampler
+
+    process = task.model.process
+
+    def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
+        at = process.eps + (process.T - process.eps) * t.double()
+        return process.alpha(at).to(t), process.sigma(at).to(t)
+
+    class Told(Denoiser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.schedule = schedule
+
+        def forward(self, x_t: Tensor, t: Tensor, **kwargs: Any) -> DiracPosterior:
+            alpha, sigma = schedule(t)
+            return DiracPosterior(mean=task.denoised(x_t / alpha, sigma / alpha))
+
+    torch.manual_seed(0)
+    forward, pinv = task.operator.forward, task.operator.pinv
+    options: dict[str, Any] = {"steps": task.calls, "silent": True}
+    sampler = DPSSampler(Told(), task.y, forward, **options) if method == "dps" else PGDMSampler(Told(), task.y, forward, pinv, eta=1.0, **options)
+    return sampler(task.start)
+
+
+def deepinv(task: Task, method: str) -> Tensor:
+    dinv = _deepinv()
+    one = task.operator.forward(torch.ones(1, *task.operator.event))  # deepinv's pixels lie between 0 and 1
+    physics = dinv.physics.LinearPhysics(A=task.operator.forward, A_adjoint=task.operator.adjoint, noise_model=dinv.physics.GaussianNoise(NOISE / 2))
+
+    class Told(dinv.models.base.Denoiser):
+        def forward(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
+            return (task.denoised(2 * x - 1, 2 * torch.as_tensor(sigma)) + 1) / 2
+
+    sde = dinv.sampling.VariancePreservingDiffusion(dtype=torch.float64)
+    solver = dinv.sampling.DDPMSolver(timesteps=torch.linspace(1, 0.0, task.calls + 1, dtype=torch.float64), rng=torch.Generator().manual_seed(0))
+    data = dinv.sampling.DPSDataFidelity(clip=[-1.0, 1.0], guidance="norm") if method == "dps" else dinv.sampling.PiGDMDataFidelity()
+    sampler = dinv.sampling.PosteriorDiffusion(data, Told(), sde, solver)
+    return 2 * sampler((task.y + one) / 2, physics, x_init=task.start.double()).float() - 1
+
+
+def _deepinv() -> Any:
+    """The package; a torchvision of another build than torch's lacks two operators, which nothing here calls, and fails without their names."""
+    try:
+        import deepinv as dinv
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+        import deepinv as dinv
+    return dinv
+
+
+_LIBRARIES: list[Any] = []
+PACKAGES: dict[str, Callable[[Task, str], Tensor]] = {"sdesolve": ours, "azula": azula, "deepinv": deepinv}
+
+
+def measured(task: Task, x: Tensor, seconds: float) -> dict[str, float]:
+    error = (x.clamp(-1, 1) - task.images).square().flatten(1).mean(1)
+    psnr = 10 * torch.log10(4 / error)
+    return {
+        "psnr": float(psnr.mean()),
+        "psnr_error": float(psnr.std() / math.sqrt(len(x))),
+        "residual": float((task.y - task.operator.forward(x)).square().mean().sqrt() / NOISE),
+        "calls": task.seen,
+        "seconds_per_image": seconds / len(x),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="a parquet file of images")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--calls", type=int, default=50)
+    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
+    arguments = parser.parse_args()
+    images, rows, left_out = scaled(read_images(arguments.images)[0][: arguments.count]), [], {}
+    model = gen.load("mnist")
+    print("| measurement | method | package | PSNR, dB | residual / noise | calls | s an image |\n|---|---|---|---|---|---|---|")
+    for label, (name, options) in OPERATORS.items():
+        for method in ("dps", "pigdm"):
+            for package, run in PACKAGES.items():
+                operator = make(name, model.shape, **options)
+                task = Task(model, operator, images, arguments.calls)
+                try:
+                    run(Task(model, operator, images[:1], 2), method)  # imports and first allocations are not a sampler's
+                except ImportError as error:
+                    left_out[package] = str(error)
+                    continue
+                start = time.perf_counter()
+                x = run(task, method)
+                row = {"measurement": label, "method": method, "package": package, **measured(task, x, time.perf_counter() - start)}
+                rows.append(row)
+                print(
+                    f"| {label} | {method} | {package} | {row['psnr']:.2f} ± {row['psnr_error']:.2f} | {row['residual']:.2f} | {row['calls']} "
+                    f"| {row['seconds_per_image']:.3f} |",
+                    flush=True,
+                )
+    for package, why in left_out.items():
+        print(f"{package} was left out: {why}")
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"noise": NOISE, "images": arguments.count, "rows": rows, "left_out": left_out}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

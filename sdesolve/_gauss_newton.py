@@ -1,0 +1,86 @@
+"""Damped Gauss-Newton steps from draws of the prior to where the flow takes them: half of the draws fit, the other half judges.
+
+[Levenberg 1944; Marquardt 1963].  The derivative of a solve by a parameter is a difference of two solves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+ROUNDS, PATIENCE = 12, 2  # of Gauss-Newton; how many of them may fail to help the held-back draws
+FARTHEST = 1.0  # of a parameter in one round
+NEAR = 0.1  # distance, in standard deviations of the data, beyond which it counts by itself and not by its square
+
+
+class Part(NamedTuple):
+    """Draws of the prior and where the flow takes them."""
+
+    x: Tensor
+    ends: Tensor
+
+
+class GaussNewton:
+    """A search for the parameters z of a sampler; what z means, :meth:`apart` knows."""
+
+    seen: Part
+    held: Part
+    difference: ClassVar[float]
+    """Of a parameter, for the derivative."""
+
+    def apart(self, z: Tensor, part: Part) -> Tensor:
+        """How far the sampler's ends lie from the flow's, in standard deviations of the data, (rows, d)."""
+        raise NotImplementedError(f"{type(self).__name__} has no apart")
+
+    def residual(self, z: Tensor) -> Tensor:
+        return self.apart(z, self.seen)
+
+    def cost(self, z: Tensor, part: Part) -> float:
+        return cost_of(self.apart(z, part))
+
+    def refined(self, z: Tensor, advance: Callable[[], None]) -> Tensor:
+        """The best pieces by the held-back half along a path of damped Gauss-Newton steps on the other."""
+        apart, damping = self.residual(z), 1e-2
+        best, kept, failed = self.cost(z, self.held), z, 0
+        for _ in range(ROUNDS):
+            advance()
+            gram, slope = self._normal_equations(z, apart)
+            for _ in range(5):
+                lifted = gram + torch.diag(damping * gram.diagonal() + 1e-9 * gram.trace() + 1e-30)
+                tried_z = z - torch.linalg.solve(lifted, slope).clamp(-FARTHEST, FARTHEST)
+                tried = self.residual(tried_z)
+                if cost_of(tried) < cost_of(apart):
+                    break
+                damping *= 5
+            else:
+                break
+            z, apart, damping = tried_z, tried, damping / 5
+            held = self.cost(z, self.held)
+            if held < 0.999 * best:
+                best, kept, failed = held, z, 0
+            elif (failed := failed + 1) > PATIENCE:
+                break
+        return kept
+
+    def _normal_equations(self, z: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
+        """J^T W J and J^T W r, with the derivative J of the residual r by differences, and the weights W of the cost."""
+        columns = torch.stack([(self.residual(z + self.difference * e) - apart) / self.difference for e in torch.eye(len(z), dtype=z.dtype)])
+        columns = torch.nan_to_num(columns, posinf=0.0, neginf=0.0)
+        weighted = (columns * weights_of(apart)[:, None]).flatten(1)
+        return (weighted @ columns.flatten(1).T).double().cpu(), (weighted @ apart.flatten()).double().cpu()
+
+
+def cost_of(apart: Tensor) -> float:
+    """Mean over rows of  2 c^2 (sqrt(1 + s/c^2) - 1),  s the mean square of a row: like s for a row that nearly arrived, and like its root for
+    one that the sampler takes to another mode, where its distance is the modes' and says no more about the nodes."""
+    value = float((2 * NEAR**2 * ((1 + apart.double().square().mean(1) / NEAR**2).sqrt() - 1)).mean())
+    return value if math.isfinite(value) else math.inf
+
+
+def weights_of(apart: Tensor) -> Tensor:
+    """Derivative of that cost by the mean squares, (rows,)."""
+    return (1 + apart.square().mean(1) / NEAR**2) ** -0.5

@@ -1,0 +1,130 @@
+"""A score with a term added: how a model is conditioned or guided, whatever the solver asks of it.
+
+    grad ln p_t(x | y) = grad ln p_t(x) + grad ln p_t(y | x)
+
+A solver may want the score, E[x_0 | x], E[eps | x] or the model's own output.  All are linear in the score, so the term goes into the
+model's output, in the parameterisation that the model has,
+
+    output' = output + term / on_output        (on_output: the table of :mod:`sdesolve.scores`),
+
+and everything that is made of the output follows.  A change of the denoised estimate E[x_0 | x] is the term alpha/sigma^2 times as large.  The
+coefficients are float64 numbers, multiplied out before they meet the state, so that nothing is lost where sigma is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from . import _tally
+from ._arrays import Number, plus
+from ._errors import choice
+from .processes import Process
+from .scores import Linear, Score, combined
+
+
+class Prediction:
+    """What a model says at one state and time, from the one call that is made there; what a :data:`Term` is given.
+
+    Attributes:
+        process: the forward process.
+        x: (B, *event) the state.
+        t: its time, a float or a float64 tensor (B,).
+    """
+
+    def __init__(self, process: Process, x: Tensor, t: Number, linear: Linear, output: Tensor, attached: bool) -> None:
+        self.process, self.x, self.t = process, x, t
+        self._linear, self._output, self._attached = linear, output, attached
+
+    @property
+    def alpha(self) -> Number:
+        """Signal level at t: a float, or float64 (B,)."""
+        return self.process.alpha_(self.t)
+
+    @property
+    def sigma(self) -> Number:
+        """Noise level at t: a float, or float64 (B,)."""
+        return self.process.sigma_(self.t)
+
+    @cached_property
+    def x0(self) -> Tensor:
+        """E[x_0 | x], (B, *event), by Tweedie's formula."""
+        x0 = self._graph
+        return x0 if self._attached else x0.detach()
+
+    def pullback(self, v: Tensor) -> Tensor:
+        """(dx0/dx)' v for v, (B, *event): one backward pass through the model, counted in ``stats["vjps"]``.
+
+        For an exact score the derivative is symmetric, and  Cov[x_0 | x] = sigma^2/alpha dx0/dx.
+
+        Raises:
+            RuntimeError: the score was guided without ``derivative=True``.
+        """
+        if not self.x.requires_grad:
+            raise RuntimeError("the term asks for a derivative of the model, whose graph was not kept; expected guided(score, term, derivative=True).")
+        if not self._graph.requires_grad:  # the model does not depend on x
+            return torch.zeros_like(v)
+        _tally.pullback()
+        return torch.autograd.grad(self._graph, self.x, v, retain_graph=True, create_graph=self._attached, materialize_grads=True)[0]
+
+    @cached_property
+    def _graph(self) -> Tensor:
+        with torch.set_grad_enabled(self._output.requires_grad or self._attached):
+            return combined(self._linear, self.x, self._output, 1 / self.alpha, self.sigma**2 / self.alpha)
+
+
+Term: TypeAlias = Callable[[Prediction], Tensor]
+"""What is added to a score, (B, *event), each row by itself."""
+
+
+class Guided(Score):
+    """A score with a term added; made by :func:`guided`."""
+
+    def __init__(self, base: Score, term: Term, to: str, derivative: bool) -> None:
+        super().__init__(base.model, base.process, base.predicts, base.time, base.sigma_data)
+        self._base, self._term, self._derivative = base, term, derivative
+        self._to_x0 = choice("to", to, ("score", "x0")) == "x0"
+
+    def linear(self, t: Number) -> Linear:
+        return self._base.linear(t)
+
+    def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
+        if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
+            with torch.inference_mode(False), torch.no_grad():
+                return self.model_output(x.clone(), t.clone() if isinstance(t, Tensor) else t)
+        attached, t = torch.is_grad_enabled(), t.double() if isinstance(t, Tensor) else t
+        with torch.set_grad_enabled(attached or self._derivative):
+            at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
+            raw = self._base._output(at, t, scale)
+        linear = self.linear(t)
+        term = self._term(Prediction(self.process, at, t, linear, raw, attached))
+        if not isinstance(term, Tensor) or term.shape != x.shape:
+            got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise ValueError(f"the term added to the score returned {got}; expected a tensor like the state, {tuple(x.shape)}.")
+        return plus(raw if attached else raw.detach(), self._weight(linear, t), term.to(x))
+
+    def _weight(self, linear: Linear, t: Number) -> Number:
+        """What the term is multiplied by in the model's output."""
+        weight: Any = self.process.alpha_(t) / self.process.sigma_(t) ** 2 if self._to_x0 else 1.0
+        return weight if linear.on_output is None else weight / linear.on_output
+
+
+def guided(score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False) -> Score:
+    """A score with a term added, for every process, parameterisation and solver, at no network call more.
+
+    As in ``guided(score, lambda p: strength * (target - p.x0))``; scores that are guided already can be guided again.
+
+    Arguments:
+        score: grad_x ln p_t(x), from :func:`as_score`.
+        term: from a :class:`Prediction` (x, t, x0, and derivatives) to what is added, (B, *event); each row by itself.
+        to: what it is added to: the score, as grad ln p_t(y | x) is, or E[x_0 | x].
+        derivative: whether the term asks for ``pullback``, which needs the memory of the model's graph during a call.
+
+    Raises:
+        ValueError: an unknown ``to``; and, at the first call, a term of the wrong shape.
+    """
+    return Guided(score, term, to, derivative)

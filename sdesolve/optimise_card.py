@@ -1,0 +1,115 @@
+"""Weights for one model and a few calls, learned on the nodes that ``optimize_grid`` found.
+
+On N + 1 nodes a sampler without noise is a vector a and a lower triangle b (:mod:`sdesolve.solver_card`), of which the method that the nodes
+were found for is one choice.  Where a step is long, no formula knows what the outputs do within it, but the model does: the N (N + 1)/2 weights
+b are fitted to where the flow takes a few hundred draws of the prior, by the damped Gauss-Newton steps that found the nodes, from the
+method's own; the other half of the draws says when to stop.  Related: solvers distilled from references, as in Zheng et al. 2023
+(DPM-Solver-v3), which takes coefficients from statistics of the model, and Shaul et al. 2024 (bespoke solvers).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _progress
+from ._gauss_newton import ROUNDS, GaussNewton, Part
+from .grids import Grid
+from .optimise import centred, check_reference, draws
+from .optimised import OptimisedGrid
+from .problems import ProbabilityFlow, ReverseSDE
+from .solve import SolveWarning, solve
+from .solver_card import SolverCard, solver_card
+
+MOST = 24  # calls; beyond, the weights are many and the formulas good
+
+
+class FittedCard(NamedTuple):
+    """What :func:`optimize_card` returns."""
+
+    card: SolverCard
+    error: float
+    """Mean distance of held-back draws to where the flow takes them, each the root mean square over its coordinates."""
+    baseline: float
+    """The same with the method's own weights on the same nodes."""
+
+
+def optimize_card(
+    problem: ProbabilityFlow | ReverseSDE,
+    grid: OptimisedGrid,
+    *,
+    shape: Sequence[int],
+    samples: int = 512,
+    seed: int = 1,
+    reference: str = "tsit5",
+    tolerance: float = 1e-4,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> FittedCard:
+    """The weights with which a sampler on the nodes of ``grid`` comes nearest to the flow:  ``sd.solve(problem, x_T, fitted.card, grid=grid)``.
+
+    Costs the reference and, in each of at most a dozen rounds, N (N + 1)/2 solves of N calls with half of the samples: minutes for a small network.
+    Worth it for 3 to 10 calls.  Where no weights are better than the method's own on draws that the fit has not seen, the card has those.
+
+    Arguments:
+        problem: ``process.probability_flow(score)`` or ``process.reverse(score)``, of the model that the grid was made for.
+        grid: from :func:`optimize_grid`, for a method that is linear in the network's outputs and calls it once a step.
+        shape: of one sample, without the batch: (1, 28, 28).
+        samples: draws of the prior, at least 16; half fit, half judge.
+        seed: names the draws; another one than the grid's shows the weights draws that the nodes have not seen.
+        reference, tolerance, dtype, device, progress: as for :func:`optimize_grid`.
+
+    Returns:
+        The card, which saves as JSON beside its grid, and what it gains.
+
+    Raises:
+        ValueError: a grid of another process or of a method that is not linear, has several calls a step, or more than 24 steps.
+    """
+    if not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        raise TypeError(f"problem is a {type(problem).__name__}; expected process.probability_flow(score) or process.reverse(score).")
+    if not isinstance(grid, OptimisedGrid):
+        raise TypeError(f"grid is a {type(grid).__name__}; expected what sd.optimize_grid(problem, 'unipc', nfe=8, shape=...) returns.")
+    flow = problem.probability_flow() if isinstance(problem, ReverseSDE) else problem
+    grid.interval(flow.process)
+    card = solver_card(grid.method, flow.process, Grid(grid.ts), **dict(grid.options))
+    if card.calls > 1 or len(grid) > MOST:
+        raise ValueError(f"grid has {len(grid)} steps of {card.calls} call(s); expected at most {MOST} steps of one, as of method='unipc' with nfe=8.")
+    check_reference(reference, tolerance, dtype, flow)
+    x = draws(flow, samples, shape, seed, dtype, device)
+    with _progress.count(progress, 1 + ROUNDS, f"weights for {grid.method}") as advance, warnings.catch_warnings():
+        warnings.simplefilter("ignore", SolveWarning)  # what bad weights do to some samples is in their cost
+        ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=grid.denoise, throw=True).x
+        advance()
+        search = _Weights(flow, grid, card, x, ends)
+        plain = torch.zeros(len(search.units), dtype=torch.float64)
+        found = search.refined(plain, advance)
+        return FittedCard(search.card(found), search.error(found), search.error(plain))
+
+
+class _Weights(GaussNewton):
+    """Distances to the flow as a function of the changes z of the weights b, each in units of what its row's weights add up to."""
+
+    difference = 1e-3
+
+    def __init__(self, flow: ProbabilityFlow, grid: OptimisedGrid, start: SolverCard, x: Tensor, ends: Tensor) -> None:
+        self.flow, self.grid, self.start = flow, grid, start
+        half = len(x) // 2
+        self.seen, self.held = Part(x[:half], ends[:half]), Part(x[half:], ends[half:])
+        self.places = tuple(torch.tril_indices(len(grid), len(grid)))
+        self.units = start.b.sum(1).abs()[self.places[0]]
+
+    def card(self, z: Tensor) -> SolverCard:
+        return self.start.replace(b=self.start.b.index_put(self.places, z * self.units, accumulate=True))
+
+    def apart(self, z: Tensor, part: Part) -> Tensor:
+        x = solve(self.flow, part.x, self.card(z), grid=self.grid, denoise=self.grid.denoise).x
+        return (x - part.ends).reshape(len(x), -1) / self.grid.data_std
+
+    def error(self, z: Tensor) -> float:
+        """Mean distance of the held-back half, root mean square over coordinates, in units of the data."""
+        return self.grid.data_std * float(self.apart(z, self.held).double().square().mean(1).sqrt().mean())

@@ -1,0 +1,204 @@
+"""Checkpoints of score_sde_pytorch: ``gen.load("checkpoint_8.pth", config="config.json")``.  [github.com/yang-song/score_sde_pytorch]
+
+A checkpoint is  {"model": weights by name, "ema": {"shadow_params": [...]}, "optimizer", "step"}.  Names have the prefix ``module.`` of
+DataParallel and stand in the order of the parameters, as do the averaged weights, which have no names.  The published networks keep their
+parts in one list, ``all_modules``; :func:`published_keys` says which entry is which part of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sdesolve.files import read_json
+
+from .._errors import ModelFileError
+from .._reading import described
+from .._torch_files import contents, fill, read_checkpoint, tensors_in
+from .._versions import versions
+from ..networks import LevelScore, NCSNpp
+from ..networks.levels import level_table
+from ..networks.ncsnpp import DownLevel, ResidualBlock, UpLevel
+from ..networks.resampling import DownConvolution, UpConvolution
+from ..networks.unet import Attention, FourierFeatures
+from .score_sde_config import card_of
+
+LARGEST_CONFIG = 1_000_000  # bytes
+
+
+def read_score_sde(path: Path, config: str | Path | Mapping[str, Any], ema: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a published checkpoint, and its card.
+
+    Arguments:
+        path: of the checkpoint.
+        config: its configuration: a JSON file, or nested mappings as ``config.to_dict()`` of ml_collections gives.
+        ema: take the averaged weights, which the published samples are from.
+
+    Raises:
+        ModelFileError: a file that is missing or damaged, that holds other than tensors and numbers, or that does not fit its configuration:
+            missing and unexpected names are listed.
+    """
+    where = "config" if isinstance(config, Mapping) else str(config)
+    card = card_of(config if isinstance(config, Mapping) else _read_config(Path(config)), where)
+    saved = read_checkpoint(path)
+    network = described(where, card)
+    core = network.network if isinstance(network, LevelScore) else network
+    assert isinstance(core, NCSNpp)
+    prefix = "" if core is network else "network."
+    weights = _weights(path, saved, ema, fourier=core.fourier is not None)
+    tensors = {prefix + name: tensor for name, tensor in _converted(path, weights, core).items()}
+    if isinstance(network, LevelScore):
+        constants = card["network_options"]
+        tensors["table"] = level_table(*(constants[key] for key in ("process", "levels", "low", "high")))
+    fill(path, network, tensors)
+    step = saved.get("step")
+    card["training"] = {"source": "score_sde_pytorch", "weights": "ema" if ema else "raw", **({"step": step} if isinstance(step, int) else {})}
+    card["versions"] = versions()
+    return network, card
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = read_json(path, LARGEST_CONFIG, "json.dump(config.to_dict(), file)")
+    except ValueError as error:
+        raise ModelFileError(str(error)) from error
+    if not isinstance(config, dict):
+        raise ModelFileError(f"{path} holds a JSON {type(config).__name__}; expected an object with data, model and training.")
+    return config
+
+
+# -- names ---------------------------------------------------------------------------------------------------------------
+
+
+class Key(NamedTuple):
+    """One of our tensors: its name, the published names of what it is made of, and how."""
+
+    ours: str
+    published: tuple[str, ...]
+    make: Callable[..., Tensor]
+
+
+def published_keys(network: NCSNpp) -> Iterator[Key]:
+    """Where each tensor of ours stands in the published network."""
+    names = {module: name for name, module in network.named_modules()}
+    for i, module in enumerate(_all_modules(network)):
+        for ours, published, make in _parts(module):
+            if ours == "weight" and network.fourier is not None and i == 1 and network.embed is not None:
+                make = _halves_swapped
+            yield Key(f"{names[module]}.{ours}", tuple(f"all_modules.{i}.{name}" for name in published), make)
+
+
+def _all_modules(network: NCSNpp) -> Iterator[nn.Module]:
+    """The parts of a network in the order of the published list."""
+    yield from _with_weights(network.fourier, network.embed, network.stem)
+    for down in network.down:
+        assert isinstance(down, DownLevel)
+        for block, attention in zip(down.blocks, down.attention, strict=True):
+            yield from _with_weights(block, attention)
+        yield from _with_weights(down.down, down.pyramid, down.combine)
+    yield from network.middle
+    for up in network.up:
+        assert isinstance(up, UpLevel)
+        yield from _with_weights(*up.blocks, up.attention, up.pyramid, up.head, up.up)
+    yield from _with_weights(network.head)
+
+
+def _with_weights(*modules: nn.Module | None) -> Iterator[nn.Module]:
+    """What is there and has weights; a sequence by its parts."""
+    for module in modules:
+        if isinstance(module, nn.Sequential):
+            yield from _with_weights(*module)
+        elif module is not None and not isinstance(module, nn.Identity | nn.SiLU):
+            yield module
+
+
+def _parts(module: nn.Module) -> Iterator[Key]:
+    """Names of our tensors and of the published ones within one entry of the list."""
+    if isinstance(module, FourierFeatures):
+        yield Key("frequencies", ("W",), _same)
+    elif isinstance(module, ResidualBlock):
+        yield from _pairs({"norm1": "GroupNorm_0", "conv1": "Conv_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"})
+        if module.time is not None:
+            yield from _pairs({"time": "Dense_0"})
+        if not isinstance(module.skip, nn.Identity):
+            yield from _pairs({"skip": "Conv_2"}) if module.block == "biggan" else _network_in_network("skip", "NIN_0")
+    elif isinstance(module, Attention):
+        yield from _pairs({"norm": "GroupNorm_0"})
+        yield from _network_in_network("qkv", "NIN_0", "NIN_1", "NIN_2")
+        yield from _network_in_network("out", "NIN_3")
+    elif isinstance(module, UpConvolution | DownConvolution):
+        yield from _pairs({"conv": "Conv_0" if module.taps is None else "Conv2d_0"})
+    elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+        yield from (Key(kind, (f"Conv_0.{kind}",), _same) for kind in _KINDS)
+    else:
+        yield from (Key(kind, (kind,), _same) for kind in _KINDS)
+
+
+_KINDS = ("weight", "bias")
+
+
+def _pairs(names: Mapping[str, str]) -> Iterator[Key]:
+    return (Key(f"{ours}.{kind}", (f"{published}.{kind}",), _same) for ours, published in names.items() for kind in _KINDS)
+
+
+def _network_in_network(ours: str, *published: str) -> Iterator[Key]:
+    """A 1x1 convolution out of matrices (inputs, outputs), one below the other."""
+    yield Key(f"{ours}.weight", tuple(f"{name}.W" for name in published), lambda *parts: torch.cat([part.T for part in parts])[:, :, None, None])
+    yield Key(f"{ours}.bias", tuple(f"{name}.b" for name in published), lambda *parts: torch.cat(parts))
+
+
+def _halves_swapped(weight: Tensor) -> Tensor:
+    """The published Fourier features are sines and then cosines; ours the other way round."""
+    return weight.roll(weight.shape[1] // 2, 1)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+# -- weights -------------------------------------------------------------------------------------------------------------
+
+
+def _weights(path: Path, saved: Any, ema: bool, fourier: bool) -> dict[str, Tensor]:
+    """The published weights by name, in the order of the parameters."""
+    if not isinstance(saved, Mapping) or "model" not in saved:
+        raise ModelFileError(f"{path} holds {contents(saved)}; expected a checkpoint of score_sde_pytorch: model, ema, optimizer and step.")
+    weights = {name.removeprefix("module."): value for name, value in tensors_in(path, saved["model"]).items()}
+    if not ema:
+        return weights
+    trained = [name for name in weights if name != "sigmas" and not (fourier and name == "all_modules.0.W")]
+    shadow = _averages(path, saved, [weights[name] for name in trained])
+    return {**weights, **tensors_in(path, dict(zip(trained, shadow, strict=True)))}
+
+
+def _averages(path: Path, saved: Mapping[str, Any], trained: list[Tensor]) -> list[Tensor]:
+    """The averaged weights, one for each trained one and of its shape."""
+    ema = saved.get("ema")
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
+        raise ModelFileError(f"{path} has no averaged weights (ema.shadow_params); expected them, or ema=False for the raw ones.")
+    if [value.shape for value in shadow] != [value.shape for value in trained]:
+        raise ModelFileError(f"{path}: its {len(shadow)} averaged weights are not of the shapes of its {len(trained)} weights; ema=False takes the raw ones.")
+    return shadow
+
+
+def _converted(path: Path, weights: Mapping[str, Tensor], network: NCSNpp) -> dict[str, Tensor]:
+    """The tensors of our network; raises ModelFileError that lists what is missing and what nobody asked for."""
+    keys = list(published_keys(network))
+    wanted = {name for key in keys for name in key.published}
+    unused = {name for name in weights if name == "sigmas" or (network.embed is None and ".Dense_0." in name)}
+    missing, unexpected = sorted(wanted - weights.keys()), sorted(weights.keys() - wanted - unused)
+    if missing or unexpected:
+        raise ModelFileError(f"{path} does not fit its configuration.  Missing: {_listed(missing)}.  Unexpected: {_listed(unexpected)}.")
+    try:
+        return {key.ours: key.make(*(weights[name] for name in key.published)) for key in keys}
+    except (RuntimeError, IndexError) as error:
+        raise ModelFileError(f"{path} has weights of shapes that do not fit together: {error}") from error
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "nothing"

@@ -1,0 +1,149 @@
+"""``sdesolve-gen import`` and ``sdesolve-gen check-model``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve.files import atomic, sha256
+
+from ._versions import versions
+from .likelihoods import open_images
+from .models import CARD, WEIGHTS, Model, load
+
+MANIFEST = "import.json"
+
+
+def import_command(
+    source: Annotated[str, typer.Argument(help="A folder of a diffusers pipeline, the id of one on the hub, a .pth of score_sde_pytorch, a .pkl of EDM, or a folder of ours.")],
+    out: Annotated[str, typer.Option(help="Folder for the weights, the card and the manifest.")],
+    revision: Annotated[str | None, typer.Option(help="For a hub id: the 40 hexadecimal digits of one commit.")] = None,
+    config: Annotated[str | None, typer.Option(help="For a checkpoint of score_sde_pytorch: the JSON file of its configuration.")] = None,
+    ema: Annotated[bool, typer.Option("--ema/--last", help="Of such a checkpoint the averaged weights, or the last ones.")] = True,
+    data: Annotated[str | None, typer.Option(help="Images that it was trained on, as for `likelihood`; default: 64 samples of its own.")] = None,
+    n: Annotated[int, typer.Option(min=2, help="Images to check it on.")] = 64,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Refuse a model whose output is not what its files say.")] = True,
+    label: Annotated[int | None, typer.Option(min=0, help="Class to check a class-conditional model on.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise of the check.")] = 0,
+    device: Annotated[str, typer.Option(help='Where the check runs: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is already there.")] = False,
+) -> None:
+    """Turn a model of another package into weights (safetensors) and a card (JSON), which every command here takes as `--model`.
+
+    Nothing that comes with the model is run. Its process is exactly that of its files, and its output is held against them: by regression on known
+    noise, on its data, or on samples of its own, which shows a model at odds with itself. One that fails is not written.
+
+    **Examples**
+
+    `sdesolve-gen import pipelines/ddpm-cats --out models/cats --data cats/`
+
+    `sdesolve-gen import google/ddpm-cifar10-32 --revision COMMIT --out models/cifar10`
+
+    `sdesolve-gen import checkpoint_8.pth --config config.json --out models/cifar10`
+
+    `sdesolve-gen sample --model models/cats --method dpmpp_2m --steps 20`
+
+    Exit codes: 0 done, 1 the model is not what its files say, 2 a bad value, 130 interrupted.
+    """
+    from .cli import _told
+
+    with _told():
+        folder = _folder(out, overwrite)
+        start = time.perf_counter()
+        model = load(source, device, revision=revision, config=config, ema=ema)
+        found = _checked(model, data, n, seed, label) if check else None
+        model.save(folder)
+        measured = None if found is None else {"on": data or "its own samples", "images": n, "seed": seed, **figures(found)}
+        said = {"source": source, "revision": revision, "config": config, "check": measured, "wall_time_seconds": round(time.perf_counter() - start, 3)}
+        _write(folder / MANIFEST, {**said, "files": {name: sha256(folder / name) for name in (WEIGHTS, CARD)}})
+        typer.echo(f"wrote {folder / WEIGHTS}, {folder / CARD} and {folder / MANIFEST}")
+        weights = sum(p.numel() for p in model.network.parameters())
+        typer.echo(f"{model.card['name']}: {weights} weights, images {model.shape} in {list(model.data_range)}, {model.process}")
+
+
+def check_model_command(
+    model: Annotated[str, typer.Argument(help="An embedded model, or a folder with one.")],
+    data: Annotated[str | None, typer.Option(help="Images that it was trained on, as for `likelihood`; default: samples of its own.")] = None,
+    n: Annotated[int, typer.Option(min=2, help="Images; with few of them little is refused.")] = 64,
+    label: Annotated[int | None, typer.Option(min=0, help="Class of a class-conditional model.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise.")] = 0,
+    device: Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
+    out: Annotated[str | None, typer.Option(help="A .json file for the figures.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Measure whether a model is what its card says: what it predicts, the time it is told, the process, the scale of its images.
+
+    The network's output is regressed on noise that was added to images. A slope of 1 and an error below 1 say that it is right; where it is not, the
+    convention that fits is named.
+
+    **Examples**
+
+    `sdesolve-gen check-model mnist --data mnist/test.parquet`
+
+    `sdesolve-gen check-model models/cats --data cats/ --n 256 --out cats-check.json`
+
+    Exit codes: 0 as claimed, 1 not as claimed, 2 a bad value, 130 interrupted.
+    """
+    from .cli import _told
+
+    with _told():
+        path = None if out is None else Path(out)
+        if path is not None and (path.suffix != ".json" or (path.exists() and not overwrite)):
+            raise ValueError(f"--out {out}: expected the name of a .json file that is not there yet, or --overwrite.")
+        loaded = load(model, device)
+        found = _checked(loaded, data, n, seed, label, path)
+        if path is not None:
+            typer.echo(f"wrote {path}")
+        typer.echo(str(found))
+
+
+def figures(check: sd.ModelCheck) -> dict[str, Any]:
+    """What a check measured, for a manifest."""
+    return {"ok": check.ok, "slope": check.slope, "slope_se": check.slope_se, "error": check.error, "error_se": check.error_se, "reasons": list(check.reasons)}
+
+
+def _checked(model: Model, data: str | None, n: int, seed: int, label: int | None, out: Path | None = None) -> sd.ModelCheck:
+    """The check; a model that fails ends the command with exit code 1, after its figures are written."""
+    if model.card.get("classes") is not None and label is None:
+        raise ValueError(f"this model knows {model.card['classes']} classes; expected one to check it on, as in --label 0.")
+    model = model if label is None else model.of_class(label)
+    images = None if data is None else _first(open_images(data).images, n)
+    typer.echo(f"checking on {n if images is None else len(images)} {'samples of its own' if images is None else 'images'} ...", err=True)
+    try:
+        found = model.check(images if images is not None else model.sample(n, "ddim", steps=50, seed=seed, batch_size=64, progress=True), seed=seed)
+    except sd.ModelCheckError as error:
+        if out is not None:
+            _write(out, {"model": model.card["name"], "data": data, "images": n, "seed": seed, **figures(error.check)})
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    if out is not None:
+        _write(out, {"model": model.card["name"], "data": data, "images": n, "seed": seed, **figures(found)})
+    return found
+
+
+def _first(images: Tensor, n: int) -> Tensor:
+    """n of them, or all, drawn evenly: files are often in the order of their classes."""
+    return images if len(images) <= n else images[torch.linspace(0, len(images) - 1, n).long()]
+
+
+def _folder(out: str, overwrite: bool) -> Path:
+    folder = Path(out).expanduser()
+    there = [name for name in (WEIGHTS, CARD) if (folder / name).exists()]
+    if there and not overwrite:
+        raise ValueError(f"{folder} holds {', '.join(there)} already; add --overwrite, or choose another --out.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {out} is a file; expected a folder.")
+    return folder
+
+
+def _write(path: Path, said: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps({"command": ["sdesolve-gen", *sys.argv[1:]], "versions": versions(), **said}, indent=2) + "\n", encoding="utf-8")

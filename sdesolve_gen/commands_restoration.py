@@ -1,0 +1,268 @@
+"""``sdesolve-gen inpaint | colorize | restore``: images from what was measured of them."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve.noise import SeededNormals
+
+from .comparison import Comparison, comparison_files, write_comparison
+from .conditioning import CONDITIONINGS, Operator
+from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
+from .likelihoods import Images, open_images
+from .models import Model, load
+from .restoration import Restored, luminance, scaled
+
+MEASURED = 200
+"""Stream of the noise of simulated measurements, apart from those of the solver."""
+
+Data = Annotated[str, typer.Option(help="A picture, a folder of pictures, a parquet file with a column `image`, or an npz file with `images`.")]
+ModelName = Annotated[str, typer.Option(help="An embedded model, or a folder with a trained one.")]
+First = Annotated[int, typer.Option(min=0, help="Number of the first image to take.")]
+Count = Annotated[int, typer.Option(min=1, help="Images to take.")]
+Method = Annotated[str, typer.Option(help=f"How the model is conditioned: auto, {', '.join(sorted(CONDITIONINGS))}.")]
+Draws = Annotated[int, typer.Option(min=1, help="Independent draws for each image; their mean and standard deviation are shown.")]
+Sampler = Annotated[str | None, typer.Option(help="What solves: any method of `sample`; default: what suits the method.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; default: what suits the method.")]
+NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the measurement's noise, in the units of the data range.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same result.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Draws solved together: memory, not results, depends on it.")]
+Device = Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')]
+Out = Annotated[str, typer.Option(help="A .png file, or a folder, in which files are named by model, task and seed.")]
+Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the conditioning method or the sampler; may be repeated.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
+
+
+class Run(NamedTuple):
+    """What the three commands have in common, once the model and the images are there."""
+
+    model: Model
+    pictures: Images
+    task: str
+    out: str
+    overwrite: bool
+    options: dict[str, Any]
+
+
+def inpaint_command(
+    data: Data,
+    model: ModelName = "mnist",
+    mask: Annotated[str | None, typer.Option(help="A picture, white (or 1) where a pixel is known and black where it is not.")] = None,
+    box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="All but columns x0 <= x < x1 and rows y0 <= y < y1 are known.")] = None,
+    random: Annotated[float | None, typer.Option(help="Share of the pixels that is missing, at random (drawn by --seed).")] = None,
+    first: First = 0,
+    n: Count = 4,
+    draws: Draws = 4,
+    method: Method = "auto",
+    sampler: Sampler = None,
+    steps: Steps = None,
+    noise_std: NoiseStd = 0.0,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    out: Out = "restored",
+    option: Option = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw what may stand in the unknown pixels of pictures, several times, with their mean and standard deviation.
+
+    Writes one picture that compares (truth, measurement, draws, mean, std), the means and standard deviations by themselves, an npz file and a JSON
+    manifest. Its figures are against the pictures as they were given.
+
+    **Examples**
+
+    `sdesolve-gen inpaint --data mnist/test.parquet --box 14,0,28,28` (the right half is unknown)
+
+    `sdesolve-gen inpaint --data photo.png --mask mask.png --model runs/mine --draws 8`
+
+    `sdesolve-gen inpaint --data mnist/test.parquet --random 0.9 --method ddnm --sampler ddim --steps 50 --n 8`
+
+    Exit codes: 0 done, 1 some draws did not arrive, 2 a bad value, 130 interrupted.
+    """
+    from .cli import _told
+
+    with _told():
+        run = _begin("inpaint", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        known = _mask(run.model, mask, box, random, seed)
+        operator = Mask(run.model.shape, known)
+        x = scaled(run.model, run.pictures.images)
+        settings = {"data": data, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
+        arrived = _finish(run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(run.pictures.images, known, noise_std=noise_std, **run.options))
+    _leave(arrived)
+
+
+def colorize_command(
+    data: Data,
+    model: ModelName,
+    simulate: Annotated[bool, typer.Option("--simulate", help="The pictures are coloured: their luminance is taken first.")] = False,
+    first: First = 0,
+    n: Count = 4,
+    draws: Draws = 4,
+    method: Method = "auto",
+    sampler: Sampler = None,
+    steps: Steps = None,
+    noise_std: NoiseStd = 0.0,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    out: Out = "restored",
+    option: Option = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw the colours that gray pictures may have had, several times, by a model of colour images; their luminance is kept.
+
+    **Examples**
+
+    `sdesolve-gen colorize --data old_photos/ --model runs/mine --draws 6`
+
+    `sdesolve-gen colorize --data cifar10/test.parquet --model runs/cifar --simulate --n 8`
+
+    Exit codes: 0 done, 1 some draws did not arrive, 2 a bad value, 130 interrupted.
+    """
+    from .cli import _told
+
+    with _told():
+        run = _begin("colorize", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
+        gray = operator.forward(pictures) if simulate else pictures
+        settings = {"data": data, "simulate": simulate, "noise_std": noise_std}
+        arrived = _finish(run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
+    _leave(arrived)
+
+
+def restore_command(
+    data: Annotated[str, typer.Option(help="An npz file with `y` (n, *measured), or pictures where a measurement is an image; with --simulate the pictures to be measured.")],
+    operator: Annotated[str, typer.Option(help=f"What was measured: {', '.join(OPERATORS)}.")],
+    model: ModelName = "mnist",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the operator, as in factor=4; may be repeated.")] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Measure the pictures of --data first, with noise of --noise-std.")] = False,
+    noise_std: NoiseStd = 0.05,
+    first: First = 0,
+    n: Count = 4,
+    draws: Draws = 4,
+    method: Method = "auto",
+    sampler: Sampler = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    out: Out = "restored",
+    option: Option = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw the images that measurements y = A x + noise may have come from: super-resolution, deblurring, compressed sensing, CT, MRI.
+
+    Operators and their options (--set): downsample (factor, kernel=box|bicubic), gaussian_blur (std), motion_blur (length, angle), random_projections (count, seed),
+    random_pixels (missing, seed), box (x0, y0, x1, y1), gray (weights), radon (angles, bins), fan_beam (angles, bins, distance), mri and mri_points (acceleration, centre, seed).
+
+    **Examples**
+
+    `sdesolve-gen restore --data mnist/test.parquet --simulate --operator downsample --set factor=4 --noise-std 0.05`
+
+    `sdesolve-gen restore --data small/ --operator downsample --set factor=2 --noise-std 0.02 --model runs/mine --method mmps`
+
+    `sdesolve-gen restore --data sinograms.npz --operator radon --set angles=30 --noise-std 0.01 --model runs/ct --draws 16`
+
+    Exit codes: 0 done, 1 some draws did not arrive, 2 a bad value, 130 interrupted.
+    """
+    from .cli import _pairs, _told
+
+    with _told():
+        run = _begin("restore", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, y=not simulate)
+        options = _pairs("--set", set_)
+        measured = make(operator, run.model.shape, **options)
+        given = scaled(run.model, run.pictures.images)
+        if simulate and tuple(given.shape[1:]) != run.model.shape:
+            raise ValueError(f"{data} holds images {tuple(given.shape[1:])}, and the model {run.model.card['name']} makes {run.model.shape}; expected its own shape.")
+        y = _measured(measured, given, noise_std, seed) if simulate else given
+        settings = {"data": data, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
+        arrived = _finish(run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
+    _leave(arrived)
+
+
+def _begin(
+    task: str, data: str, model: str, first: int, n: int, draws: int, method: str, sampler: str | None, steps: int | None, seed: int,
+    batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, y: bool = False,
+) -> Run:  # fmt: skip
+    """The model, the images, and the options of a restoration; nothing is computed yet."""
+    from .cli import _pairs
+
+    extra = _pairs("--option", option)
+    for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std"):
+        if name in extra:
+            raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
+    options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})
+    pictures = _measurements(Path(data)) if y and data.endswith(".npz") else open_images(data)
+    if first >= len(pictures.images):
+        raise ValueError(f"--first {first}: {data} has {len(pictures.images)} images, numbered from 0; expected a number below that.")
+    chosen = Images(pictures.images[first : first + n], pictures.names[first : first + n])
+    return Run(load(model, device), chosen, task, out, overwrite, {**options, "sample_ids": list(range(first, first + len(chosen.names)))})
+
+
+def _finish(run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, truth: Tensor | None, draw: Any) -> bool:
+    """Draw, write and say; whether all draws arrived."""
+    files = comparison_files(run.out, f"{run.model.card['name']}-{run.task}-seed{run.options['seed']}", run.overwrite)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", sd.SolveWarning)
+        run.options["progress"] = True
+        restored: Restored = draw()
+    settings |= {"options": {key: value for key, value in run.options.items() if key not in ("progress", "sample_ids", "seed", "method", "sampler")}}
+    found = Comparison(run.model, operator, y, restored, truth, run.pictures.names, settings, time.perf_counter() - start, sys.argv[1:])
+    write_comparison(files, found)
+    for warning in caught:
+        typer.echo(f"warning: {warning.message}", err=True)
+    typer.echo(f"wrote {', '.join(map(str, files))}")
+    typer.echo(found.line())
+    return bool((restored.status == "ok").all())
+
+
+def _leave(arrived: bool) -> None:
+    if not arrived:
+        raise typer.Exit(1)
+
+
+def _mask(model: Model, mask: str | None, box: str | None, random: float | None, seed: int) -> Tensor:
+    """The mask of the one flag that was given."""
+    if sum(given is not None for given in (mask, box, random)) != 1:
+        raise ValueError("expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE, as in --random 0.9.")
+    if mask is not None:
+        levels = open_images(mask).images[0]
+        flat = levels[:1] if bool((levels == levels[:1]).all()) else levels
+        return torch.where(flat == 255, torch.ones_like(flat), flat)
+    if random is not None:
+        return random_mask(model.shape, random, seed)
+    corners = [part.strip() for part in (box or "").split(",")]
+    if len(corners) != 4 or not all(corner.isdecimal() for corner in corners):
+        raise ValueError(f"--box {box}; expected four whole numbers with commas between them, as in --box 8,8,20,20.")
+    return box_mask(model.shape, *map(int, corners))
+
+
+def _measurements(path: Path) -> Images:
+    """Measurements ``y`` of an npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            y = file["y"]
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is no npz file with an array 'y' ({error}); expected np.savez(path, y=...) with y (n, *measured), or --simulate for pictures.") from error
+    if y.ndim < 2 or y.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{path}: y is {y.shape} {y.dtype}; expected floats (n, *measured) in the units of the data range.")
+    return Images(torch.from_numpy(y), [str(i) for i in range(len(y))])
+
+
+def _measured(operator: Operator, x: Tensor, noise_std: float, seed: int) -> Tensor:
+    """A x + noise_std n, with noise named by the seed and the number of the image."""
+    if not noise_std >= 0:
+        raise ValueError(f"--noise-std {noise_std}; expected a number >= 0.")
+    y = operator.forward(x)
+    return y + noise_std * SeededNormals(seed, torch.arange(len(y)), operator.measured, dtype=y.dtype, device=y.device, stream=MEASURED).normal(0)

@@ -1,0 +1,153 @@
+"""What a restoration leaves behind, beside the picture that shows it.
+
+    NAME.png         a row an image: truth, measurement, draws, their mean and standard deviation
+    NAME-mean.png    the means;  NAME-std.png: the standard deviations, white where the largest is
+    NAME.npz         images (n, draws, C, H, W), mean, std, y, residual, nfe, status, names, seed
+    NAME.json        everything that led to them, and the figures
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sdesolve.files import atomic, sha256
+
+from ._versions import versions
+from .conditioning import Operator
+from .conditioning.metrics import WINDOW, psnr, ssim
+from .images import SEPARATOR, grid, to_uint8, write_png
+from .models import Model
+from .outputs import outputs
+from .restoration import Restored
+
+_HEADER = 14  # pixels above the columns, for their names
+_SHOWN = 16  # draws of an image in the picture
+
+
+class ComparisonFiles(NamedTuple):
+    """Where the files go."""
+
+    png: Path
+    mean: Path
+    std: Path
+    npz: Path
+    manifest: Path
+
+
+class Comparison(NamedTuple):
+    """A restoration and what it started from."""
+
+    model: Model
+    operator: Operator
+    y: Tensor
+    """(n, *measured)."""
+    restored: Restored
+    truth: Tensor | None
+    """(n, C, H, W) in the data range, where it is known."""
+    names: list[str]
+    settings: dict[str, Any]
+    wall_time: float
+    """Seconds."""
+    command: list[str]
+
+    def figures(self) -> dict[str, Any]:
+        """Means over images: PSNR and SSIM of the draws and of their means, residual, network calls, and how many draws ended how."""
+        r = self.restored
+        found: dict[str, Any] = {"images": len(r.images), "draws": r.images.shape[1], "residual": float(r.residual.mean()), "nfe": float(r.nfe.double().mean())}
+        if self.truth is not None:
+            truth, every = self.truth.cpu(), r.images.flatten(0, 1).cpu()
+            repeated = truth.repeat_interleave(r.images.shape[1], 0)
+            found |= _likeness("draws", every, repeated, self.model) | _likeness("mean", r.mean.cpu(), truth, self.model)
+        return {**found, "statuses": dict(Counter(r.status.flatten().tolist()))}
+
+    def line(self) -> str:
+        """The figures in one line."""
+        f = self.figures()
+        likeness = f", PSNR {f['psnr_draws']:.2f} dB a draw and {f['psnr_mean']:.2f} dB their mean" if self.truth is not None else ""
+        return f"{f['images']} images, {f['draws']} draws each, {f['nfe']:.0f} network calls a draw, {self.wall_time:.1f} s, |y - A x| {f['residual']:.4g} rms{likeness}"
+
+
+def comparison_files(out: str, stem: str, overwrite: bool) -> ComparisonFiles:
+    """The paths of ``--out``, checked before anything is computed; raises ValueError as :func:`outputs`."""
+    png, npz, manifest = outputs(out, stem, overwrite)
+    files = ComparisonFiles(png, png.with_name(f"{png.stem}-mean.png"), png.with_name(f"{png.stem}-std.png"), npz, manifest)
+    there = [str(file) for file in files if file.exists()]
+    if there and not overwrite:
+        raise ValueError(f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; add --overwrite, or choose another --out.")
+    return files
+
+
+def write_comparison(files: ComparisonFiles, found: Comparison) -> None:
+    """Write the files, the manifest last; each is whole or absent."""
+    r, std = found.restored, torch.nan_to_num(found.restored.std)
+    white = max(float(std.max()), 1e-12)
+    with atomic(files.png) as path:
+        compared(found).save(path, format="PNG")
+    write_png(files.mean, r.mean, found.model.data_range)
+    write_png(files.std, std, (0.0, white))
+    tensors = {"images": r.images, "mean": r.mean, "std": r.std, "y": found.y, "residual": r.residual, "nfe": r.nfe}
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    with atomic(files.npz) as path:
+        np.savez_compressed(path, **arrays, status=r.status, names=np.array(found.names), seed=np.uint64(r.seed))
+    said = {
+        "command": ["sdesolve-gen", *found.command],
+        "versions": versions(),
+        "model": {"name": found.model.card["name"], "sha256": found.model.card.get("sha256")},
+        **found.settings,
+        "method": r.method,
+        "sampler": r.sampler,
+        "seed": r.seed,
+        "images": found.names,
+        "figures": found.figures(),
+        "std_white": white,
+        "wall_time_seconds": round(found.wall_time, 3),
+        "files": {file.name: sha256(file) for file in files[:-1]},
+    }
+    with atomic(files.manifest) as path:
+        path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def compared(found: Comparison) -> Image.Image:
+    """The picture: a row an image, a column each for truth, measurement, draws, mean and standard deviation, named above."""
+    r, data_range = found.restored, found.model.data_range
+    std = torch.nan_to_num(r.std)
+    columns = [("measured", to_uint8(as_picture(found), data_range))]
+    if found.truth is not None:
+        columns.insert(0, ("truth", to_uint8(found.truth, data_range)))
+    columns += [(f"draw {d}", to_uint8(r.images[:, d], data_range)) for d in range(min(_SHOWN, r.images.shape[1]))]
+    if r.images.shape[1] > 1:
+        columns += [("mean", to_uint8(r.mean, data_range)), ("std", to_uint8(std, (0.0, max(float(std.max()), 1e-12))))]
+    tiles = torch.stack([column.cpu() for _, column in columns], 1).flatten(0, 1)
+    picture = Image.fromarray(grid(tiles, len(columns))).convert("RGB")
+    canvas = Image.new("RGB", (picture.width, picture.height + _HEADER), "white")
+    canvas.paste(picture, (0, _HEADER))
+    draw, step = ImageDraw.Draw(canvas), (picture.width + SEPARATOR) / len(columns)
+    for i, (name, _) in enumerate(columns):
+        draw.text((i * step + 2, 1), name, fill="black")
+    return canvas
+
+
+def as_picture(found: Comparison) -> Tensor:
+    """The measurement as images of the model's shape: enlarged where it is an image itself, else what explains it with the least norm."""
+    y, operator, (channels, height, width) = found.y, found.operator, found.model.shape
+    measured = tuple(operator.measured)
+    if len(measured) == 3 and measured[0] in (1, channels) and height % measured[1] == width % measured[2] == 0:
+        return interpolate(y, size=(height, width), mode="nearest").expand(-1, channels, -1, -1)
+    return operator.pinv(y)
+
+
+def _likeness(of: str, images: Tensor, truth: Tensor, model: Model) -> dict[str, float]:
+    """Mean PSNR and, where images are large enough for its window, SSIM."""
+    found = {f"psnr_{of}": float(psnr(images, truth, model.data_range).mean())}
+    if min(model.shape[1:]) >= WINDOW:
+        found[f"ssim_{of}"] = float(ssim(images, truth, model.data_range).mean())
+    return found

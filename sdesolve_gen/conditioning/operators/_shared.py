@@ -1,0 +1,44 @@
+"""What several operators check and do alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._errors import as_int
+
+RANK = 1e-4
+"""Singular values below this share of the largest count as zero: in float32 what they carry is rounding."""
+
+
+def image_event(event: Sequence[int]) -> tuple[int, int, int]:
+    """``event`` as the shape (C, H, W) of an image."""
+    sides = [as_int(side) for side in event]
+    if len(sides) != 3 or any(side is None or side < 1 for side in sides):
+        raise ValueError(f"event={tuple(event)}; expected the shape (C, H, W) of one image, as in (3, 32, 32).")
+    return sides[0], sides[1], sides[2]  # type: ignore[return-value]
+
+
+def integer(name: str, value: object, low: int, high: float = math.inf) -> int:
+    """``value`` as an integer, low <= value <= high."""
+    count = as_int(value)
+    if count is None or not low <= count <= high:
+        raise ValueError(f"{name}={value!r}; expected an integer, {low} <= {name}{f' <= {high}' if high < math.inf else ''}, as in {name}={low}.")
+    return count
+
+
+def draws(seed: int) -> np.random.Generator:
+    """The random numbers that an operator is made of."""
+    return np.random.Generator(np.random.Philox(integer("seed", seed, 0, 2**64 - 1)))
+
+
+def finite(name: str, values: object) -> Tensor:
+    """``values`` as a float64 tensor on the host, all of them finite."""
+    tensor = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    if not tensor.numel() or not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected finite numbers, at least one.")
+    return tensor

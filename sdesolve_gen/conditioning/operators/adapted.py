@@ -1,0 +1,80 @@
+"""Other people's operators: what has ``A`` and ``A_adjoint``, or only a forward map, becomes an :class:`Operator`.
+
+A deepinv ``Physics`` is such an object: its ``A`` is the map without the noise that calling it adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..operator import Operator
+
+Map = Callable[[Tensor], Tensor]
+
+
+class Adapted(Operator):
+    """An operator made of two functions.
+
+    Arguments:
+        event: shape of one state.
+        forward: (B, *event) -> (B, *measured), linear, each row by itself; its value on zeros says what is measured.
+        adjoint: the transposed map, (B, *measured) -> (B, *event); default: found by differentiation, one forward and one backward pass.
+        device: where it is tried on zeros.
+    """
+
+    def __init__(self, event: Sequence[int], forward: Map, adjoint: Map | None = None, device: torch.device | str = "cpu") -> None:
+        self.event = tuple(event)
+        self._forward, self._adjoint = forward, adjoint_of(forward, self.event) if adjoint is None else adjoint
+        with torch.no_grad():
+            self.measured = tuple(forward(torch.zeros(1, *self.event, device=device)).shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self._adjoint(y)
+
+
+def adjoint_of(forward: Map, event: Sequence[int]) -> Map:
+    """The adjoint of a linear map by reverse differentiation:  A^T y = d<y, A x>/dx, at any x.
+
+    Arguments:
+        forward: (B, *event) -> (B, *measured), made of differentiable operations of torch.
+        event: shape of one state.
+    """
+
+    def adjoint(y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = y.new_zeros(len(y), *event).requires_grad_()
+            (back,) = torch.autograd.grad(forward(x), x, y, create_graph=y.requires_grad)
+        return back
+
+    return adjoint
+
+
+def as_operator(obj: Any, event: Sequence[int], device: torch.device | str = "cpu") -> Operator:
+    """``obj`` as an operator on states of shape ``event``.
+
+    Arguments:
+        obj: an :class:`Operator`; any object with ``A`` and, unless it is to be found by differentiation, ``A_adjoint``, as a deepinv
+            ``Physics`` has them; or a function x -> A x.
+        event: shape of one state, (C, H, W) for images.
+        device: where the operator of another package works.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: an operator on states of another shape.
+    """
+    event = tuple(event)
+    if isinstance(obj, Operator):
+        if tuple(obj.event) != event:
+            raise ValueError(f"operator {type(obj).__name__} takes states of shape {tuple(obj.event)}; expected {event}: make it with event={event}.")
+        return obj
+    forward = getattr(obj, "A", obj)
+    if not callable(forward):
+        raise TypeError(f"operator is a {type(obj).__name__}; expected an Operator, an object with A and A_adjoint, or a function x -> A x.")
+    return Adapted(event, forward, getattr(obj, "A_adjoint", None), device)

@@ -1,0 +1,270 @@
+"""Images from measurements: draws from the model's law given y = A x + noise, by any method of conditioning and any solver."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import sdesolve as sd
+
+from ._errors import unknown
+from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
+from .conditioning.operators import LUMA, Gray, Mask, Tight, as_operator, check_operator
+from .sampling import bar, calls, checked_seed, count, names
+
+if TYPE_CHECKING:
+    from .models import Model
+
+APART = 1 << 16
+"""Draw d of the image named i is the sample named i APART + d, so that it is the same however many draws and images there are."""
+
+SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
+    "projection": ("pc", {"steps": 500}),
+    "repaint": ("ddim", {"steps": 50, "eta": 1.0}),
+    "ddrm": ("ddim", {"steps": 50}),
+    "ddnm": ("ddim", {"steps": 100, "eta": 1.0}),
+    "diffpir": (Renoised(0.3), {"steps": 100}),
+}
+"""What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
+DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
+
+
+_OF_SOLVE = inspect.signature(sd.solve).parameters.keys()
+
+
+class Restored(NamedTuple):
+    """Draws from what the images may have been, image by image."""
+
+    images: Tensor
+    """(n, draws, C, H, W) float32 in the data range; a draw that is not "ok" may hold NaN."""
+    nfe: Tensor
+    """(n, draws) int64, network calls that each draw saw."""
+    status: np.ndarray
+    """(n, draws) strings: "ok", "non_finite", "max_steps" or "min_step"."""
+    residual: Tensor
+    """(n, draws) root mean square of y - A x in the units of y, of what the method gave: about ``noise_std`` where it is right."""
+    method: str
+    """How the model was conditioned."""
+    sampler: str
+    """What solved."""
+    seed: int
+
+    @property
+    def mean(self) -> Tensor:
+        """(n, C, H, W) mean over draws: of all estimates the one with the least squared error, and smoother than an image."""
+        return self.images.mean(1)
+
+    @property
+    def std(self) -> Tensor:
+        """(n, C, H, W) standard deviation over draws, pixel by pixel: what the measurement leaves open; NaN for a single draw."""
+        return self.images.std(1) if self.images.shape[1] > 1 else torch.full_like(self.images[:, 0], torch.nan)
+
+
+def inpaint(model: Model, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, **options: Any) -> Restored:
+    """Draws of the unknown pixels of images; see ``Model.inpaint``."""
+    x = _pictures(model, "images", images, model.shape)
+    masks = torch.as_tensor(mask)
+    if masks.dim() == 4 and len(masks) > 1:
+        if len(masks) != len(x):
+            raise ValueError(f"mask has shape {tuple(masks.shape)} for {len(x)} images; expected one mask for all of them, or {len(x)}.")
+        return _one_by_one(x, masks, lambda image, own, ids, seed: inpaint(model, image, own, noise_std=noise_std, sample_ids=ids, seed=seed, **options), options)
+    operator = Mask(model.shape, masks[0] if masks.dim() == 4 else masks)
+    y = operator.forward(x)
+    _check_values(model, "images", y, noise_std)
+    return restore(model, y, operator, noise_std, **options)
+
+
+def colorize(model: Model, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, **options: Any) -> Restored:
+    """Draws of the colours of gray images; see ``Model.colorize``."""
+    operator = luminance(model, weights)
+    if gray.dim() == 4 and gray.shape[1] == 3:
+        if bool((gray != gray[:, :1]).any()):
+            raise ValueError("gray has three different channels; expected a gray image, (n, 1, H, W), or three equal channels: m.restore(images, Gray(m.shape)) measures first.")
+        gray = gray[:, :1]
+    y = _pictures(model, "gray", gray, operator.measured)
+    _check_values(model, "gray", y, noise_std)
+    return restore(model, y * float(operator.weights.sum()), operator, noise_std, **options)
+
+
+def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
+    """What a gray image is of the images of a model of colour images."""
+    if model.shape[0] != 3:
+        raise ValueError(f"the model {model.card['name']} makes images {model.shape}; expected one of 3 channels, whose colours can be drawn.")
+    return Gray(model.shape, weights)
+
+
+def restore(
+    model: Model,
+    y: Tensor,
+    operator: Any,
+    noise_std: float = 0.05,
+    method: str = "auto",
+    *,
+    draws: int = 1,
+    sampler: str | sd.Stepper | None = None,
+    seed: int | None = None,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    batch_size: int | None = None,
+    denoise: bool = True,
+    progress: bool = False,
+    **options: Any,
+) -> Restored:
+    """Draws of x given y = A x + noise; see ``Model.restore``."""
+    draws, seed = count("draws", draws), checked_seed(seed)
+    operator = as_operator(operator, model.shape, model.device)
+    check_operator(operator, model.device)
+    y = torch.as_tensor(y).to(model.device)
+    measurement = Measurement(operator, y.float() if y.is_floating_point() else y, noise_std)
+    _check_size(measurement, model.data_range)
+    method = _chosen(method, operator, noise_std)
+    own, options = _split(CONDITIONINGS[method], options)
+    sampler, options = _solver(method, sampler, options)
+    ids = [name * APART + draw for name in names(len(y), sample_ids) for draw in range(draws)]
+    size = len(ids) if batch_size is None else count("batch_size", batch_size)
+
+    def solve(rows: Tensor, observe: Callable[[sd.Moment], None] | None) -> sd.Solution:
+        """Draws number ``rows`` of all."""
+        chunk = [ids[row] for row in rows.tolist()]
+        given = Measurement(operator, measurement.y[(rows // draws).to(model.device)], noise_std)
+        score, constraint, walked = CONDITIONINGS[method](model.score, given, **own)
+        stepper, left = (sampler, options) if walked is None else _walked(walked, sampler, options)
+        x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
+        how: dict[str, Any] = {"seed": seed, "sample_ids": chunk, "denoise": denoise, "callback": observe, "constraint": constraint, **left}
+        return sd.solve(model.process.reverse(score), x, stepper, **how)
+
+    with bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
+        warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
+        solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in torch.arange(len(ids)).split(size)]
+    status = np.concatenate([solution.status for solution in solutions])
+    _warn(ids, status)
+    x, expected = torch.cat([solution.x for solution in solutions]), measurement.y.repeat_interleave(draws, 0)
+    residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
+    x = consistent(x, operator, expected, model.data_range) if noise_std == 0 and well_conditioned(operator) else x.clamp(*model.data_range)
+    shape = (len(y), draws)
+    nfe = torch.cat([calls(solution) for solution in solutions])
+    told = sampler if isinstance(sampler, str) else type(sampler).__name__
+    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), method, told, seed)
+
+
+def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float, float]) -> Tensor:
+    """The nearest x in the data range with A x = y, by projections onto the one and the other in turn: y without noise says what A x is."""
+    low, high = data_range
+    for _ in range(200):
+        x = (x + operator.pinv(y - operator.forward(x))).clamp(low, high)
+        if not bool(((y - operator.forward(x)).abs() > 1e-5 * (high - low)).any()):
+            break
+    return x
+
+
+def well_conditioned(operator: Operator) -> bool:
+    """Whether the singular values lie within a factor of 10 of one another, so that A^+ y is no noise made large."""
+    svd = operator.svd()
+    return svd is not None and float(svd.values.min()) > 0.1 * float(svd.values.max())
+
+
+def scaled(model: Model, pictures: Tensor) -> Tensor:
+    """Pictures in the data range: integers are levels, 0..levels - 1, of which each becomes the middle of its bin; floats stay."""
+    if pictures.is_floating_point():
+        return pictures.to(model.device, torch.float32)
+    if pictures.dtype == torch.bool or int(pictures.min()) < 0 or int(pictures.max()) >= model.levels:
+        values = f"values {pictures.min().item()} to {pictures.max().item()} of {pictures.dtype}"
+        raise ValueError(f"pictures have {values}; expected integers from 0 to {model.levels - 1}, or floats in {model.data_range}.")
+    low, high = model.data_range
+    return (low + (pictures.to(model.device, torch.float32) + 0.5) * ((high - low) / model.levels)).clamp(low, high)
+
+
+def _pictures(model: Model, name: str, pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Pictures (n, *shape) in the data range."""
+    if not isinstance(pictures, Tensor) or pictures.dim() != 4 or tuple(pictures.shape[1:]) != tuple(shape) or not len(pictures):
+        got = tuple(pictures.shape) if isinstance(pictures, Tensor) else f"a {type(pictures).__name__}"
+        raise ValueError(f"{name}: got {got}; expected a tensor (n, {', '.join(map(str, shape))}): {name}[None] for a single one.")
+    return scaled(model, pictures)
+
+
+def _check_values(model: Model, name: str, values: Tensor, noise_std: float) -> None:
+    """That values seen are finite and near the data range."""
+    low, high = model.data_range
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} are not finite where they are known; expected a mask that is 0 there.")
+    room = 0.05 * (high - low) + max(0.0, 6 * noise_std)
+    if float(values.min()) < low - room or float(values.max()) > high + room:
+        raise ValueError(
+            f"{name} have values from {float(values.min()):.4g} to {float(values.max()):.4g}, and the model's data lie in [{low:g}, {high:g}]; "
+            f"expected floats in that range, or integers from 0 to {model.levels - 1}: {name}.to(torch.uint8)."
+        )
+
+
+def _check_size(measurement: Measurement, data_range: tuple[float, float]) -> None:
+    """|y| <= |A| |x| for some x in the data range, or y is in other units than the data."""
+    operator, y = measurement.operator, measurement.y
+    if not operator.linear:
+        return
+    x = torch.randn(1, *operator.event, generator=torch.Generator().manual_seed(0)).to(y)
+    for _ in range(20):  # power iteration for |A|
+        x = operator.adjoint(operator.forward(x))
+        x = x / x.norm()
+    largest = float(operator.forward(x).norm()) * max(map(abs, data_range)) * x.numel() ** 0.5
+    length = y.flatten(1).norm(dim=1)
+    room = 1.2 * largest + 3 * measurement.noise_std * y[0].numel() ** 0.5
+    if bool((length > room).any()):
+        raise ValueError(
+            f"y has the length {float(length.max()):.4g}, and images in [{data_range[0]:g}, {data_range[1]:g}] give at most {largest:.4g} under {type(operator).__name__}; "
+            "expected a measurement of such images, in their units: scale y as the data were scaled."
+        )
+
+
+def _chosen(method: str, operator: Operator, noise_std: float) -> str:
+    """The method by name, or the one that suits: see ``Model.restore``."""
+    if method == "auto":
+        if not operator.linear:
+            return "dps"
+        return "projection" if noise_std == 0 and isinstance(operator, Tight) else "pigdm"
+    if method not in CONDITIONINGS:
+        raise ValueError(unknown("method", method, ["auto", *CONDITIONINGS]))
+    return method
+
+
+def _solver(method: str, sampler: str | sd.Stepper | None, options: dict[str, Any]) -> tuple[str | sd.Stepper, dict[str, Any]]:
+    """What solves, and its options."""
+    for name in ("save", "callback", "constraint"):
+        if name in options:
+            raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve with {method}(m.score, measurement).")
+    if sampler is not None:
+        return sampler, options
+    chosen, defaults = SOLVERS.get(method, DEFAULT_SOLVER)
+    paced = {"grid", "nfe"} & set(options)
+    return chosen, {**{name: value for name, value in defaults.items() if not (name == "steps" and paced)}, **options}
+
+
+def _split(conditioning: Callable[..., Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the conditioning method, which has them in its signature, and those of the solver, which has the first say."""
+    known = inspect.signature(conditioning).parameters.keys() - _OF_SOLVE
+    return {key: value for key, value in options.items() if key in known}, {key: value for key, value in options.items() if key not in known}
+
+
+def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options: dict[str, Any]) -> tuple[sd.Stepper, dict[str, Any]]:
+    """What a conditioning method walks with in the place of the sampler, and the options of ``solve`` that are left."""
+    return walk(sampler, **{key: value for key, value in options.items() if key not in _OF_SOLVE}), {key: value for key, value in options.items() if key in _OF_SOLVE}
+
+
+def _one_by_one(x: Tensor, masks: Tensor, draw: Callable[..., Restored], options: dict[str, Any]) -> Restored:
+    """Each image with its own mask."""
+    seed, ids = checked_seed(options.pop("seed", None)), names(len(x), options.pop("sample_ids", None))
+    parts = [draw(x[i : i + 1], masks[i : i + 1], [ids[i]], seed) for i in range(len(x))]
+    status = np.concatenate([part.status for part in parts])
+    images, nfe, residual = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "nfe", "residual"))
+    return parts[0]._replace(images=images, nfe=nfe, status=status, residual=residual)
+
+
+def _warn(ids: list[int], status: np.ndarray) -> None:
+    """Name the draws that are not "ok"."""
+    failed = [(i, said) for i, said in zip(ids, status, strict=True) if said not in ("ok", "event")]
+    if failed:
+        shown = ", ".join(f"image {i // APART}, draw {i % APART}: {said}" for i, said in failed[:5])
+        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=4)

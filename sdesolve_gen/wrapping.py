@@ -1,0 +1,83 @@
+"""A network of your own as a model, and a look at whether a model is what its card says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+import sdesolve as sd
+
+from ._errors import unknown
+from ._versions import versions
+from .card import OWN
+from .processes import PROCESSES
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    process: sd.Process,
+    predicts: str,
+    shape: Sequence[int],
+    time: str | int = "continuous",
+    data_range: tuple[float, float] = (-1.0, 1.0),
+    levels: int = 256,
+    sigma_data: float = 0.5,
+    classes: int | None = None,
+    name: str = "own",
+    data: Tensor | None = None,
+) -> Model:
+    """Any score network as a :class:`Model`, to sample from, to save and to be measured:  ``gen.wrap(net, process=sd.EDM(), predicts="x0", time="sigma", shape=(3, 32, 32))``.
+
+    Saved, it is weights and a card; the network itself stays yours: ``gen.load(folder, network=net)``.
+
+    Arguments:
+        module: (x, time) -> output, or (x, time, labels) -> output where it knows classes; becomes frozen, in evaluation mode.
+        process: the forward process that it was trained on; one of sdesolve's.
+        predicts, time, sigma_data: what it returns and wants to be told, as for :func:`sdesolve.as_score`; "level" is the time of a
+            :class:`sdesolve.TabulatedVP` with fractions.  Another time is a matter of a module around it.
+        shape: (C, H, W) of an image.
+        data_range: (low, high) of its values, as in training.
+        levels: values that a pixel of the data took.
+        classes: number of classes of a class-conditional network; then ``m.of_class(3).sample(16)``.
+        name: for the card.
+        data: (n, C, H, W) images as for :meth:`Model.log_likelihood`; where given, the model is checked on them.
+
+    Raises:
+        ValueError: a process of another kind; what a card does not take; ``sd.ModelCheckError`` where the data contradict the claim.
+    """
+    from .models import Model
+
+    named, options = _described(process)
+    card: dict[str, Any] = {
+        "name": name, "process": named, "process_options": options, "predicts": predicts, "time": time, "network": OWN, "network_options": {},
+        "shape": list(shape), "data_range": list(data_range), "levels": levels, "sigma_data": sigma_data, "versions": versions(),
+    }  # fmt: skip
+    model = Model(module, card if classes is None else {**card, "classes": classes})
+    if data is not None:
+        check(model, data)
+    return model
+
+
+def check(model: Model, images: Tensor | None = None, *, n: int = 64, seed: int = 0, **options: Any) -> sd.ModelCheck:
+    """Measure a model against its card: see :meth:`Model.check`."""
+    if images is None:
+        images = model.sample(n, "ddim", steps=50, seed=seed)
+    score = model.score
+    x0 = model.scaled(images, seed)
+    return sd.check_model(score.model, model.process, x0, predicts=score.predicts, time=score.time, sigma_data=score.sigma_data, seed=seed, **options)
+
+
+def _described(process: sd.Process) -> tuple[str, dict[str, Any]]:
+    """The name and constants of a process, as a card has them."""
+    name = next((name for name, kind in PROCESSES.items() if type(process) is kind), None)
+    if name is None or not is_dataclass(process):
+        raise ValueError(unknown("process", type(process).__name__, (getattr(kind, "__name__", name) for name, kind in PROCESSES.items())))
+    values = {field.name: getattr(process, field.name) for field in fields(process)}
+    return name, {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,0 +1,230 @@
+"""Images from measurements: the draws are the posterior's, what was measured is kept, and bad input is refused before any network call."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gen_fixtures import NETWORK, tiny_card, tiny_model
+from torch import nn
+
+import sdesolve as sd
+import sdesolve_gen as gen
+from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning
+from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.networks import UNet
+
+SHAPE = (1, 4, 4)
+STD = 0.5
+
+
+class GaussianScore(nn.Module):
+    """The score of images with independent pixels N(0, STD^2); counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x, t):
+        self.calls += 1
+        process = sd.VPSDE()
+        variance = (process.alpha(t) * STD) ** 2 + process.sigma(t) ** 2
+        return -x / variance.to(x).reshape(-1, 1, 1, 1) + self.weight
+
+
+def gaussian_model(**changes):
+    return gen.Model(GaussianScore(), tiny_card(**{"predicts": "score", "time": "continuous", "shape": list(SHAPE), "data_range": [-4.0, 4.0], **changes}))
+
+
+def colour_model():
+    torch.manual_seed(0)
+    network = UNet(channels=3, **NETWORK)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return gen.Model(network, tiny_card(shape=[3, 8, 8], network_options={"channels": 3, **NETWORK}))
+
+
+def pictures(n=2, shape=(1, 8, 8)):
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
+
+
+def half(side=8):
+    mask = torch.ones(side, side)
+    mask[:, side // 2 :] = 0
+    return mask
+
+
+def test_draws_are_the_posterior():
+    """x ~ N(0, c^2) and y = A x + s n, pixel by pixel in closed form; pigdm with the data's own std is exact here."""
+    m, operator, noise = gaussian_model(), ops.Matrix(SHAPE, torch.randn(5, 16, generator=torch.Generator().manual_seed(1))), 0.3
+    y = torch.randn(1, 5, generator=torch.Generator().manual_seed(2))
+    r = m.restore(y, operator, noise, "pigdm", draws=2000, seed=0, steps=60, prior_std=STD)
+    a = operator._matrix
+    gain = STD**2 * a.T @ torch.linalg.inv(STD**2 * a @ a.T + noise**2 * torch.eye(5))
+    mean, std = (gain @ y[0].double()), (STD**2 * (torch.eye(16) - gain @ a)).diagonal().sqrt()
+    assert r.images.shape == (1, 2000, *SHAPE)
+    assert float((r.mean.flatten() - mean).abs().max()) < 0.05  # 4.5 standard errors
+    assert float((r.std.flatten() / std - 1).abs().max()) < 0.06
+    assert r.nfe.tolist() == [[61] * 2000]
+    assert (r.status == "ok").all()
+
+
+@pytest.mark.parametrize("method", sorted(CONDITIONINGS))
+def test_known_pixels_are_kept(method):
+    m, x = tiny_model(), pictures()
+    r = m.inpaint(x, half(), method=method, draws=2, steps=12, seed=0)
+    assert r.images.shape == (2, 2, 1, 8, 8)
+    assert r.method == method
+    known = half().bool()
+    assert float((r.images - x[:, None])[..., known].abs().max()) < 1e-3
+    assert float(r.images[:, 0][..., ~known].sub(r.images[:, 1][..., ~known]).abs().max()) > 0.05  # the draws differ where nothing is known
+
+
+def test_the_residual_is_what_the_method_gave():
+    """Not what it was corrected to."""
+    m = gaussian_model()
+    CONDITIONINGS["none"] = lambda score, measurement: Conditioning(score)
+    try:
+        r = m.inpaint(torch.full((1, *SHAPE), 2.0), half(4), method="none", seed=0, steps=10, sampler="ddim")
+    finally:
+        del CONDITIONINGS["none"]
+    assert float(r.residual) > 1
+    assert float((r.images[0, 0][..., :2] - 2).abs().max()) < 1e-3
+
+
+def test_a_constraint_reaches_the_solver():
+    m = gaussian_model()
+    CONDITIONINGS["lifted"] = lambda score, measurement, height=1.0: Conditioning(score, lambda x, t, normals: torch.full_like(x, height))
+    try:
+        r = m.restore(torch.zeros(1, *SHAPE), ops.Blur(SHAPE, ops.gaussian_kernel(0.5, 3)), 0.1, "lifted", height=0.5, steps=4, seed=0)
+    finally:
+        del CONDITIONINGS["lifted"]
+    torch.testing.assert_close(r.images, torch.full_like(r.images, 0.5))
+
+
+def test_integers_are_scaled():
+    m = tiny_model()
+    levels = torch.randint(0, 256, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    r = m.inpaint(levels, half(), method="ddnm", steps=4, seed=0)
+    expected = -1 + (levels.float() + 0.5) / 128
+    assert float((r.images[:, 0] - expected)[..., half().bool()].abs().max()) < 1e-3
+    from sdesolve_gen.images import to_uint8
+
+    assert torch.equal(to_uint8(r.images[:, 0], m.data_range)[..., half().bool()], levels[..., half().bool()])
+
+
+def test_a_draw_is_its_name():
+    """Draw d of image i does not depend on how many draws, images or batches there are."""
+    m, x = gaussian_model(), pictures(3, SHAPE)
+    y = ops.Blur(SHAPE, ops.gaussian_kernel(0.5, 3)).forward(x)
+    operator = ops.Blur(SHAPE, ops.gaussian_kernel(0.5, 3))
+    whole = m.restore(y, operator, 0.1, draws=3, seed=5, steps=8)
+    parts = m.restore(y, operator, 0.1, draws=3, seed=5, steps=8, batch_size=2)
+    torch.testing.assert_close(parts.images, whole.images, rtol=0, atol=1e-5)
+    alone = m.restore(y[2:], operator, 0.1, draws=2, seed=5, steps=8, sample_ids=[2])
+    torch.testing.assert_close(alone.images, whole.images[2:, :2], rtol=0, atol=1e-5)
+    assert float((whole.images[:, 0] - whole.images[:, 1]).abs().amin((1, 2, 3)).max()) > 0
+    assert float((m.restore(y, operator, 0.1, seed=6, steps=8).images[:, 0] - whole.images[:, 0]).abs().max()) > 0.1
+
+
+def test_a_mask_for_each_image():
+    m, x = tiny_model(), pictures(2)
+    masks = torch.stack([half(), half().T])[:, None]
+    r = m.inpaint(x, masks, method="ddnm", steps=4, seed=0)
+    for i in range(2):
+        alone = m.inpaint(x[i : i + 1], masks[i, 0], method="ddnm", steps=4, seed=0, sample_ids=[i])
+        torch.testing.assert_close(r.images[i], alone.images[0], rtol=0, atol=1e-5)
+
+
+def test_luminance_is_kept():
+    m = colour_model()
+    gray = pictures(2, (1, 8, 8))
+    r = m.colorize(gray, method="pigdm", draws=2, steps=6, seed=0)
+    assert r.images.shape == (2, 2, 3, 8, 8)
+    assert r.images.abs().max() <= 1
+    luma = ops.Gray(m.shape).forward(r.images.flatten(0, 1))
+    assert float((luma.reshape(2, 2, 1, 8, 8) - gray[:, None]).abs().max()) < 1e-3
+    same = m.colorize(gray.expand(-1, 3, -1, -1), method="pigdm", draws=2, steps=6, seed=0)
+    assert torch.equal(same.images, r.images)
+    weights = (3**-0.5,) * 3
+    other = m.colorize(gray, weights=weights, method="pigdm", steps=6, seed=0).images[:, 0]
+    assert float((other.mean(1, keepdim=True) - gray).abs().max()) < 1e-3
+
+
+def test_foreign_operators_restore():
+    m, x = gaussian_model(), pictures(1, SHAPE)
+
+    def shrink(x):
+        return torch.nn.functional.avg_pool2d(x, 2)
+
+    r = m.restore(shrink(x), shrink, 0.1, seed=0, steps=6)
+    own = m.restore(shrink(x), ops.Downsample(SHAPE, 2), 0.1, seed=0, steps=6)
+    torch.testing.assert_close(r.images, own.images, rtol=0, atol=1e-4)
+
+
+def test_a_failed_draw_is_named():
+    class Broken(GaussianScore):
+        def forward(self, x, t):
+            out = super().forward(x, t).clone()
+            if self.calls > 3:
+                out[-1] = math.nan
+            return out
+
+    m = gen.Model(Broken(), tiny_card(predicts="score", time="continuous", shape=list(SHAPE)))
+    with pytest.warns(sd.SolveWarning, match=r"1 of 4 draws did not arrive \(image 1, draw 1: non_finite\)"):
+        r = m.restore(torch.zeros(2, 1, 2, 2), ops.Downsample(SHAPE, 2), 0.1, draws=2, seed=0, steps=6)
+    assert r.status.tolist() == [["ok", "ok"], ["ok", "non_finite"]]
+    assert bool(r.images[0].isfinite().all())
+
+
+def test_a_single_draw_has_no_spread():
+    r = gaussian_model().restore(torch.zeros(1, 1, 2, 2), ops.Downsample(SHAPE, 2), 0.1, seed=0, steps=4)
+    assert bool(r.std.isnan().all())
+    assert torch.equal(r.mean, r.images[:, 0])
+
+
+DOWN = ops.Downsample(SHAPE, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.inpaint(torch.zeros(1, *SHAPE), torch.ones(4, 3)), r"mask has shape \(4, 3\); expected \(1, 4, 4\)"),
+        (lambda m: m.inpaint(torch.zeros(1, *SHAPE), torch.full((4, 4), 255)), "mask holds 255; expected 0 and 1 alone"),
+        (lambda m: m.inpaint(torch.zeros(2, *SHAPE), torch.ones(3, 1, 4, 4)), "expected one mask for all of them, or 2"),
+        (lambda m: m.inpaint(torch.zeros(*SHAPE), torch.ones(4, 4)), r"images: got \(1, 4, 4\); expected a tensor \(n, 1, 4, 4\): images\[None\]"),
+        (lambda m: m.inpaint(torch.full((1, *SHAPE), 200.0), torch.ones(4, 4)), r"images have values from 200 to 200, and the model's data lie in \[-4, 4\]"),
+        (lambda m: m.inpaint(torch.full((1, *SHAPE), 300), torch.ones(4, 4)), "expected integers from 0 to 255"),
+        (lambda m: m.inpaint(torch.full((1, *SHAPE), math.nan), torch.ones(4, 4)), "images are not finite where they are known"),
+        (lambda m: m.colorize(torch.zeros(1, *SHAPE)), "expected one of 3 channels"),
+        (lambda m: m.restore(torch.full((1, 1, 2, 2), 128.0), DOWN, 0.1), "y has the length 256, and images in .* give at most"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, -0.1), r"noise_std=-0.1; expected a finite number >= 0"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, math.nan), "noise_std=nan"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 3), DOWN, 0.1), r"y has shape \(1, 1, 2, 3\); expected \(B, 1, 2, 2\)"),
+        (lambda m: m.restore(torch.zeros(1, 2, 2), ops.Downsample((1, 8, 8), 2), 0.1), r"takes states of shape \(1, 8, 8\); expected \(1, 4, 4\)"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, "dsp"), "Did you mean 'dps'"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, draws=0), "draws=0; expected an integer >= 1"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, seed=-1), "seed=-1"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, prior_sd=1.0), "prior_sd"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, save="all"), "save=... is not for"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, sampler="ddimm"), "ddimm"),
+        (lambda m: m.restore(torch.zeros(1, *SHAPE), lambda x: x + 1, 0.1), "Adapted.forward is not linear"),
+    ],
+    ids=range(20),
+)
+def test_bad_input_is_refused_before_any_call(call, message):
+    m = gaussian_model()
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(m)
+    assert m.network.calls == 0
+
+
+def test_three_different_channels_are_not_gray():
+    with pytest.raises(ValueError, match="gray has three different channels"):
+        colour_model().colorize(pictures(1, (3, 8, 8)))
+    with pytest.raises(TypeError, match=r"y is torch\.uint8; expected a floating tensor"):
+        gaussian_model().restore(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), DOWN, 0.1)
+    with pytest.raises(ValueError, match=r"mask holds nan"):
+        gaussian_model().inpaint(torch.zeros(1, *SHAPE), np.full((4, 4), np.nan))

@@ -1,0 +1,76 @@
+"""Learned weights: nearer to the flow than a method's own on draws that the fit has not seen, and never worse for those that judged."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdesolve as sd
+from sdesolve import exam
+
+LAWS = {"2d": exam.mixture_2d(), "64d": exam.mixture_64d()}
+
+
+def problem(law: str, process: sd.Process | None = None) -> sd.ReverseSDE:
+    process = process or sd.VPSDE()
+    return process.reverse(LAWS[law].score(process))
+
+
+def distance(found: sd.ReverseSDE, method: str | sd.Stepper, grid: sd.OptimisedGrid, shape: tuple[int, ...]) -> float:
+    x = found.process.prior((1000, *shape), seed=77)
+    ends = sd.solve(found, x, "tsit5", rtol=1e-5, atol=1e-5, denoise=True).x
+    return float((sd.solve(found, x, method, grid=grid).x - ends).flatten(1).square().mean(1).sqrt().mean())
+
+
+@pytest.mark.parametrize(("law", "method", "nfe", "gain"), [("2d", "ipndm", 4, 1.8), ("2d", "unipc", 6, 1.3), ("64d", "unipc", 6, 1.6), ("64d", "dpmpp_2m", 6, 1.3)])
+def test_they_beat_the_method_s_own_on_fresh_draws(law: str, method: str, nfe: int, gain: float) -> None:
+    found, shape = problem(law), LAWS[law].event
+    grid = sd.optimize_grid(found, method, nfe=nfe, shape=shape)
+    fitted = sd.optimize_card(found, grid, shape=shape)
+    plain, learned = distance(found, method, grid, shape), distance(found, fitted.card, grid, shape)
+    assert learned < plain / gain, (plain, learned)
+    assert fitted.error <= fitted.baseline
+
+
+def test_a_card_starts_and_ends_as_its_grid_says() -> None:
+    found = problem("2d", sd.RectifiedFlow())
+    grid = sd.optimize_grid(found, "ddim", nfe=5, shape=(2,))
+    same = sd.solver_card("ddim", found.process, sd.Grid(grid.ts))
+    x = found.process.prior((50, 2), seed=1)
+    named, carded = (sd.solve(found, x, method, grid=grid) for method in ("ddim", same))
+    torch.testing.assert_close(carded.x, named.x, rtol=1e-5, atol=1e-5)
+    assert carded.nfe == named.nfe == 5
+
+
+def test_a_fitted_card_that_was_saved(tmp_path: Path) -> None:
+    found = problem("2d")
+    grid = sd.optimize_grid(found, "unipc", nfe=4, shape=(2,), samples=64)
+    fitted = sd.optimize_card(found, grid, shape=(2,), samples=64)
+    fitted.card.save(tmp_path / "card.json")
+    grid.save(tmp_path / "grid.json")
+    x = found.process.prior((8, 2), seed=1)
+    again = sd.solve(found, x, sd.SolverCard.load(tmp_path / "card.json"), grid=sd.OptimisedGrid.load(tmp_path / "grid.json"))
+    assert torch.equal(again.x, sd.solve(found, x, fitted.card, grid=grid).x)
+    assert torch.equal(fitted.card.ts, torch.tensor(grid.ts, dtype=torch.float64))
+
+
+def test_the_same_seed_the_same_card() -> None:
+    found = problem("2d")
+    grid = sd.optimize_grid(found, "ddim", nfe=4, shape=(2,), samples=32)
+    one, two = (sd.optimize_card(found, grid, shape=(2,), samples=32).card.b for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    found = problem("2d")
+    grid = sd.optimize_grid(found, "ddim", nfe=4, shape=(2,), samples=32)
+    with pytest.raises(ValueError, match="grid was optimised for VPSDE"):
+        sd.optimize_card(problem("2d", sd.VESDE()), grid, shape=(2,))
+    with pytest.raises(TypeError, match=r"grid is a list; expected what sd.optimize_grid"):
+        sd.optimize_card(found, [1.0, 0.5], shape=(2,))
+    heun = sd.optimize_grid(found, "dpmpp_2s", nfe=5, shape=(2,), samples=32)
+    with pytest.raises(ValueError, match=r"2 steps of 2 call\(s\)"):
+        sd.optimize_card(found, heun, shape=(2,))
+    other = sd.optimize_grid(found, "ddim", nfe=5, shape=(2,), samples=32)
+    with pytest.raises(ValueError, match="made for its own grid"):
+        sd.solve(found, found.process.prior((4, 2), seed=0), sd.solver_card("ddim", found.process, sd.Grid(grid.ts)), grid=other)

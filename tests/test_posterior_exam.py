@@ -1,0 +1,86 @@
+"""The posterior exam: its answers are right, it passes who draws from the posterior, and it fails who does not."""
+
+import math
+
+import pytest
+import torch
+
+from sdesolve import exam
+
+PRIOR = exam.Gaussian([0.5, -0.3, 0.2], cov=[[1.0, 0.4, 0.1], [0.4, 0.6, -0.2], [0.1, -0.2, 0.5]])
+MASK = torch.tensor([[1.0, 0.0, 0.0]])
+TALL = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -0.5], [0.3, 0.0, 1.0], [1.0, 1.0, 1.0]])
+
+
+def truth(question: exam.Question) -> torch.Tensor:
+    """Independent draws from the posterior itself."""
+    given = [exam.posterior(question.law, question.matrix, y, question.noise_std) for y in question.y]
+    return torch.stack([law.sample(question.draws, seed=7919 * question.seed + i, dtype=torch.float64) for i, law in enumerate(given)])
+
+
+def too_sure(question: exam.Question) -> torch.Tensor:
+    """The posterior's mean, and two thirds of its spread."""
+    x = truth(question)
+    return x.mean(1, keepdim=True) + (x - x.mean(1, keepdim=True)) / 1.5
+
+
+def prior_instead(question: exam.Question) -> torch.Tensor:
+    return question.law.sample(len(question.y) * question.draws, seed=5, dtype=torch.float64).reshape(len(question.y), question.draws, -1)
+
+
+@pytest.mark.parametrize("law", [PRIOR, exam.mixture_2d()])
+@pytest.mark.parametrize("noise_std", [0.2, 1.0])
+def test_the_posterior_is_prior_times_likelihood_over_evidence(law: exam.Gaussian | exam.Mixture, noise_std: float) -> None:
+    d = law.event[0]
+    matrix = TALL[:, :d]
+    y = torch.tensor([0.3, -0.2, 0.5, 0.1], dtype=torch.float64)
+    x = law.sample(50, seed=1, dtype=torch.float64)
+    residual = (y - x @ matrix.double().T) / noise_std
+    likelihood = -0.5 * residual.square().sum(1) - len(y) * math.log(noise_std * math.sqrt(2 * math.pi))
+    found = exam.posterior(law, matrix, y, noise_std).log_prob(x)
+    torch.testing.assert_close(found, law.log_prob(x) + likelihood - exam.log_evidence(law, matrix, y, noise_std), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("law", [PRIOR, exam.mixture_2d()])
+@pytest.mark.parametrize("matrix", [MASK, TALL])
+def test_who_draws_from_the_posterior_passes(law: exam.Gaussian | exam.Mixture, matrix: torch.Tensor) -> None:
+    mark = exam.posterior_exam(truth, law, matrix[:, : law.event[0]], 0.3)
+    assert mark.mean_error < 4 * mark.floor[0] and mark.covariance_error < 4 * mark.floor[1]
+    assert abs(mark.coverage - 0.9) < 0.01 and abs(mark.residual - 1) < 0.02
+    assert mark.rank_p > 0.01
+
+
+def test_who_is_too_sure_fails() -> None:
+    mark = exam.posterior_exam(too_sure, PRIOR, MASK, 0.3)
+    assert mark.covariance_error > 0.4 and mark.coverage > 0.95 and mark.rank_p < 1e-4 and mark.residual < 0.99
+    assert mark.mean_error < 4 * mark.floor[0]
+
+
+def test_who_answers_with_the_prior_fails() -> None:
+    mark = exam.posterior_exam(prior_instead, PRIOR, TALL, 0.3)
+    assert mark.mean_error > 0.3 and mark.covariance_error > 0.5 and mark.residual > 1.5
+
+
+def test_measurements_are_a_function_of_seed_and_row() -> None:
+    x = PRIOR.sample(4, seed=0)
+    y = exam.measure(x, MASK, 0.5, seed=3)
+    assert torch.equal(y[:2], exam.measure(x[:2], MASK, 0.5, seed=3)) and not torch.equal(y, exam.measure(x, MASK, 0.5, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((PRIOR, torch.eye(2), 0.1), r"matrix has shape \(2, 2\).*expected \(m, 3\)"),
+        ((PRIOR, MASK, -0.1), "noise_std=-0.1; expected a finite number >= 0"),
+        ((PRIOR, torch.ones(2, 3), 0.0), "noise_std=0.0 leaves measurements without a density"),
+    ],
+)
+def test_bad_questions_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exam.posterior_exam(truth, *arguments)
+
+
+@pytest.mark.parametrize(("answer", "message"), [(torch.zeros(1, 5, 3), r"returned \(1, 5, 3\); expected \(1, 20000, 3\)"), (torch.full((1, 20000, 3), math.nan), "not finite")])
+def test_bad_answers_are_refused(answer: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exam.posterior_exam(lambda question: answer, PRIOR, MASK, 0.3)
