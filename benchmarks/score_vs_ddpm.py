@@ -185,11 +185,11 @@ def _plain(figures: Any) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One line a row, and each training's best against DDPM's best."""
-    lines = [f"{'training':<12}{'sampler':<11}{'NFE':>6}{'FID':>16}{'FID_infinity':>16}{'KID x 1000':>16}{'precision':>11}{'recall':>8}{'s':>7}"]
+    lines = [f"{'training':<12}{'sampler':<11}{'NFE':>6}{'FID':>17}{'FID_infinity':>17}{'KID x 1000':>18}{'precision':>11}{'recall':>8}{'s':>7}"]
     for row in rows:
         f = row["figures"]
         plain = [f"{f[name]['value']:.{digits}f}" if name in f else "" for name, digits in (("nfe", 0), ("precision", 3), ("recall", 3), ("seconds", 0))]
-        measured = "".join(f"{_pair(f[name], scale):>16}" for name, scale in (("fid", 1), ("fid_infinity", 1), ("kid", 1000)))
+        measured = "".join(f"{_pair(f[name], scale):>{width}}" for name, scale, width in (("fid", 1, 17), ("fid_infinity", 1, 17), ("kid", 1000, 18)))
         lines.append(f"{row['training']:<12}{row['sampler']:<11}{plain[0]:>6}{measured}{plain[1]:>11}{plain[2]:>8}{plain[3]:>7}")
     best = {row["training"]: row for row in sorted(rows, key=lambda row: -row["figures"]["fid"]["value"])}
     for training, row in best.items():
