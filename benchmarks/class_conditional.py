@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import sdesolve_gen as gen
-from sdesolve_gen.benchmark.classifier import load_classifier, probabilities
+from sdesolve_gen.evaluation.classifier import load_classifier, probabilities
 from sdesolve_gen.images import write_png
 
 ROWS: list[tuple[str, dict[str, Any], float]] = [  # method, options, scale

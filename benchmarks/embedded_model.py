@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import sdesolve_gen as gen
-from sdesolve_gen.benchmark.classifier import Classifier, load_classifier, probabilities
+from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
 from sdesolve_gen.images import write_png
 from sdesolve_gen.training.data import read_images, scaled
 

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 import sdesolve_gen as gen
 from sdesolve.files import atomic
-from sdesolve_gen.benchmark.classifier import Classifier, load_classifier, probabilities
 from sdesolve_gen.conditioning import CONDITIONINGS, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.conditioning.metrics import psnr, ssim
+from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
 from sdesolve_gen.training.data import read_images, scaled
 
 SHAPE = (1, 28, 28)

@@ -11,6 +11,7 @@ from . import networks
 from ._errors import ModelFileError
 from .classifiers import Classifier, load_classifier
 from .conditioning import Guidance, classifier_free_guidance, classifier_guidance
+from .evaluation import Evaluation, evaluate
 from .models import Model, load
 from .presets import preset, presets
 from .sampling import Samples
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifier",
+    "Evaluation",
     "Guidance",
     "Model",
     "ModelFileError",
@@ -29,6 +31,7 @@ __all__ = [
     "TrainConfig",
     "classifier_free_guidance",
     "classifier_guidance",
+    "evaluate",
     "load",
     "load_classifier",
     "networks",

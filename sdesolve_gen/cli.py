@@ -26,6 +26,7 @@ import sdesolve as sd
 from . import benchmark
 from .benchmark import PROBLEMS
 from .classifiers import embedded_classifiers, load_classifier
+from .commands_evaluate import evaluate_command
 from .commands_import import check_model_command, import_command
 from .commands_restoration import colorize_command, inpaint_command, restore_command
 from .interpolation import Way, animation_files, write_animation
@@ -282,6 +283,7 @@ def interpolate_command(
         typer.echo(f"wrote {files.png}, {files.gif} and {files.manifest}")
 
 
+app.command("evaluate")(evaluate_command)
 for _name, _command in (("inpaint", inpaint_command), ("colorize", colorize_command), ("restore", restore_command)):
     app.command(_name)(_command)
 app.command("import")(import_command)

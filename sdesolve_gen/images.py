@@ -48,7 +48,12 @@ def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
 
 def write_png(path: str | Path, images: Tensor, data_range: tuple[float, float]) -> None:
     """Write images, (n, C, H, W) in ``data_range``, as one grid; whole or not at all."""
-    picture = Image.fromarray(grid(to_uint8(images, data_range)))
+    write_grid(path, to_uint8(images, data_range))
+
+
+def write_grid(path: str | Path, images: Tensor) -> None:
+    """Write images, (n, C, H, W) uint8, as one grid; whole or not at all."""
+    picture = Image.fromarray(grid(images))
     with atomic(path) as temporary:
         picture.save(temporary, format="PNG")
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import itertools
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from gen_fixtures import random_parquet
 
 import sdesolve as sd
 
@@ -114,3 +118,42 @@ def test_classes_are_drawn_and_noise_is_seen_through(monkeypatch: pytest.MonkeyP
     own = classifier.logits(images, 0.05).argmax(1)
     assert noisy.accuracy(classifier, pixels, own, 0.02) == 1.0
     assert noisy.accuracy(classifier, pixels, own + 1, 0.02) == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:.*feature directions")
+def test_score_and_ddpm_are_trained_and_judged_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = loaded("score_vs_ddpm.py", monkeypatch)
+    for part in ("train", "test"):
+        random_parquet(tmp_path / f"{part}.parquet", n=12, side=28)
+    tiny = [str(tmp_path), str(tmp_path / "out"), "--models", "ve", "ddpm", "--width", "8", "--steps", "2", "--batch", "4", "--n", "8", "--calls", "4"]
+    bench.main(tiny)
+    first = json.loads((tmp_path / "out" / "score_vs_ddpm.json").read_text())
+    kinds = [(row["training"], row["sampler"]) for row in first["rows"]]
+    assert kinds == [("ve", "EM"), ("ve", "PC"), ("ve", "ODE"), ("ddpm", "EM"), ("ddpm", "PC"), ("ddpm", "ODE"), ("ddpm", "ancestral"), ("test set", "")]
+    assert first["rows"][-1]["figures"]["fid"]["value"] < first["rows"][0]["figures"]["fid"]["value"]
+    bench.main(tiny)  # all of it is there
+    assert json.loads((tmp_path / "out" / "score_vs_ddpm.json").read_text()) == first
+    assert "best ve" in capsys.readouterr().out
+
+
+def test_ddpm_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = loaded("score_vs_ddpm.py", monkeypatch)
+    data = random_parquet(tmp_path / "train.parquet", n=12, side=8)
+    budget = bench.Budget(width=8, steps=8, batch=4, n=8, calls=4, seed=0)
+    whole = bench.train_ddpm(budget.config("ddpm", data, tmp_path / "whole"))
+    monkeypatch.setattr(bench.nn.utils, "clip_grad_norm_", fails_at(6, bench.nn.utils.clip_grad_norm_))
+    with pytest.raises(KeyboardInterrupt):
+        bench.train_ddpm(budget.config("ddpm", data, tmp_path / "again"))
+    again = bench.train_ddpm(budget.config("ddpm", data, tmp_path / "again"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True))
+
+
+def fails_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = itertools.count(1)
+
+    def failing(*arguments: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return failing

@@ -23,11 +23,11 @@ from typer.testing import CliRunner
 import sdesolve as sd
 from sdesolve_gen import cli
 from sdesolve_gen.benchmark import QUICK, Plan, metrics, mixture, planned, report, results, run, write
-from sdesolve_gen.benchmark.classifier import Classifier, probabilities
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
 from sdesolve_gen.benchmark.runner import EXACT, FLOW, fine, read, sampled
+from sdesolve_gen.evaluation.classifier import Classifier, probabilities
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own code
 ROOT = Path(__file__).parents[1]

@@ -30,6 +30,8 @@ from torch import Tensor
 
 from sdesolve.exam.measures import unit_directions
 
+from ..evaluation.frechet import Moments, frechet
+
 IN_THE_PLANE, IN_SPACE = 16, 64  # directions
 
 METRICS: dict[str, str] = {
@@ -59,7 +61,7 @@ class Reference:
         flat = draws.flatten(1).float()
         d = flat.shape[1]
         directions = unit_directions(d, IN_THE_PLANE if d == 2 else IN_SPACE, seed).float()
-        moments = None if features is None else _moments(features(draws))
+        moments = None if features is None else Moments.of(features(draws)).gaussian
         parts = _ordered(flat, directions).reshape(len(directions), rows, -1)
         return cls(directions, parts.mean(2), features, moments)
 
@@ -78,30 +80,12 @@ class Reference:
             "energy": float(length * (2 * across - within[0] - within[1]).mean()),
             "ks": float(torch.maximum(rank + 1 - below, below - rank).max() / n),
         }
-        return found if self.features is None or self.moments is None else {**found, "frechet": frechet(_moments(self.features(x)), self.moments)}
+        return found if self.features is None or self.moments is None else {**found, "frechet": frechet(Moments.of(self.features(x)).gaussian, self.moments)}
 
 
 def trajectory(x: Tensor, ends: Tensor) -> float:
     """Root mean square of x - ends over rows and coordinates, of the first ``len(ends)`` rows."""
     return float((x[: len(ends)] - ends).double().square().mean().sqrt())
-
-
-def frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians, given as mean (k,) and covariance (k, k)."""
-    root = _root(a[1])
-    cross = torch.linalg.eigvalsh(root @ b[1] @ root).clamp(min=0).sqrt().sum()
-    return float((a[0] - b[0]).square().sum() + a[1].trace() + b[1].trace() - 2 * cross)
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    f = features.double()
-    return f.mean(0), f.T.cov()
-
-
-def _root(c: Tensor) -> Tensor:
-    """The symmetric root of a covariance."""
-    values, vectors = torch.linalg.eigh(c)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def _ordered(flat: Tensor, directions: Tensor) -> Tensor:

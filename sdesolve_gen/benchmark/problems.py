@@ -22,9 +22,9 @@ import sdesolve as sd
 from sdesolve.exam import Empirical, Gaussian, Mixture, Target, mixture_2d, mixture_64d, ring_2d
 
 from .._errors import unknown
+from ..evaluation.classifier import features, load_classifier
 from ..models import load
 from ..training.data import read_images, scaled
-from .classifier import features, load_classifier
 from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default

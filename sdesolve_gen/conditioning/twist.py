@@ -33,6 +33,7 @@ def twist(measurement: Measurement, process: sd.Process, particles: int, data_st
         ValueError: a measurement without noise; data_std out of range.
     """
     noise = measurement.noise_std
+    measurement.require("twist")
     if not noise > 0:
         raise ValueError(f"noise_std={noise}; expected a number > 0: particles all have weight 0 under a measurement without noise, as in noise_std=0.01.")
     if not 0 < data_std < math.inf:

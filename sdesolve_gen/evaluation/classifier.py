@@ -1,4 +1,7 @@
-"""A small convolutional classifier of MNIST digits, independent of every model that it judges; ``benchmarks/mnist_classifier.py`` trains it."""
+"""A small convolutional classifier of grey 28 x 28 images, independent of every model that it judges, and its features.
+
+``benchmarks/mnist_classifier.py`` trains it.  Two come with the package, on MNIST and on Fashion-MNIST, with weights in half precision.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def _stage(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def load_classifier(folder: str | Path) -> Classifier:
-    """The trained classifier of a folder, in evaluation mode.
+    """The trained classifier of a folder, in evaluation mode and single precision.
 
     Raises:
         FileNotFoundError: the folder has no ``classifier.safetensors``.
@@ -32,18 +35,24 @@ def load_classifier(folder: str | Path) -> Classifier:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; make it: python benchmarks/mnist_classifier.py ../shared/data/mnist {folder}")
     classifier = Classifier()
-    classifier.load_state_dict(load_file(path))
-    return classifier.eval()
+    classifier.load_state_dict(load_file(path))  # copies into single precision
+    return classifier.eval().requires_grad_(False)
 
 
 @torch.no_grad()
+def features_and_probabilities(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 128) activations of the last stage, averaged over its 3 x 3 places, and (n, 10) class probabilities, of images in [-1, 1]."""
+    layers = list(classifier)
+    stages, head = nn.Sequential(*layers[:-2]), nn.Sequential(*layers[-2:])
+    ends = [stages(part) for part in images.split(PART)]
+    return torch.cat([end.mean((2, 3)) for end in ends]), torch.cat([head(end).softmax(1) for end in ends])
+
+
 def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     """(n, 10) class probabilities of images in [-1, 1]."""
-    return torch.cat([classifier(part).softmax(1) for part in images.split(PART)])
+    return features_and_probabilities(classifier, images)[1]
 
 
-@torch.no_grad()
 def features(classifier: Classifier, images: Tensor) -> Tensor:
-    """(n, 128) activations of the last stage, averaged over its 3 x 3 places, of images in [-1, 1]."""
-    stages = nn.Sequential(*list(classifier)[:-2])  # without flatten and linear
-    return torch.cat([stages(part).mean((2, 3)) for part in images.split(PART)])
+    """(n, 128) features of images in [-1, 1]."""
+    return features_and_probabilities(classifier, images)[0]

@@ -1,0 +1,196 @@
+"""What an evaluation was asked for, checked before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import sdesolve as sd
+
+from .._errors import as_int, unknown
+from ..images import to_uint8
+from ..likelihoods import Images, open_images
+from ..models import Model
+from .chunks import Shard
+from .features import Features, make_features
+from .frechet import Gaussian
+
+METRICS: dict[str, str] = {
+    "fid": "Fréchet distance of features, and what is left of it at infinitely many images",
+    "kid": "kernel distance of features, unbiased",
+    "is": "inception score: needs features with class probabilities",
+    "precision_recall": "share of samples near the data, and of data near the samples",
+    "density_coverage": "the same, told by balls about the data alone",
+    "bpd": "bits/dim of the data under the model",
+    "time": "seconds and network calls of the samples",
+}
+NEED_IMAGES = ("kid", "precision_recall", "density_coverage")
+OF_FEATURES = ("fid", "kid", "is", "precision_recall", "density_coverage")
+DEFAULT = ("fid", "kid", "precision_recall", "time")
+_LEAST = 8  # images, of samples and of the reference
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was asked for, checked."""
+
+    model: Model
+    reference: Images | Gaussian
+    """The data, or the moments of their features."""
+    metrics: tuple[str, ...]
+    n: int
+    shard: Shard
+    batch_size: int
+    draw: dict[str, Any]
+    features: Features | None
+    likely: Images | None
+    """What bits/dim are of."""
+    likelihood: dict[str, Any]
+    """Options of ``Model.log_likelihood``."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a use for samples."""
+        return self.features is not None or "time" in self.metrics
+
+
+def planned(
+    model: Model, data: Any, metrics: Any, n: Any, shard: Any, batch_size: Any, features: Any, weights: Any, likelihood: Any, draw: dict[str, Any]
+) -> Plan:
+    """What was asked for, where it can be done; a ValueError or TypeError where it cannot."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model is a {type(model).__name__}; expected a Model, as in evaluate(gen.load('mnist'), data).")
+    if isinstance(metrics, str) or not metrics:
+        raise ValueError(f"metrics={metrics!r}; expected a list of names, as in metrics=['fid', 'kid']: {', '.join(METRICS)}.")
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(unknown("metric", metric, METRICS))
+    count, size = as_int(n), as_int(batch_size)
+    if count is None or count < _LEAST:
+        raise ValueError(f"n={n!r}; expected an integer >= {_LEAST}, as in n=50_000.")
+    if size is None or size < 1:
+        raise ValueError(f"batch_size={batch_size!r}; expected an integer >= 1, as in batch_size=100.")
+    if model.levels != 256:
+        raise ValueError(f"the model's pixels take {model.levels} values; expected 256, since images are judged as 8 bits a channel.")
+    if likelihood and "bpd" not in metrics:
+        raise ValueError(f"likelihood={dict(likelihood)} is for the metric 'bpd', which is not among metrics={list(metrics)}; add it, or leave this out.")
+    _check_options(draw)
+    parts, reference = Shard.read(shard), _reference(data, model, metrics)
+    network = None
+    if set(metrics) & set(OF_FEATURES):
+        network = make_features(features, weights, model.shape, model.device, model.data_range)
+        _check_features(network, model, metrics, count, reference)
+    likely, chosen = _likelihood(dict(likelihood or {}), reference, model, draw["seed"]) if "bpd" in metrics else (None, {})
+    return Plan(model, reference, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, likely, chosen)
+
+
+def _reference(data: Any, model: Model, metrics: Sequence[str]) -> Images | Gaussian:
+    """The data, or their moments where that is what a file holds."""
+    moments = read_moments(data)
+    if moments is not None:
+        for metric in metrics:
+            if metric in NEED_IMAGES:
+                raise ValueError(f"{data} are moments of features, enough for 'fid'; {metric!r} needs the images: pass those instead.")
+        return moments
+    images = read_data(data, model)
+    if len(images.images) < _LEAST:
+        raise ValueError(f"the data are {len(images.images)} images; expected at least {_LEAST}, and for a distance thousands.")
+    return images
+
+
+def _check_options(draw: dict[str, Any]) -> None:
+    if not isinstance(draw["method"], str):
+        raise TypeError(f"method is a {type(draw['method']).__name__}; expected a name from sdesolve.methods(), by which a run that goes on knows it again.")
+    for name in ("sample_ids", "generator", "progress"):
+        if name in draw:
+            raise ValueError(f"{name}=... is not for evaluate: images are named 0..n-1 by themselves; leave it out.")
+    try:
+        json.dumps(draw)
+    except TypeError as error:
+        raise TypeError(f"options={draw!r} ({error}); expected numbers, texts and lists of these, by which a run that goes on knows them again.") from error
+
+
+def _likelihood(options: dict[str, Any], reference: Images | Gaussian, model: Model, seed: int) -> tuple[Images, dict[str, Any]]:
+    """The images that bits/dim are of, and how they are to be had."""
+    data, n = options.pop("data", None), options.pop("n", None)
+    if n is not None and (as_int(n) or 0) < 1:
+        raise ValueError(f"likelihood n={n!r}; expected an integer >= 1, as in likelihood={{'n': 256}}.")
+    known = set(inspect.signature(sd.log_likelihood).parameters) - {"process", "score", "x0", "sample_ids"}
+    for name in options:
+        if name not in known:
+            raise ValueError(unknown("likelihood option", name, known | {"data", "n"}))
+    images = reference if data is None else read_data(data, model)
+    if not isinstance(images, Images):
+        raise ValueError("bits/dim are of images, and the reference are moments; expected likelihood={'data': ...} beside it.")
+    return Images(images.images[:n], images.names[:n]), {"seed": seed, **options}
+
+
+def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Images | Gaussian) -> None:
+    """Try the features on one image, and see that they serve what is asked."""
+    data = reference.images if isinstance(reference, Images) else torch.zeros(1, *model.shape, dtype=torch.uint8)
+    tried = features(as_bytes(data[:1], model))
+    if "is" in metrics and "probabilities" not in tried:
+        raise ValueError(f"metric 'is' needs class probabilities, and features={features.name!r} have none; expected a network that returns (features, probabilities).")
+    k, rows = tried["features"].shape[1], {"samples": n}
+    if isinstance(reference, Images):
+        rows["reference"] = len(data)
+    elif len(reference[0]) != k:
+        raise ValueError(f"the reference are moments of {len(reference[0])} features, and features={features.name!r} have {k}; expected those that it was made with.")
+    for which, count in rows.items():
+        if "fid" in metrics and count <= k:
+            cause = f"{count} images span at most {count - 1} of {k} feature directions, so the covariance of the {which} is singular"
+            warnings.warn(f"{cause}: FID is far too large, and FID_infinity no remedy. Compare it at the same n alone, or take n > {k}.", UserWarning, stacklevel=4)
+
+
+def read_moments(data: Any) -> Gaussian | None:
+    """``mu`` (k,) and ``sigma`` (k, k) of an npz file, as statistics for FID are published; None for data of any other kind."""
+    if not isinstance(data, str | Path) or Path(data).suffix != ".npz" or not Path(data).is_file():
+        return None
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            if not {"mu", "sigma"} <= set(file.files):
+                return None
+            mean, covariance = (torch.from_numpy(np.asarray(file[name], np.float64)) for name in ("mu", "sigma"))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        return None  # for open_images to say what is wrong
+    if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)) or not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise ValueError(f"{data} holds mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}; expected finite (k,) and (k, k).")
+    return mean, covariance
+
+
+def read_data(data: Any, model: Model) -> Images:
+    """The data, of the model's shape and within its range."""
+    given = Images(data, [str(i) for i in range(len(data))]) if isinstance(data, Tensor) else open_images(data)
+    images, shape = given.images, model.shape
+    if not len(images):
+        raise ValueError("the data are 0 images; expected some.")
+    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+        kinds = {1: "grey", 3: "RGB"}
+        what = f"images (n, C, H, W) {tuple(images.shape)}, the model {kinds.get(shape[0], 'other')} ones {shape}"
+        raise ValueError(f"the data are {what}; expected the same C, H and W: resize or convert the data.")
+    if not images.is_floating_point():
+        if images.dtype != torch.uint8:
+            raise ValueError(f"the data are {images.dtype}; expected uint8 from 0 to 255, or floats in the model's data range: data.to(torch.uint8).")
+        return given
+    low, high = model.data_range
+    least, most = float(images.min()), float(images.max())
+    if not low <= least <= most <= high:
+        raise ValueError(f"the data lie in [{least:.4g}, {most:.4g}], the model's images in [{low:.4g}, {high:.4g}]; expected floats of that range, or uint8.")
+    if most <= (low + high) / 2 or least >= (low + high) / 2:
+        warnings.warn(f"the data lie in [{least:.4g}, {most:.4g}], one half of the model's range [{low:.4g}, {high:.4g}]: are they in other units?", stacklevel=4)
+    return given
+
+
+def as_bytes(images: Tensor, model: Model) -> Tensor:
+    """Images as 0..255, from floats in the model's data range where they are not so already."""
+    return to_uint8(images, model.data_range) if images.is_floating_point() else images

@@ -1,0 +1,142 @@
+"""What an evaluation found: figures with standard errors, as a table to read and as JSON to keep."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdesolve.files import atomic
+from sdesolve.solution import Status
+
+from .._versions import versions
+from ..images import write_grid
+from ..likelihoods import Images
+from .chunks import Job
+from .figure import Figure, of_mean
+from .frechet import Moments, fid, grouped, together
+from .inception_score import inception_score
+from .kernel import kid
+from .neighbours import density_coverage, precision_recall
+from .plan import NEED_IMAGES, Plan
+
+SHOWN = 100  # images in the picture
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        figures: name -> :class:`Figure` (value, standard_error, note); empty while something is missing.
+        report: what ``report.json`` says.
+        missing: how many images of each job are still with other shards; empty where the evaluation is complete.
+    """
+
+    figures: Mapping[str, Figure]
+    report: Mapping[str, Any]
+    missing: Mapping[str, int]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all chunks were there."""
+        return not self.missing
+
+    def __getitem__(self, name: str) -> Figure:
+        return self.figures[name]
+
+    def __str__(self) -> str:
+        if self.missing:
+            left = ", ".join(f"{count} of {name}" for name, count in self.missing.items())
+            return f"this shard is done; with other shards, and not there yet: {left}. The last one to end writes the report."
+        said = self.report
+        drawn = f", {said['settings']['n']} images by {said['settings']['method']}" if said["statuses"] else ""
+        head = f"{said['model']['name']}{drawn}"
+        lines = [head, *([f"features: {said['features']['label']}"] if said["features"] else []), f"{'':<20}{'value':>12}{'s.e.':>11}"]
+        for name, figure in self.figures.items():
+            error = "" if figure.standard_error is None else f"{figure.standard_error:.2g}"
+            lines.append(f"{name:<20}{figure.value:>12.5g}{error:>11}   {figure.note}")
+        return "\n".join(lines)
+
+
+def compose(plan: Plan, jobs: Mapping[str, Job], out: Path) -> Evaluation:
+    """Figures, ``samples.png`` and ``report.json`` of jobs whose chunks are all there."""
+    costs, statuses = _samples(jobs["samples"], out) if plan.draws else ({}, None)
+    figures = {**_of_features(plan, jobs), **_of_likelihood(jobs), **(costs if "time" in plan.metrics else {})}
+    model, features = plan.model, plan.features
+    report = {
+        "model": {"name": model.card["name"], "sha256": model.card.get("sha256")},
+        "versions": versions(),
+        "device": str(model.device),
+        "settings": {"metrics": list(plan.metrics), "n": plan.n, "batch_size": plan.batch_size, **plan.draw},
+        "features": None if features is None else {"name": features.name, "label": features.label, "key": features.key},
+        "reference": len(plan.reference.images) if isinstance(plan.reference, Images) else "moments",
+        "likelihood": None if plan.likely is None else {"images": len(plan.likely.names), **plan.likelihood},
+        "figures": {name: figure._asdict() for name, figure in figures.items()},
+        "statuses": statuses,
+    }
+    with atomic(out / "report.json") as path:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return Evaluation(figures, report, {})
+
+
+def _of_features(plan: Plan, jobs: Mapping[str, Job]) -> dict[str, Figure]:
+    if plan.features is None:
+        return {}
+    made, metrics = jobs["features"], plan.metrics
+    figures: dict[str, Figure] = {}
+    if "fid" in metrics:
+        moments = plan.reference
+        reference = together(Moments.of(part["features"]) for part in jobs["reference"].parts()).gaussian if isinstance(moments, Images) else moments
+        figures |= fid(grouped(made.all("features")), reference)
+    if "is" in metrics:
+        figures["is"] = inception_score(made.all("probabilities"))
+    if set(metrics) & set(NEED_IMAGES):
+        x, y = made.all("features"), jobs["reference"].all("features")
+        measures = {"kid": lambda: {"kid": kid(x, y)}, "precision_recall": lambda: precision_recall(x, y), "density_coverage": lambda: density_coverage(x, y)}
+        for name, measured in measures.items():
+            figures |= measured() if name in metrics else {}
+    return figures
+
+
+def _of_likelihood(jobs: Mapping[str, Job]) -> dict[str, Figure]:
+    if "likelihood" not in jobs:
+        return {}
+    bits = jobs["likelihood"].all("bits_per_dim")
+    whole = bits[bits.isfinite()]
+    lost = len(bits) - len(whole)
+    if not len(whole):
+        return {"bits_per_dim": Figure(float("nan"), None, "no image has a likelihood")}
+    return {"bits_per_dim": of_mean(whole.tolist(), f"of {len(whole)} images{f', {lost} more have none' if lost else ''}")}
+
+
+def _samples(job: Job, out: Path) -> tuple[dict[str, Figure], dict[str, int]]:
+    """What the samples cost and how they ended; draws their picture."""
+    columns: dict[str, list[Tensor]] = {"nfe": [], "seconds": [], "status": []}
+    first: list[Tensor] = []
+    for part in job.parts():
+        for name, column in columns.items():
+            column.append(part[name])
+        if sum(map(len, first)) < SHOWN:
+            first.append(part["images"])
+    if first[0].shape[1] in (1, 3):
+        write_grid(out / "samples.png", torch.cat(first)[:SHOWN])
+    nfe, seconds, status = (torch.cat(column) for column in columns.values())
+    statuses = {Status(code).name: count for code, count in sorted(Counter(status.tolist()).items())}
+    if set(statuses) != {Status.ok.name}:
+        warnings.warn(f"not every image arrived: {statuses}; those that did not are judged as they are.", UserWarning, stacklevel=5)
+    total, calls = float(seconds.sum()), nfe.double()
+    spread = "of every image" if nfe.min() == nfe.max() else f"from {int(nfe.min())} to {int(nfe.max())}"
+    costs = {
+        "nfe": Figure(float(calls.mean()), None, spread),
+        "seconds": Figure(total, None, "of all processes together"),
+        "images_per_second": Figure(len(nfe) / total, None, "by one process"),
+    }
+    return costs, statuses
