@@ -119,8 +119,9 @@ class Model:
         Raises:
             ValueError, TypeError: a model without classes, or a label out of range.
         """
+        score, _ = self.class_score(label), checked_labels(label, self.classes)  # one of them, and not "of no class"
         model = copy.copy(self)
-        model.score, model.classes = self.class_score(label), 0
+        model.score, model.classes = score, 0
         return model
 
     def sample(

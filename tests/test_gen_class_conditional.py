@@ -419,6 +419,7 @@ def test_a_damaged_classifier_is_refused(tmp_path) -> None:
     for change, message in (({"classes": 4}, "logits"), ({"network": "UNet"}, "'UNet' is not known"), ({"classes": 1}, "classes = 1"), ({"time": "never"}, "time='never'|'never'")):
         card = json.loads((folder / "classifier.json").read_text())
         (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / "classifier.safetensors").write_bytes(weights)
         (tmp_path / "d" / "classifier.json").write_text(json.dumps({**card, **change}))
         with pytest.raises(gen.ModelFileError, match=message):
             gen.load_classifier(tmp_path / "d")

@@ -143,10 +143,10 @@ def test_a_class_is_named(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(m.of_class(3).score.model_output(x, 0.5), pipe.unet(x, torch.tensor(499), torch.tensor([3, 3])).sample)
     assert float((m.of_class(3).sample(1, "ddim", steps=3, seed=0) - m.of_class(1).sample(1, "ddim", steps=3, seed=0)).abs().max()) > 1e-3
-    with pytest.raises(ValueError, match=r"m\.of_class\(3\)"):
+    with pytest.raises(ValueError, match="labels are missing; expected integers from 0"):
         m.sample(1, "ddim", steps=3)
     for label in (5, -1, 1.0, True):
-        with pytest.raises(ValueError, match="expected an integer from 0 to 4"):
+        with pytest.raises((ValueError, TypeError), match="expected integers from 0 to"):
             m.of_class(label)
     with pytest.raises(ValueError, match="knows no classes"):
         gen.load("mnist").of_class(3)

@@ -14,7 +14,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve.noise import SeededNormals
-from sdesolve_gen.conditioning import CONDITIONINGS, SVD, Measurement, Operator, Renoised, ddnm, diffpir, dps, mmps, pigdm
+from sdesolve_gen.conditioning import CONDITIONINGS, SVD, Measurement, Operator, Renoised, ddnm, diffpir, dps, made, mmps, operators, pigdm
 
 PROCESSES = [sd.VPSDE(), sd.VESDE(0.001, 50.0), sd.SubVPSDE(), sd.EDM()]
 STD = 0.7
@@ -380,11 +380,13 @@ def test_options_out_of_range_are_refused(method: Callable[..., Any], options: d
         method(base, Measurement(EYE, torch.zeros(1, 3)), **options)
 
 
-@pytest.mark.parametrize("method", CONDITIONINGS.values())
-def test_states_that_do_not_fit_the_measurement_are_refused(method: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("name", CONDITIONINGS)
+def test_states_that_do_not_fit_the_measurement_are_refused(name: str) -> None:
     process = sd.VPSDE()
     base = sd.as_score(lambda x, t: x, process, predicts="x0")
-    score = method(base, Measurement(EYE, torch.zeros(2, 3), 0.1)).score
+    options = {"jump_length": 1} if name == "repaint" else {}
+    measurement = Measurement(operators.Matrix((3,), torch.eye(3)), torch.zeros(2, 3), 0.0 if name == "repaint" else 0.1)
+    c = CONDITIONINGS[name](base, measurement, **options)
     for shape in ((3, 3), (2, 4)):
         with pytest.raises(ValueError, match=rf"the state has shape \({shape[0]}, {shape[1]}\)"):
-            sd.solve(process.reverse(score), torch.zeros(shape), "ddim", steps=2)
+            sd.solve(process.reverse(c.score), torch.zeros(shape), (c.method or made)("ddim"), steps=2, constraint=c.constraint)

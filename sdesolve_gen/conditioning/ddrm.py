@@ -54,7 +54,7 @@ def ddrm(score: sd.Score, measurement: Measurement, eta: float = 0.85, eta_b: fl
         )
     eta, eta_b = number("eta", eta, 0, most=1), number("eta_b", eta_b, 0, most=1)
     values = svd.values.to(measurement.y)
-    sampler = DDRM(svd, svd.observe(measurement.y) / values, measurement.noise_std / values, eta, eta_b)
+    sampler = DDRM(measurement, svd, svd.observe(measurement.y) / values, measurement.noise_std / values, eta, eta_b)
 
     def method(given: str | sd.Stepper = "ddim", **options: Any) -> sd.Stepper:
         if given != "ddim" or options:
@@ -69,12 +69,14 @@ class DDRM(sd.Stepper):
     """The sampler of :func:`ddrm`, of order 1.
 
     Arguments:
+        measurement: what it draws by.
         svd: of the operator.
         known: ybar, (B, k) or (1, k).
         spread: tau, (k,).
         eta, eta_b: see :func:`ddrm`.
     """
 
+    measurement: Measurement
     svd: SVD
     known: Tensor
     spread: Tensor
@@ -84,6 +86,9 @@ class DDRM(sd.Stepper):
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
         return Facts(evals=1, weak={"additive": 1.0}, needs=frozenset({"score"}), reference="Kawar et al. 2022")
+
+    def init(self, problem: sd.ReverseSDE, x: Tensor, t: Any) -> None:
+        self.measurement.check_state(x)
 
     def step(self, problem: sd.ReverseSDE, x: Tensor, t0: Any, t1: Any, noise: StepNoise, carry: None) -> Step:
         p = problem.process

@@ -69,6 +69,7 @@ class Projection:
     square: float
 
     def __call__(self, x: Tensor, t: Any, normals: Tensor) -> Tensor:
+        self.measurement.check_state(x)
         variance, projects = self._left(t)
         fresh = shaped((variance.abs() / self.square).sqrt(), x) * normals
         return x + shaped(projects / self.square, x) * self._missing(x - fresh, t)
