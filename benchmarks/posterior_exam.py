@@ -67,7 +67,7 @@ def particles(steps: int, count: int = 2000) -> Callable[[exam.Question], Tensor
 
 def contenders(steps: int) -> dict[str, Callable[[exam.Question], Tensor]]:
     """What is examined, by name: a method of conditioning and the solver that its paper has for it, or that suits it."""
-    solvers = {"projection": "pc", "repaint": "ancestral"}
+    solvers = {"projection": "pc", "repaint": "ancestral", "ddrm": "ddim"}
     return {**{name: conditioned(name, solvers.get(name, "dpmpp_2m_sde"), steps) for name in CONDITIONINGS}, "smc": particles(steps)}
 
 

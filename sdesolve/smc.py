@@ -19,6 +19,7 @@ The particles of one row know each other, and nothing of other rows.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -35,6 +36,7 @@ from .noise import PARTICLES, SeededNormals, sample_ids_of
 from .problems import Field, ReverseSDE
 from .processes import Process
 from .scores import Score, as_score
+from .solve import SolveWarning
 
 Reward: TypeAlias = Callable[[Tensor, float], Tensor]
 """ln r, (rows,), of E[x_0 | x_t], (rows, *event), and t; t = 0 asks for the reward itself, t > 0 for a guess of its mean given x_t."""
@@ -76,10 +78,11 @@ class Particles:
             n: >= 1; many more than the last ``ess`` are copies of one another.
             seed: names the choice; default: the seed of the particles.
         """
+        n = integer("n", n, 1, example=16)
         seed = self.seed if seed is None else _checks.seed_of(seed, None)
         rows, device = len(self.x), self.x.device
         numbers = SeededNormals(seed, range(rows), (n + 1,), dtype=torch.float64, device=device, stream=PARTICLES).normal(0, _CHOICE)
-        chosen = _systematic(self.log_weights, numbers[:, 0], integer("n", n, 1))
+        chosen = _systematic(self.log_weights, numbers[:, 0], n)
         return _taken(self.x, chosen.gather(1, numbers[:, 1:].argsort(1)))
 
 
@@ -154,6 +157,8 @@ def smc(
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x is {got}; expected (B, K, *event) with K >= 2 particles: process.prior((1, 256, *event), seed=0).")
     _checks.check_state(x.flatten(0, 1), problem, _KERNEL)
+    if not bool(x.isfinite().all()):
+        raise ValueError("x is not finite; expected draws of the process's prior: process.prior((B, K, *event), seed=0).")
     laws = _laws(problem, power, factors)
     if reward is None and len(laws) == 1 and power == 1:
         raise ValueError("there is nothing to weigh; expected a reward, factors or another power than 1: without them use sdesolve.solve.")
@@ -195,6 +200,10 @@ def _walk(
         done()
         ess.append(_effective(log_w))
     whole = torch.logsumexp(log_w, 1)
+    lost = torch.nonzero(~whole.isfinite())[:, 0].tolist()
+    if lost:
+        said = f"{len(lost)} of {rows} rows have no particle with a finite weight (rows {lost[:5]}): the reward or the score is not finite there, or the reward is 0 everywhere."
+        warnings.warn(said, SolveWarning, stacklevel=3)
     return Particles(here.denoised.reshape(x.shape), log_w - whole[:, None], log_z + whole - math.log(count), torch.stack(ess), _tally.calls() - calls, seed)
 
 

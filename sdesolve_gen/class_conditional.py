@@ -33,6 +33,10 @@ def class_labels(
     check_scale("classifier_scale", classifier_scale)
     if guided and not model.classes:
         raise ValueError(f"guidance={guidance!r} is for a model that knows classes, and {model.card['name']!r} knows none; expected classifier=... and labels=....")
+    if guided and not model.knows_none:
+        raise ValueError(f"guidance={guidance!r} goes away from what the model says of no class, and {model.card['name']!r} knows its classes alone; expected guidance=1.0.")
+    if classifier is None and classifier_scale != 1.0:
+        raise ValueError(f"classifier_scale={classifier_scale!r} without a classifier; expected classifier=load_classifier('mnist_classifier') beside it.")
     if classifier is None and not model.classes:
         if labels is not None:
             raise ValueError(
@@ -43,7 +47,7 @@ def class_labels(
     if classifier is not None:
         _check_classifier(model, classifier)
     classes = model.classes or classifier.classes  # type: ignore[union-attr]
-    wanted = checked_labels(labels, classes, n, null=classifier is None)
+    wanted = checked_labels(labels, classes, n, null=classifier is None and model.knows_none)
     if classifier is not None:
         checked_labels(wanted, classifier.classes)
     return wanted.expand(n)

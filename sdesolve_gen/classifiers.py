@@ -107,7 +107,7 @@ class Classifier:
 
 def embedded_classifiers() -> list[str]:
     """Names of the classifiers that come with the package."""
-    return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}"))
+    return sorted(card.parent.name for card in ASSETS.glob(f"*/{CARD}") if not card.parent.name.startswith("features_"))  # those know no noise
 
 
 def load_classifier(classifier: str | Path, device: torch.device | str = "cpu") -> Classifier:

@@ -21,7 +21,7 @@ from .conditioning import CONDITIONINGS, Operator
 from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
 from .likelihoods import Images, open_images
 from .models import Model, load
-from .restoration import Restored, luminance, scaled
+from .restoration import Restored, luminance, pictures_of, scaled
 
 MEASURED = 200
 """Stream of the noise of simulated measurements, apart from those of the solver."""
@@ -95,7 +95,7 @@ def inpaint_command(
         run = _begin("inpaint", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
         known = _mask(run.model, mask, box, random, seed)
         operator = Mask(run.model.shape, known)
-        x = scaled(run.model, run.pictures.images)
+        x = pictures_of(run.model, "images", run.pictures.images, run.model.shape)
         settings = {"data": data, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
         arrived = _finish(run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(run.pictures.images, known, noise_std=noise_std, **run.options))
     _leave(arrived)
@@ -134,6 +134,8 @@ def colorize_command(
     with _told():
         run = _begin("colorize", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
+        if simulate and tuple(pictures.shape[1:]) != run.model.shape:
+            raise ValueError(f"{data} holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
         gray = operator.forward(pictures) if simulate else pictures
         settings = {"data": data, "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
@@ -201,6 +203,9 @@ def _begin(
     for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
+    for name in ("images", "mask", "gray", "weights", "y", "operator", "model", "sample_ids", "progress"):
+        if name in extra:
+            raise ValueError(f"--option {name}={extra[name]}: that is given by other flags; expected an option of the conditioning method or the sampler.")
     options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})
     pictures = _measurements(Path(data)) if y and data.endswith(".npz") else open_images(data)
     if first >= len(pictures.images):

@@ -55,6 +55,8 @@ class Model:
         data_range: (low, high) of its values.
         levels: number of values that a pixel of the data took.
         classes: number of classes whose labels the network knows, 0 for none; ``score`` is then that of no class.
+        knows_none: whether a network that knows classes has a label for none, too; those of diffusers have not.
+        label: the class of a model that :meth:`of_class` made; None for every other.
         execution: how the network is executed, :class:`sdesolve_gen.networks.Execution`.
     """
 
@@ -65,6 +67,8 @@ class Model:
         self._told = network_time(card["time"], self.process)
         self.classes: int = card.get("classes", 0)
         self.execution = Execution()
+        self.knows_none: bool = card["network"] != "DiffusersUNet2D"
+        self.label: int | None = None
         self._executed = self.network
         self.score = self._score_of(self._executed)
         self.shape: tuple[int, ...] = tuple(card["shape"])
@@ -94,7 +98,7 @@ class Model:
             except TypeError as error:
                 raise TypeError(f"{error}; expected a device, or precision=, compile=, checkpoint=, channels_last= of sdesolve_gen.networks.Execution.") from error
             self._executed = self.execution(self.network)
-            self.score = self._score_of(self._executed)
+            self.score = self._score_of(self._executed) if self.label is None else self._labelled(torch.tensor(self.label))
         return self
 
     def class_score(self, labels: int | Tensor) -> sd.Score:
@@ -108,7 +112,10 @@ class Model:
         """
         if not self.classes:
             raise ValueError(f"the model {self.card['name']!r} knows no classes; expected classifier=... beside labels, as in classifier=load_classifier('mnist_classifier').")
-        return self._score_of(Labelled(self._executed, checked_labels(labels, self.classes, null=True).to(self.device)))
+        return self._labelled(checked_labels(labels, self.classes, null=self.knows_none))
+
+    def _labelled(self, labels: Tensor) -> sd.Score:
+        return self._score_of(Labelled(self._executed, labels.to(self.device)).eval())
 
     def _score_of(self, network: nn.Module) -> sd.Score:
         return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
@@ -119,9 +126,9 @@ class Model:
         Raises:
             ValueError, TypeError: a model without classes, or a label out of range.
         """
-        score, _ = self.class_score(label), checked_labels(label, self.classes)  # one of them, and not "of no class"
+        score, own = self.class_score(label), checked_labels(label, self.classes)  # one of them, and not "of no class"
         model = copy.copy(self)
-        model.score, model.classes = score, 0
+        model.score, model.classes, model.label = score, 0, int(own)
         return model
 
     def sample(
@@ -295,6 +302,8 @@ class Model:
 
         The card names the hash of the weights, so that a card and weights that do not belong together are refused by :func:`load`.
         """
+        if self.label is not None:
+            raise ValueError(f"this model is of class {self.label} of another, and a card has no place for that; expected the other to be saved, and of_class when it is loaded.")
         folder = Path(folder)
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.network.state_dict().items()}
         broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

@@ -14,6 +14,7 @@ from torch import Tensor
 import sdesolve as sd
 
 from ._errors import unknown
+from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
 from .sampling import bar, calls, checked_seed, count, names
@@ -32,6 +33,8 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
     "diffpir": (Renoised(0.3), {"steps": 100}),
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
+_FAR = 5.0  # residuals in units of the noise that no posterior has
+
 DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
 
 
@@ -68,11 +71,13 @@ class Restored(NamedTuple):
 
 def inpaint(model: Model, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, **options: Any) -> Restored:
     """Draws of the unknown pixels of images; see ``Model.inpaint``."""
-    x = _pictures(model, "images", images, model.shape)
+    x = pictures_of(model, "images", images, model.shape)
     masks = torch.as_tensor(mask)
     if masks.dim() == 4 and len(masks) > 1:
         if len(masks) != len(x):
             raise ValueError(f"mask has shape {tuple(masks.shape)} for {len(x)} images; expected one mask for all of them, or {len(x)}.")
+        for own in masks:  # all of them before the first is used
+            Mask(model.shape, own)
         return _one_by_one(x, masks, lambda image, own, ids, seed: inpaint(model, image, own, noise_std=noise_std, sample_ids=ids, seed=seed, **options), options)
     operator = Mask(model.shape, masks[0] if masks.dim() == 4 else masks)
     y = operator.forward(x)
@@ -87,7 +92,7 @@ def colorize(model: Model, gray: Tensor, *, weights: Sequence[float] = LUMA, noi
         if bool((gray != gray[:, :1]).any()):
             raise ValueError("gray has three different channels; expected a gray image, (n, 1, H, W), or three equal channels: m.restore(images, Gray(m.shape)) measures first.")
         gray = gray[:, :1]
-    y = _pictures(model, "gray", gray, operator.measured)
+    y = pictures_of(model, "gray", gray, operator.measured)
     _check_values(model, "gray", y, noise_std)
     return restore(model, y * float(operator.weights.sum()), operator, noise_std, **options)
 
@@ -117,6 +122,10 @@ def restore(
 ) -> Restored:
     """Draws of x given y = A x + noise; see ``Model.restore``."""
     draws, seed = count("draws", draws), checked_seed(seed)
+    if model.classes:
+        raise ValueError(f"the model {model.card['name']!r} knows classes, and a restoration is of one; expected m.of_class(3).restore(...), or {model.classes} for no class.")
+    if isinstance(operator, str):
+        raise TypeError(f"operator is the text {operator!r}; expected an operator, as conditioning.operators.make({operator!r}, m.shape, ...) makes it of a name.")
     operator = as_operator(operator, model.shape, model.device)
     check_operator(operator, model.device)
     y = torch.as_tensor(y).to(model.device)
@@ -127,11 +136,14 @@ def restore(
     sampler, options = _solver(method, sampler, options)
     ids = [name * APART + draw for name in names(len(y), sample_ids) for draw in range(draws)]
     size = len(ids) if batch_size is None else count("batch_size", batch_size)
+    apart = rows_leave(sampler, options.get("steps"), options)
+    batches = [part for rows in torch.arange(len(ids)).split(draws if apart else len(ids)) for part in rows.split(size)]
 
     def solve(rows: Tensor, observe: Callable[[sd.Moment], None] | None) -> sd.Solution:
         """Draws number ``rows`` of all."""
         chunk = [ids[row] for row in rows.tolist()]
-        given = Measurement(operator, measurement.y[(rows // draws).to(model.device)], noise_std)
+        own_y = rows[:1] // draws if apart else rows // draws  # one for all rows serves any number of them
+        given = Measurement(operator, measurement.y[own_y.to(model.device)], noise_std)
         score, constraint, walked = CONDITIONINGS[method](model.score, given, **own)
         stepper, left = (sampler, options) if walked is None else _walked(walked, sampler, options)
         x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
@@ -140,11 +152,12 @@ def restore(
 
     with bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
-        solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in torch.arange(len(ids)).split(size)]
+        solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in batches]
     status = np.concatenate([solution.status for solution in solutions])
     _warn(ids, status)
     x, expected = torch.cat([solution.x for solution in solutions]), measurement.y.repeat_interleave(draws, 0)
     residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
+    _warn_far(residual, noise_std, model.data_range)
     x = consistent(x, operator, expected, model.data_range) if noise_std == 0 and well_conditioned(operator) else x.clamp(*model.data_range)
     shape = (len(y), draws)
     nfe = torch.cat([calls(solution) for solution in solutions])
@@ -179,7 +192,7 @@ def scaled(model: Model, pictures: Tensor) -> Tensor:
     return (low + (pictures.to(model.device, torch.float32) + 0.5) * ((high - low) / model.levels)).clamp(low, high)
 
 
-def _pictures(model: Model, name: str, pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
+def pictures_of(model: Model, name: str, pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Pictures (n, *shape) in the data range."""
     if not isinstance(pictures, Tensor) or pictures.dim() != 4 or tuple(pictures.shape[1:]) != tuple(shape) or not len(pictures):
         got = tuple(pictures.shape) if isinstance(pictures, Tensor) else f"a {type(pictures).__name__}"
@@ -258,6 +271,16 @@ def _one_by_one(x: Tensor, masks: Tensor, draw: Callable[..., Restored], options
     status = np.concatenate([part.status for part in parts])
     images, nfe, residual = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "nfe", "residual"))
     return parts[0]._replace(images=images, nfe=nfe, status=status, residual=residual)
+
+
+def _warn_far(residual: Tensor, noise_std: float, data_range: tuple[float, float]) -> None:
+    """Say where draws do not fit the measurement, which few steps and a strong pull leave them with."""
+    allowed = _FAR * noise_std + 0.25 * (data_range[1] - data_range[0])
+    far = int((residual > allowed).sum())
+    if far:
+        worst = float(residual.nan_to_num(0.0).max())
+        said = f"{far} of {len(residual)} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
+        warnings.warn(f"{said}. More steps, or another method, as in method='pigdm', steps=100.", sd.SolveWarning, stacklevel=4)
 
 
 def _warn(ids: list[int], status: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve import exam
+from sdesolve_gen import classifiers
 from sdesolve_gen.class_conditional import rows_leave
 from sdesolve_gen.cli import app
 from sdesolve_gen.networks import EncoderClassifier, UNet
@@ -441,3 +442,23 @@ def test_the_embedded_classifier_makes_the_embedded_model_draw_digits(shared_dat
     wanted = torch.arange(10)
     drawn = model.sample(10, "dpmpp_2m", steps=20, seed=0, labels=wanted, classifier=classifier, classifier_scale=4.0)
     assert classifier.logits(drawn, 0.05).argmax(1).eq(wanted).double().mean() >= 0.9  # not a judge of its own; benchmarks/class_conditional.py asks another
+
+
+def test_a_model_of_one_class_stays_of_it(tmp_path) -> None:
+    m = conditional_model()
+    one = m.of_class(1)
+    x, t = torch.randn(2, *m.shape, generator=torch.Generator().manual_seed(0)), 0.5
+    before = one.score(x, t)
+    assert one.label == 1 and not torch.equal(before, m.of_class(0).score(x, t))
+    assert torch.equal(one.to(channels_last=True).score(x, t), before)
+    assert not one.score.model.training
+    with pytest.raises(ValueError, match="this model is of class 1 of another"):
+        one.save(tmp_path)
+    with pytest.raises(ValueError, match=r"expected m.of_class\(3\)"):
+        m.inpaint(torch.zeros(1, *m.shape), torch.ones(m.shape[1:]))
+
+
+def test_a_scale_without_its_classifier_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"classifier_scale=6.0 without a classifier"):
+        gen.load("mnist").sample(2, "ddim", steps=2, classifier_scale=6.0)
+    assert classifiers.embedded_classifiers() == ["mnist_classifier"]

@@ -143,7 +143,7 @@ def test_a_class_is_named(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(m.of_class(3).score.model_output(x, 0.5), pipe.unet(x, torch.tensor(499), torch.tensor([3, 3])).sample)
     assert float((m.of_class(3).sample(1, "ddim", steps=3, seed=0) - m.of_class(1).sample(1, "ddim", steps=3, seed=0)).abs().max()) > 1e-3
-    with pytest.raises(ValueError, match="labels are missing; expected integers from 0"):
+    with pytest.raises(ValueError, match="labels are missing; expected integers from 0 to 4"):
         m.sample(1, "ddim", steps=3)
     for label in (5, -1, 1.0, True):
         with pytest.raises((ValueError, TypeError), match="expected integers from 0 to"):
@@ -497,3 +497,19 @@ def test_half_precision_is_kept_to_the_outside() -> None:
 def test_bad_arguments_are_refused(act: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         act()
+
+
+def test_a_pipeline_s_eta_is_not_dropped(tmp_path: Path) -> None:
+    pipe = diffusers.DDIMPipeline(saved(tmp_path, diffusers.DDIMScheduler()).unet, diffusers.DDIMScheduler())
+    pipe.scheduler = gen.DiffusersScheduler.from_config(pipe.scheduler.config, method="ddim")
+    with pytest.raises(ValueError, match=r"eta=1.0 is no option of a step here; expected .*method_options=\{'eta': 1.0\}"):
+        pipe(batch_size=1, num_inference_steps=3, eta=1.0)
+
+
+def test_classes_of_diffusers_have_no_label_for_none(tmp_path: Path) -> None:
+    saved(tmp_path, diffusers.DDIMScheduler(), num_class_embeds=5)
+    m = gen.load(tmp_path)
+    with pytest.raises(ValueError, match=r"labels hold \[5\]; expected integers from 0 to 4"):
+        m.sample(1, "ddim", steps=3, labels=5)
+    with pytest.raises(ValueError, match="knows its classes alone"):
+        m.sample(1, "ddim", steps=3, labels=3, guidance=2.0)

@@ -442,3 +442,13 @@ def test_the_command(tmp_path, monkeypatch):
 def test_numpy_files_and_folders_serve_as_data(model, data, tmp_path):
     np.savez(tmp_path / "data.npz", images=data.numpy())
     assert evaluate(model, tmp_path / "data.npz", None)["kid"] == evaluate(model, data, None)["kid"]
+
+
+def test_another_class_is_another_model() -> None:
+    """The chunks of one class must not be taken for those of another."""
+    from sdesolve_gen.evaluation.run import _weights
+
+    model = tiny_model()
+    before = _weights(model)
+    model.label = 1
+    assert _weights(model) != before

@@ -242,3 +242,33 @@ def test_three_different_channels_are_not_gray():
         gaussian_model().restore(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), DOWN, 0.1)
     with pytest.raises(ValueError, match=r"mask holds nan"):
         gaussian_model().inpaint(torch.zeros(1, *SHAPE), np.full((4, 4), np.nan))
+
+
+@pytest.mark.parametrize("how", [{"sampler": "rk45", "rtol": 0.1, "atol": 0.1}, {"steps": 4, "parallel": 2}])
+def test_rows_may_leave_the_batch(how: dict[str, object]) -> None:
+    """Samplers that choose steps by sample, and parallel ones, solve the draws of one image at a time."""
+    m = gen.load("mnist")
+    x, known = m.sample(2, "ddim", steps=3, seed=0), torch.ones(28, 28)
+    known[:, 14:] = 0
+    both = m.inpaint(x, known, draws=2, seed=0, **how)
+    one = m.inpaint(x[1:], known, draws=2, seed=0, sample_ids=[1], **how)
+    torch.testing.assert_close(both.images[1], one.images[0], atol=2e-3, rtol=0)
+
+
+def test_all_masks_are_looked_at_before_the_first_call() -> None:
+    m = gen.load("mnist")
+    masks = torch.ones(2, 1, 28, 28)
+    masks[1] = 0.5
+    m.network.forward = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(ValueError, match="mask"):
+        m.inpaint(torch.zeros(2, 1, 28, 28), masks, steps=3)
+
+
+def test_an_operator_by_its_name_is_told_how_to_be_made() -> None:
+    with pytest.raises(TypeError, match=r"operators.make\('downsample', m.shape"):
+        gen.load("mnist").restore(torch.zeros(1, 1, 7, 7), "downsample")
+
+
+def test_draws_far_from_the_measurement_are_told() -> None:
+    with pytest.warns(sd.SolveWarning, match="draws are far from the measurement"):
+        gen.load("mnist").inpaint(torch.zeros(1, 1, 28, 28), torch.ones(28, 28), method="dps", steps=3, seed=0, noise_std=0.01)

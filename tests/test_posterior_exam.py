@@ -73,6 +73,8 @@ def test_measurements_are_a_function_of_seed_and_row() -> None:
         ((PRIOR, torch.eye(2), 0.1), r"matrix has shape \(2, 2\).*expected \(m, 3\)"),
         ((PRIOR, MASK, -0.1), "noise_std=-0.1; expected a finite number >= 0"),
         ((PRIOR, torch.ones(2, 3), 0.0), "noise_std=0.0 leaves measurements without a density"),
+        ((PRIOR, MASK, 0.0), "the posterior has no spread along some direction"),
+        ((PRIOR, MASK * math.nan, 0.3), "matrix is not finite"),
     ],
 )
 def test_bad_questions_are_refused(arguments: tuple, message: str) -> None:

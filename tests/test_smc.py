@@ -157,6 +157,20 @@ def test_bad_input_is_refused(options: dict, message: str) -> None:
         sd.smc(p.reverse(PRIOR.score(p)), p.prior((2, 4, 3), seed=1), **options)
 
 
+def test_what_leads_to_no_weights_is_told() -> None:
+    p = sd.VPSDE()
+    problem, x = p.reverse(PRIOR.score(p)), p.prior((2, 4, 3), seed=1)
+    with pytest.raises(ValueError, match="x is not finite"):
+        sd.smc(problem, x * math.nan, lambda x0, t: x0.sum(1))
+    with pytest.warns(sd.SolveWarning, match=r"2 of 2 rows have no particle with a finite weight \(rows \[0, 1\]\)"):
+        sd.smc(problem, x, lambda x0, t: x0[:, 0] - math.inf, steps=3, seed=0)
+    with pytest.raises(ValueError, match="the twist is for 7 particles of each of 1 measurements, and there are 8"):
+        sd.smc(problem, x, twist(Measurement(Matrix(WIDE), torch.zeros(1, 2), 0.1), p, 7), steps=3)
+    out = sd.smc(problem, x, lambda x0, t: x0.sum(1), steps=3, seed=0)
+    with pytest.raises(ValueError, match="n=-1"):
+        out.draw(-1)
+
+
 def test_a_state_without_particles_is_refused() -> None:
     p = sd.VPSDE()
     with pytest.raises(ValueError, match=r"x is \(4, 3\); expected \(B, K, \*event\)"):

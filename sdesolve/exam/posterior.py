@@ -85,7 +85,7 @@ def posterior(law: Gaussian | Mixture, matrix: Array, y: Array, noise_std: float
     Raises:
         ValueError: shapes that do not fit; a negative or infinite noise_std; a measurement that the prior rules out.
     """
-    a, measured = _matrix(law, matrix), float64(y)
+    a, measured = _matrix(law, matrix), _reading(y)
     _check_noise(noise_std)
     if measured.shape != (len(a),):
         raise ValueError(f"y has shape {tuple(measured.shape)}; expected ({len(a)},), one number for each row of the matrix.")
@@ -98,7 +98,8 @@ def posterior(law: Gaussian | Mixture, matrix: Array, y: Array, noise_std: float
 
 def log_evidence(law: Gaussian | Mixture, matrix: Array, y: Array, noise_std: float) -> float:
     """ln p(y) in nats, for arguments as :func:`posterior` takes them."""
-    a, measured = _matrix(law, matrix), float64(y)
+    a, measured = _matrix(law, matrix), _reading(y)
+    _check_noise(noise_std)
     if isinstance(law, Gaussian):
         return float(_given(law, a, measured, noise_std)[1])
     each = torch.stack([_given(c, a, measured, noise_std)[1] for c in law.components])
@@ -176,6 +177,9 @@ def _asked(sampler: Answerer, question: Question) -> Tensor:
 
 def _moments(x: Tensor, exact: Gaussian | Mixture) -> tuple[float, float]:
     """Errors of mean and covariance in the coordinates in which the exact covariance is the identity."""
+    spread = torch.linalg.eigvalsh(exact.covariance)
+    if not float(spread[0]) > 1e-10 * float(spread[-1]):
+        raise ValueError("the posterior has no spread along some direction, in which no error can be told; expected noise_std > 0, or fewer measurements than unknowns.")
     lower = torch.linalg.cholesky(exact.covariance)
     white = torch.linalg.solve_triangular(lower, (x - exact.mean).T, upper=False)
     mean = white.mean(1)
@@ -213,7 +217,16 @@ def _matrix(law: Gaussian | Mixture, matrix: Array) -> Tensor:
     a, d = float64(matrix), math.prod(law.event)
     if len(law.event) != 1 or a.dim() != 2 or a.shape[1] != d or not len(a):
         raise ValueError(f"matrix has shape {tuple(a.shape)} for a law with event {law.event}; expected (m, {d}) for event ({d},).")
+    if not bool(a.isfinite().all()):
+        raise ValueError("matrix is not finite.")
     return a
+
+
+def _reading(y: Array) -> Tensor:
+    measured = float64(y)
+    if not bool(measured.isfinite().all()):
+        raise ValueError("y is not finite.")
+    return measured
 
 
 def _check_noise(noise_std: float) -> None:

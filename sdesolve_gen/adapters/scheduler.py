@@ -228,11 +228,14 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             timestep: the one of ``timesteps`` that it was told.
             sample: what the step before gave, or the start.
             generator: where the seed of the noise is drawn from, at the first step; one a row makes rows that do not depend on the others.
-            eta, use_clipped_model_output: what DDIMPipeline passes on; of no effect: see ``method_options`` and ``clip_sample``.
+            eta, use_clipped_model_output: what DDIMPipeline passes on; anything but its defaults is refused: see ``method_options`` and ``clip_sample``.
 
         Raises:
-            ValueError: ``set_timesteps`` was not called, or more steps are taken than it planned.
+            ValueError: ``set_timesteps`` was not called, or more steps are taken than it planned; an ``eta``, which belongs to the method.
         """
+        if eta or use_clipped_model_output:
+            said = f"eta={eta}" if eta else f"use_clipped_model_output={use_clipped_model_output}"
+            raise ValueError(f"{said} is no option of a step here; expected DiffusersScheduler.from_config(config, method='ddim', method_options={{'eta': {eta or 1.0}}}).")
         if self._walk is None:
             raise ValueError("no timesteps are set; expected scheduler.set_timesteps(20) before the first step.")
         state, output = sample.float(), model_output[:, : sample.shape[1]].float()

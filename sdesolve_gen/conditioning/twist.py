@@ -42,6 +42,8 @@ def twist(measurement: Measurement, process: sd.Process, particles: int, data_st
     normaliser = 0.5 * math.prod(measurement.operator.measured) * math.log(2 * math.pi * noise**2)
 
     def reward(x0: Tensor, t: float) -> Tensor:
+        if len(x0) != particles * len(measurement.y) and (len(measurement.y) > 1 or len(x0) % particles):
+            raise ValueError(f"the twist is for {particles} particles of each of {len(measurement.y)} measurements, and there are {len(x0)} in all; expected as many.")
         residual = y - measurement.operator.forward(x0)
         if t == 0:
             return -0.5 * residual.square().flatten(1).sum(1) / noise**2 - normaliser

@@ -153,6 +153,7 @@ def _finished(plan: Plan, jobs: dict[str, Job], out: Path) -> Evaluation:
 def _weights(model: Model) -> str:
     """Hash of all that the model computes with."""
     card = {key: model.card[key] for key in ("process", "process_options", "predicts", "time", "shape", "data_range")}
+    card |= {"label": model.label, "sigma_data": model.card.get("sigma_data"), "precision": model.execution.precision}
     return hashlib.sha256(f"{json.dumps(card, sort_keys=True)} {digest(model.network.state_dict())}".encode()).hexdigest()
 
 
