@@ -27,6 +27,7 @@ GAUSSIAN = exam.Gaussian([0.5, -0.3, 0.2, 0.0], cov=[[1.0, 0.5, 0.2, 0.0], [0.5,
 LAWS = {"gaussian": GAUSSIAN, "mixture": exam.mixture_2d()}
 NOISES = (0.05, 0.3, 1.0)
 PROCESS = sd.VPSDE()
+EPS = 1e-5  # at VP's usual 1e-3 the denoiser would take 0.01 of noise out of posteriors that are 0.02 wide
 
 
 def matrices(d: int) -> dict[str, Tensor]:
@@ -46,7 +47,7 @@ def conditioned(name: str, method: str, steps: int, **options: object) -> Callab
         c = CONDITIONINGS[name](score, Measurement(operators.Matrix((d,), q.matrix), q.rows(), q.noise_std), **options)
         x = PROCESS.prior((len(q.y) * q.draws, d), seed=q.seed, dtype=torch.float64)
         stepper = (c.method or made)(method)
-        sol = sd.solve(PROCESS.reverse(c.score), x, stepper, steps=steps, grid="log_snr", seed=q.seed, denoise=True, constraint=c.constraint)
+        sol = sd.solve(PROCESS.reverse(c.score, eps=EPS), x, stepper, steps=steps, grid="log_snr", seed=q.seed, denoise=True, constraint=c.constraint)
         return sol.x.reshape(len(q.y), q.draws, d)
 
     return answer
@@ -59,7 +60,7 @@ def particles(steps: int, count: int = 2000) -> Callable[[exam.Question], Tensor
         for i, y in enumerate(q.y):  # a row at a time: so many particles of all rows would not fit
             reward = twist(Measurement(operators.Matrix((d,), q.matrix), y[None], q.noise_std), PROCESS, k)
             x = PROCESS.prior((1, k, d), seed=q.seed + i, dtype=torch.float64)
-            parts.append(sd.smc(PROCESS.reverse(q.law.score(PROCESS)), x, reward, steps=steps, seed=q.seed + i).draw(q.draws))
+            parts.append(sd.smc(PROCESS.reverse(q.law.score(PROCESS), eps=EPS), x, reward, steps=steps, seed=q.seed + i).draw(q.draws))
         return torch.cat(parts)
 
     return answer
