@@ -54,7 +54,7 @@ def optimize_card(
     """The weights with which a sampler on the nodes of ``grid`` comes nearest to the flow:  ``sd.solve(problem, x_T, fitted.card, grid=grid)``.
 
     Costs the reference and, in each of at most a dozen rounds, N (N + 1)/2 solves of N calls with half of the samples: minutes for a small network.
-    Worth it for 3 to 10 calls.  Where no weights are better than the method's own on draws that the fit has not seen, the card has those.
+    Worth it for 3 to 7 calls.  Where no weights are better than the method's own on draws that the fit has not seen, the card has those.
 
     Arguments:
         problem: ``process.probability_flow(score)`` or ``process.reverse(score)``, of the model that the grid was made for.

@@ -11,21 +11,19 @@ Loading one runs no code that came with it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sdesolve as sd
-from sdesolve.files import atomic, sha256
 from sdesolve.scores import TimeConvention, time_convention
 
 from ._errors import unknown
 from ._reading import checked_device, read_classifier
+from ._writing import write_network
 from .card import CLASSIFIER, check_card, read_card
 from .networks.options import check_classes
 from .processes import make_process
@@ -92,16 +90,7 @@ class Classifier:
         if not isinstance(self.network, nn.Module) or not self.card:
             raise ValueError("this classifier has no card, or no weights; expected one that was loaded or trained, or Classifier.of_card(network, card).")
         folder = Path(folder)
-        tensors = {name: tensor.detach().cpu().to(dtype).contiguous().clone() for name, tensor in self.network.state_dict().items()}
-        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise ValueError(f"the weights {', '.join(broken[:3])} are not finite in {dtype}; a classifier like that is not saved.")
-        with atomic(folder / WEIGHTS) as path:
-            save_file(tensors, path)
-            digest = sha256(path)
-        card = {**self.card, "parameters": sum(p.numel() for p in self.network.parameters()), "sha256": digest}
-        with atomic(folder / CARD) as path:
-            path.write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "classifier", dtype)
         return folder
 
 

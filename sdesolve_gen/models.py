@@ -7,7 +7,6 @@ runs no code that came with it.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sdesolve as sd
-from sdesolve.files import atomic, sha256
 
 from ._errors import unknown
 from ._reading import checked_device, placed, read_network
+from ._writing import write_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
 from .card import OWN, check_card, read_card
@@ -305,16 +303,7 @@ class Model:
         if self.label is not None:
             raise ValueError(f"this model is of class {self.label} of another, and a card has no place for that; expected the other to be saved, and of_class when it is loaded.")
         folder = Path(folder)
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.network.state_dict().items()}
-        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise ValueError(f"the weights {', '.join(broken[:3])} are not finite; a model like that is not saved.")
-        with atomic(folder / WEIGHTS) as path:
-            save_file(tensors, path)
-            digest = sha256(path)
-        card = {**self.card, "parameters": sum(p.numel() for p in self.network.parameters()), "sha256": digest}
-        with atomic(folder / CARD) as path:
-            path.write_text(json.dumps(card, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model")
         return folder
 
 

@@ -18,8 +18,8 @@ from torch import nn
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.files import atomic
+from sdesolve_gen import _writing, models
 from sdesolve_gen import images as pictures
-from sdesolve_gen import models
 from sdesolve_gen.processes import PROCESSES
 
 # -- sampling ------------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_an_interrupted_save_leaves_the_old_model_whole(folder, monkeypatch):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "save_file", interrupted)
+    monkeypatch.setattr(_writing, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tiny_model().save(folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -50,7 +50,7 @@ def fetch(source: str, revision: str | None) -> Path:
     if revision is None or not _COMMIT.fullmatch(revision):
         raise ValueError(
             f"revision={revision!r}; expected the 40 hexadecimal digits of one commit, so that nobody can change the model behind it: "
-            f"load({source!r}, revision='...') with one of https://huggingface.co/{source}/commits/main"
+            f"load({source!r}, revision='...') with one of the commits that the hub's page of {source} lists."
         )
     try:
         from huggingface_hub import snapshot_download

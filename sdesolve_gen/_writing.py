@@ -1,0 +1,32 @@
+"""Weights and their card into a folder, each file whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sdesolve.files import atomic, sha256
+
+
+def write_network(weights: Path, card_path: Path, network: nn.Module, card: Mapping[str, Any], what: str, dtype: torch.dtype | None = None) -> None:
+    """The network's tensors as safetensors, in ``dtype`` or as they are, and its card with their number and hash; ``what`` it is, for messages.
+
+    Raises:
+        ValueError: a weight that is not finite, in that dtype.
+    """
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous().clone() for name, tensor in network.state_dict().items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(f"the weights {', '.join(broken[:3])} are not finite{f' in {dtype}' if dtype else ''}; a {what} like that is not saved.")
+    with atomic(weights) as path:
+        save_file(tensors, path)
+        digest = sha256(path)
+    told = {**card, "parameters": sum(p.numel() for p in network.parameters()), "sha256": digest}
+    with atomic(card_path) as path:
+        path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
