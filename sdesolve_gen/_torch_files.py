@@ -85,8 +85,13 @@ def tensors_in(path: Path, found: Any) -> dict[str, Tensor]:
 
 
 def fill(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give ``network``, which may be on the meta device, the tensors of ``path``: every name, shape and type, and finite values; raises ModelFileError."""
+    """Give ``network``, which may be on the meta device, the tensors of ``path``, float16 ones widened: every name, shape and type, and finite values.
+
+    Raises:
+        ModelFileError: a tensor that is missing, of another shape or type, or not finite.
+    """
     wanted = network.state_dict()
+    tensors = {name: t.to(wanted[name].dtype) if t.dtype == torch.float16 and name in wanted else t for name, t in tensors.items()}
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or extra:
         raise ModelFileError(f"{path} does not fit its card's network: it lacks {_few(missing)} and has besides {_few(extra)}.")
@@ -96,7 +101,7 @@ def fill(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise ModelFileError(f"{path}: {name} is {here[0]} {here[1]}; its card's network has {there[0]} {there[1]}.")
         if not torch.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} has values that are not finite.")
-    network.load_state_dict(dict(tensors), assign=True)
+    network.load_state_dict(tensors, assign=True)
 
 
 def _few(names: list[str]) -> str:

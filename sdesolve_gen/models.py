@@ -295,15 +295,22 @@ class Model:
         low, high = self.data_range
         return (low + (high - low) * unit).to(self.device)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write ``model.safetensors`` and ``card.json``, each whole or not at all; returns the folder.
 
         The card names the hash of the weights, so that a card and weights that do not belong together are refused by :func:`load`.
+
+        Arguments:
+            folder: is made where it is not there.
+            dtype: of the weights in the file; torch.float16 takes half the space, and they are float32 again, rounded to 11 bits, when loaded.
+
+        Raises:
+            ValueError: a weight that is not finite in that dtype, or a model of one class of another; nothing is written.
         """
         if self.label is not None:
             raise ValueError(f"this model is of class {self.label} of another, and a card has no place for that; expected the other to be saved, and of_class when it is loaded.")
         folder = Path(folder)
-        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model")
+        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model", dtype)
         return folder
 
 
