@@ -157,3 +157,23 @@ def fails_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments)
 
     return failing
+
+
+def test_both_samplers_of_the_throughput_draw_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Gaussian of standard deviation 2 with its exact score: the loop by hand, and ours with its two network calls a step."""
+    bench = loaded("sampling_throughput.py", monkeypatch)
+    calls = []
+
+    def network(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return -x / (4 + sigma**2)[:, None, None, None]
+
+    torch.manual_seed(0)
+    process, shape, steps = sd.VESDE(0.01, 50.0), (400, 3, 8, 8), 300
+    theirs = bench.by_hand(network, 50 * torch.randn(shape), steps, 0.01, 50.0)
+    assert len(calls) == 2 * steps
+    score = sd.as_score(network, process, predicts="score", time="sigma")
+    ours = sd.solve(process.reverse(score), process.prior(shape, seed=0), "pc", steps=steps, seed=0, snr=bench.SNR)
+    assert len(calls) == 2 * steps + ours.nfe == 4 * steps
+    for x, variance in ((theirs, 4 / (1 - bench.SNR**2)), (ours.x, 4.0)):  # its Langevin steps of the published size inflate the variance
+        assert float(x.var()) == pytest.approx(variance, rel=0.02)
