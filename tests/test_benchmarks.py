@@ -159,8 +159,9 @@ def fails_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
     return failing
 
 
-def test_both_samplers_of_the_throughput_draw_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a Gaussian of standard deviation 2 with its exact score: the loop by hand, and ours with its two network calls a step."""
+@pytest.mark.parametrize("steps", [6, 60])
+def test_both_samplers_of_the_throughput_draw_the_data(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Gaussian of standard deviation 2 with its exact score: the variance that algorithms 2 and 4 of Song et al. 2021 leave, and ours for as many calls."""
     bench = loaded("sampling_throughput.py", monkeypatch)
     calls = []
 
@@ -169,11 +170,20 @@ def test_both_samplers_of_the_throughput_draw_the_data(monkeypatch: pytest.Monke
         return -x / (4 + sigma**2)[:, None, None, None]
 
     torch.manual_seed(0)
-    process, shape, steps = sd.VESDE(0.01, 50.0), (400, 3, 8, 8), 300
-    theirs = bench.by_hand(network, 50 * torch.randn(shape), steps, 0.01, 50.0)
+    shape, low, high = (400, 3, 8, 8), 0.01, 50.0
+    x = bench.by_hand(network, high * torch.randn(shape), steps, low, high)
     assert len(calls) == 2 * steps
-    score = sd.as_score(network, process, predicts="score", time="sigma")
-    ours = sd.solve(process.reverse(score), process.prior(shape, seed=0), "pc", steps=steps, seed=0, snr=bench.SNR)
+    variance, last = high**2, 0.0
+    for i in reversed(range(steps)):
+        t = 1e-5 + (1 - 1e-5) * i / (steps - 1)
+        level, below = (low * (high / low) ** (k / (steps - 1)) if k >= 0 else 0.0 for k in (int(t * (steps - 1)), int(t * (steps - 1)) - 1))
+        total = 4 + (low * (high / low) ** t) ** 2
+        size = 2 * 0.16**2 * total**2 / variance
+        variance = (1 - size / total) ** 2 * variance + 2 * size
+        last = (1 - (level**2 - below**2) / total) ** 2 * variance
+        variance = last + level**2 - below**2
+    assert float(x.var()) == pytest.approx(last, rel=0.02)
+
+    process = sd.VESDE(low, high)
+    ours = sd.solve(process.reverse(sd.as_score(network, process, predicts="score", time="sigma")), process.prior(shape, seed=0), "pc", steps=steps, seed=0)
     assert len(calls) == 2 * steps + ours.nfe == 4 * steps
-    for x, variance in ((theirs, 4 / (1 - bench.SNR**2)), (ours.x, 4.0)):  # its Langevin steps of the published size inflate the variance
-        assert float(x.var()) == pytest.approx(variance, rel=0.02)
