@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from gen_fixtures import random_parquet
+from gen_fixtures import random_parquet, tiny_model
 
 import sdesolve as sd
 
@@ -134,6 +134,28 @@ def test_score_and_ddpm_are_trained_and_judged_alike(monkeypatch: pytest.MonkeyP
     bench.main(tiny)  # all of it is there
     assert json.loads((tmp_path / "out" / "score_vs_ddpm.json").read_text()) == first
     assert "best ve" in capsys.readouterr().out
+
+
+def test_a_corrector_has_as_many_calls_as_the_predictor_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = loaded("pc_vs_predictor.py", monkeypatch)
+    for part in ("train", "test"):
+        random_parquet(tmp_path / f"{part}.parquet", n=12, side=28)
+    models = [str(tiny_model(name=name, process=name, shape=[1, 28, 28]).save(tmp_path / name)) for name in ("ve", "vp")]
+    tiny = ["--models", *models, "--predictors", "reverse_diffusion", "euler", "--steps", "2", "--snr", "0.1", "0.2", "--n", "8", "--batch-size", "5"]
+    bench.main([str(tmp_path), str(tmp_path / "out"), *tiny])
+    rows = json.loads((tmp_path / "out" / "pc_vs_predictor.json").read_text())["rows"]
+    alone_and_two = [(predictor, steps, snr) for predictor in ("reverse_diffusion", "euler") for steps, snr in ((4, None), (2, 0.1), (2, 0.2))]
+    assert [(row["predictor"], row["steps"], row["snr"]) for row in rows] == [*alone_and_two, *alone_and_two, ("", 0, None)]
+    assert {row["nfe"] for row in rows[:-1]} == {5}  # and one to denoise
+    for first in range(0, 12, 3):
+        alone, *corrected = (row["figures"]["fid_infinity"] for row in rows[first : first + 3])
+        assert corrected[0] != corrected[1]  # the ratio is heard
+        for row, figure in zip(rows[first + 1 : first + 3], corrected, strict=True):
+            assert row["gain"]["value"] == pytest.approx(alone["value"] - figure["value"])
+            assert row["gain"]["standard_error"] == pytest.approx((alone["standard_error"] ** 2 + figure["standard_error"] ** 2) ** 0.5)
+    assert rows[-1]["figures"]["fid"]["value"] < rows[0]["figures"]["fid"]["value"]  # noise is not the data
+    assert all(0.1 < row["figures"]["confidence"]["value"] <= 1 for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
 
 
 def test_ddpm_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
