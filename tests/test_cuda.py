@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,6 @@ def test_samples_are_those_of_the_cpu(method: str) -> None:
         x = VP.prior((64, 2, 3), seed=1, dtype=torch.float64, device=device)
         ends.append(sd.solve(solvable(method, GaussianTarget(VP).score), x, method, steps=10, seed=2))
     assert ends[0].x.device.type == "cuda"
-    assert set(ends[0].status) == {"ok"} if isinstance(ends[0].status, list) else bool(ends[0].ok().all())
     torch.testing.assert_close(ends[0].x.cpu(), ends[1].x, rtol=1e-8, atol=1e-8)
 
 
@@ -49,14 +49,18 @@ def test_adaptive_samples_are_those_of_the_cpu(method: str) -> None:
 def test_the_fixed_loop_does_not_wait_for_the_device(method: str) -> None:
     """Host reads do not grow with the number of steps: what is read before the first and after the last is read once."""
     counts = []
-    for steps in (6, 18):
-        x = VP.prior((8, 2, 3), seed=1, device="cuda")
-        problem = solvable(method, GaussianTarget(VP).score)
-        sd.solve(problem, x, method, steps=steps, seed=2)  # kernels are loaded
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            sd.solve(problem, x, method, steps=steps, seed=2)
-        counts.append(sum(event.count for event in profile.key_averages() if event.key == "aten::_local_scalar_dense"))
-    assert counts[1] <= counts[0] + 1
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        for steps in (6, 18):
+            x = VP.prior((8, 2, 3), seed=1, device="cuda")
+            problem = solvable(method, GaussianTarget(VP).score)
+            with warnings.catch_warnings(record=True) as waits:
+                warnings.simplefilter("always")
+                sd.solve(problem, x, method, steps=steps, seed=2)
+            counts.append(sum("synchronizing" in str(wait.message) for wait in waits))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert counts[1] <= counts[0]
 
 
 def test_half_precision_and_compiled_networks_draw_digits() -> None:
@@ -71,7 +75,7 @@ def test_likelihood_is_that_of_the_cpu() -> None:
     for device in ("cuda", "cpu"):
         model = gen.load("mnist", device)
         images = torch.randint(0, 256, (4, *model.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        found.append(model.log_likelihood(images, seed=0, rtol=1e-4, atol=1e-4).bits_per_dim.cpu())
+        found.append(model.log_likelihood(images, seed=0, rtol=1e-4, atol=1e-4).bits_per_dim(model.data_range, model.levels).cpu())
     torch.testing.assert_close(found[0], found[1], rtol=2e-3, atol=2e-3)
 
 
