@@ -224,7 +224,8 @@ def main(arguments: list[str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*feature directions")  # n is the same in every row
         rows = compared(given.data, given.out, given.models, budget, given.device)
-    setting = {"budget": budget._asdict(), "trainings": {name: TRAININGS[name] for name in given.models}, "torch": str(torch.__version__), "device": given.device, "threads": torch.get_num_threads()}
+    machine = {"torch": str(torch.__version__), "device": given.device, "threads": torch.get_num_threads()}
+    setting = {"budget": budget._asdict(), "trainings": {name: TRAININGS[name] for name in given.models}, **machine}
     with atomic(given.out / "score_vs_ddpm.json") as path:
         path.write_text(json.dumps({**setting, "rows": rows}, indent=2) + "\n")
     print(table(rows))
