@@ -29,7 +29,7 @@ from .._errors import unknown
 from .._versions import versions
 from ..images import grid, to_uint8, write_png
 from ..models import Model, load
-from ..networks import NETWORKS
+from ..networks import NETWORKS, widened
 from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
@@ -314,9 +314,9 @@ def _network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
 def _start_from(network: nn.Module, model: str) -> None:
     """Take over the weights of a trained model; raises ValueError where its network is another."""
     try:
-        network.load_state_dict(load(model).network.state_dict())
+        network.load_state_dict(widened(load(model).network.state_dict(), network.state_dict()))
     except RuntimeError as error:
-        raise ValueError(f"init={model!r} has another network than this run ({error}); expected one with the same options.") from error
+        raise ValueError(f"init={model!r} has another network than this run ({error}); expected one with the same options, or a smaller expansion.") from error
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
