@@ -13,13 +13,14 @@ from torch import nn
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.files import sha256
+from sdesolve_gen.data import read_data
 from sdesolve_gen.networks import NETWORKS, UNet
 from sdesolve_gen.training import TrainConfig, loop
 from sdesolve_gen.training.batches import Ahead, draw_batch
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
-from sdesolve_gen.training.data import batch_indices, generator, read_data
 from sdesolve_gen.training.journal import take_back
 from sdesolve_gen.training.losses import denoising_loss
+from sdesolve_gen.training.order import batch_indices, generator
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,6 +27,7 @@ import sdesolve as sd
 
 from .._errors import unknown
 from .._versions import versions
+from ..data import Data, read_data
 from ..images import grid, to_uint8, write_png
 from ..models import Model, load
 from ..networks import NETWORKS
@@ -34,9 +35,9 @@ from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
 from .config import TrainConfig
-from .data import Data, generator, read_data
 from .journal import Journal
 from .losses import denoising_loss, sliced_loss
+from .order import generator
 from .recipes import write_config
 
 if TYPE_CHECKING:
