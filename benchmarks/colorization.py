@@ -27,10 +27,10 @@ import sdesolve_gen as gen
 from sdesolve.files import atomic
 from sdesolve_gen.conditioning.metrics import psnr
 from sdesolve_gen.conditioning.operators import Gray
+from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.classifier import Classifier, features, load_classifier
 from sdesolve_gen.evaluation.frechet import Gaussian, Moments, fid, grouped
 from sdesolve_gen.images import to_uint8, write_png
-from sdesolve_gen.training.data import read_images, scaled
 
 METHODS: dict[str, dict[str, Any]] = {"projection": {}, "pigdm": {}, "ddnm": {}, "dps": {}}
 SHOWN, DRAWS = 8, 4
@@ -74,8 +74,8 @@ def main() -> None:
     given = parser.parse_args()
 
     model, classifier = gen.load(given.model, given.device), load_classifier(given.classifier).to(given.device)
-    x = scaled(read_images(given.data / "test.parquet")[0][: given.n])
-    reference = Moments.of(seen(classifier, scaled(read_images(given.data / "train.parquet")[0]))).gaussian
+    x = scaled(read_data(given.data / "test.parquet").images[: given.n])
+    reference = Moments.of(seen(classifier, scaled(read_data(given.data / "train.parquet").images))).gaussian
     gray = Gray(model.shape).forward(x)
     rows: dict[str, dict[str, Any]] = {"gray": judged(classifier, gray.expand_as(x), reference), "truth": judged(classifier, x, reference)}
     given.out.mkdir(parents=True, exist_ok=True)

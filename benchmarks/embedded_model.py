@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 import sdesolve_gen as gen
+from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
 from sdesolve_gen.images import write_png
-from sdesolve_gen.training.data import read_images, scaled
 
 METHODS: dict[str, dict[str, Any]] = {"pc": {"steps": 500}, "rk45": {}, "ddim": {"steps": 50}}
 CONFIDENT = 0.9
@@ -70,7 +70,7 @@ def main() -> None:
         images, cost = measured(model, method, arguments.n, arguments.batch_size, arguments.seed)
         rows[method] = {**METHODS[method], **cost, **judged(classifier, images.cpu())}
         write_png(arguments.out / f"{method}.png", images[:100], model.data_range)
-    test = scaled(read_images(arguments.data / "test.parquet")[0])
+    test = scaled(read_data(arguments.data / "test.parquet").images)
     rows["test set"] = judged(classifier, test)
     write_png(arguments.out / "test.png", test[:100], model.data_range)
 

@@ -29,8 +29,8 @@ from sdesolve.files import atomic
 from sdesolve_gen.conditioning import CONDITIONINGS, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.conditioning.metrics import psnr, ssim
+from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
-from sdesolve_gen.training.data import read_images, scaled
 
 SHAPE = (1, 28, 28)
 
@@ -114,7 +114,7 @@ def main() -> None:
     methods, tasks = arguments.methods.split(","), arguments.tasks.split(",")
 
     model, classifier = gen.load(arguments.model, arguments.device), load_classifier(arguments.classifier)
-    images, labels = read_images(arguments.data / "test.parquet")
+    images, labels = read_data(arguments.data / "test.parquet")[:2]
     x, labels = scaled(images[: arguments.n]), labels[: arguments.n]
     path = arguments.out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

@@ -13,12 +13,12 @@ from inverse_mnist import TASKS
 
 import sdesolve_gen as gen
 from sdesolve_gen.comparison import Comparison, compared
-from sdesolve_gen.training.data import read_images, scaled
+from sdesolve_gen.data import read_data, scaled
 
 
 def main(data: Path, out: Path) -> None:
     model = gen.load("mnist")
-    x = scaled(read_images(data / "test.parquet")[0][:3])
+    x = scaled(read_data(data / "test.parquet").images[:3])
     for name, make in TASKS.items():
         task = make()
         y = task.operator.forward(x)

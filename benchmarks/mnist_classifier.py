@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from sdesolve.files import sha256
 from sdesolve_gen._versions import versions
+from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
-from sdesolve_gen.training.data import batch_indices, read_images, scaled
+from sdesolve_gen.training.order import batch_indices
 
 BATCH = 128
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
-    (images, labels), (test_images, test_labels) = (read_images(arguments.data / f"{part}.parquet") for part in ("train", "test"))
+    (images, labels), (test_images, test_labels) = (read_data(arguments.data / f"{part}.parquet")[:2] for part in ("train", "test"))
     start = time.perf_counter()
     classifier = fit(images[: arguments.limit], labels[: arguments.limit], arguments.epochs, arguments.seed, arguments.device)
     seconds = time.perf_counter() - start

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from sdesolve_gen.classifiers import Classifier, load_classifier
+from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.training.classifier import ClassifierConfig, train_classifier
-from sdesolve_gen.training.data import read_images, scaled
 
 SIGMAS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)  # sigma/alpha
 COMMAND = "python benchmarks/noisy_classifier.py ../shared/data/mnist sdesolve_gen/assets/mnist_classifier"
@@ -41,7 +41,7 @@ def main() -> None:
     classifier.card["training"]["commands"] = [COMMAND]
     classifier.save(arguments.out, torch.float16)
     classifier = load_classifier(arguments.out)  # as it is on disk, rounded
-    images, labels = read_images(arguments.data / "test.parquet")
+    images, labels = read_data(arguments.data / "test.parquet")[:2]
     assert labels is not None
     figures = {f"accuracy at sigma/alpha {sigma:g}": accuracy(classifier, images[:2000], labels[:2000], sigma) for sigma in SIGMAS}
     classifier.card["figures"] = figures

@@ -27,11 +27,11 @@ from torch import Tensor
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.files import atomic
+from sdesolve_gen.data import read_data
 from sdesolve_gen.evaluation.features import OWN, Features, make_features
 from sdesolve_gen.evaluation.figure import Figure, of_mean
 from sdesolve_gen.evaluation.frechet import Gaussian, Moments, fid, grouped
 from sdesolve_gen.images import to_uint8
-from sdesolve_gen.training.data import read_images
 
 PREDICTORS = ("reverse_diffusion", "euler")
 PART = 1000  # images of the data at a time
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 
     plan = list(samplers(given.predictors, given.steps, given.snr))
     judge = make_features(given.features, None, (1, 28, 28), torch.device(given.device), (-1.0, 1.0))
-    train, test = (read_images(given.data / f"{part}.parquet")[0] for part in ("train", "test"))
+    train, test = (read_data(given.data / f"{part}.parquet").images for part in ("train", "test"))
     reference = Moments.of(torch.cat([judge(part)["features"] for part in train.split(PART)])).gaussian
     setting: dict[str, Any] = {"features": judge.label, "n": given.n, "batch_size": given.batch_size, "seed": given.seed}
     setting |= {"device": given.device, "torch": str(torch.__version__), "version": sd.__version__}

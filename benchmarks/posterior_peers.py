@@ -27,7 +27,7 @@ import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator
 from sdesolve_gen.conditioning.operators import make
-from sdesolve_gen.training.data import read_images, scaled
+from sdesolve_gen.data import read_data, scaled
 
 OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "left half": ("box", {"x0": 14, "y0": 0, "x1": 28, "y1": 28}),
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
     arguments = parser.parse_args()
-    images, rows, left_out = scaled(read_images(arguments.images)[0][: arguments.count]), [], {}
+    images, rows, left_out = scaled(read_data(arguments.images).images[: arguments.count]), [], {}
     model = gen.load("mnist")
     print("| measurement | method | package | PSNR, dB | residual / noise | calls | s an image |\n|---|---|---|---|---|---|---|")
     for label, (name, options) in OPERATORS.items():

@@ -34,14 +34,15 @@ from tqdm import tqdm
 
 import sdesolve_gen as gen
 from sdesolve.files import atomic
+from sdesolve_gen.data import read_data
 from sdesolve_gen.evaluation.features import make_features
 from sdesolve_gen.evaluation.figure import Figure
 from sdesolve_gen.evaluation.frechet import Moments, fid, grouped
 from sdesolve_gen.evaluation.kernel import kid
 from sdesolve_gen.networks import UNet
 from sdesolve_gen.processes import make_process
-from sdesolve_gen.training.data import batch_indices, generator, read_images
 from sdesolve_gen.training.loop import learning_rate
+from sdesolve_gen.training.order import batch_indices, generator
 
 LEVELS = 1000  # of DDPM
 TRAININGS: dict[str, dict[str, Any]] = {
@@ -96,7 +97,7 @@ def trained(training: str, budget: Budget, data: Path, out: Path, device: str) -
 
 def train_ddpm(config: gen.TrainConfig, device: str = "cpu") -> gen.Model:
     """Ho et al. 2020, algorithm 1: |eps - network(sqrt(abar_i) x_0 + sqrt(1 - abar_i) eps, i)|^2 at levels i drawn from 1..1000 alike."""
-    images, _ = read_images(config.data)
+    images = read_data(config.data).images
     process = make_process(config.process, config.process_options)
     levels = torch.arange(1, LEVELS + 1, dtype=torch.float64) / LEVELS * process.T
     alphas, sigmas = process.alpha(levels).float(), process.sigma(levels).float()
@@ -162,7 +163,7 @@ def _resumed(checkpoint: Path, parts: dict[str, Any]) -> int:
 def floor(data: Path, n: int, device: str) -> dict[str, Figure]:
     """What n images of the test set score against the training set."""
     judge = make_features("fashion_mnist", None, (1, 28, 28), torch.device(device), (-1.0, 1.0))
-    made, real = (judge(read_images(data / f"{part}.parquet")[0])["features"] for part in ("test", "train"))
+    made, real = (judge(read_data(data / f"{part}.parquet").images)["features"] for part in ("test", "train"))
     made = made[:n]
     return {**fid(grouped(made), Moments.of(real).gaussian), "kid": kid(made, real)}
 

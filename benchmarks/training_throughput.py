@@ -27,10 +27,10 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from sdesolve_gen.data import read_data
 from sdesolve_gen.networks import NETWORKS
 from sdesolve_gen.training import TrainConfig, loop
 from sdesolve_gen.training.batches import Ahead
-from sdesolve_gen.training.data import read_data
 
 
 class Bare(nn.Module):

@@ -7,9 +7,9 @@ the model knows looks like a draw from the prior; codes of other data do not.  [
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,6 +61,23 @@ class Latent:
     def ok(self) -> Tensor:
         """(B,) bool: which samples arrived."""
         return arrived(self.codes)
+
+    def rows(self, which: Tensor) -> Latent:
+        """Some of the codes, with what belongs to each."""
+        some: dict[str, Any] = {name: None if value is None else value[which.to(value.device)] for name, value in self._by_row().items()}
+        return replace(self, **some)
+
+    @classmethod
+    def join(cls, parts: Sequence[Latent], order: Tensor) -> Latent:
+        """Codes that were made apart and alike, such as those of several classes, in one; ``order`` as for :meth:`Likelihood.join`."""
+        columns = [part._by_row() for part in parts]
+        whole: dict[str, Any] = {name: None if value is None else torch.cat([column[name] for column in columns]) for name, value in columns[0].items()}
+        return replace(parts[0], **whole).rows(order.argsort())
+
+    def _by_row(self) -> dict[str, Any]:
+        """What has a row for each sample; calls as they are counted for each."""
+        nfe = torch.as_tensor(self.nfe).expand(len(self.x))
+        return {"x": self.x, "nfe": nfe, "codes": self.codes, "carry": self.carry, "round_trip": self.round_trip}
 
 
 def encode(

@@ -129,6 +129,28 @@ class Likelihood:
         half = self.standard_error * student_quantile(value, len(self.parts) - 1 or None)
         return self.log_prob - half, self.log_prob + half
 
+    @classmethod
+    def join(cls, parts: Sequence[Likelihood], order: Tensor | None = None) -> Likelihood:
+        """The likelihoods of samples that were solved apart, such as those of several classes, in one; tells of failures as :func:`log_likelihood` does.
+
+        Arguments:
+            parts: one or more, of the same kind of divergence and as many probes.
+            order: (B,) int64, the place that each row of the parts, one after the other, has in the whole; default as they stand.
+        """
+        places = None if order is None else order.argsort()
+
+        def whole(name: str, tensors: Sequence[Tensor]) -> Tensor:
+            axis = -1 if name == "parts" else 0
+            joined = torch.cat(tuple(tensors), axis)
+            return joined if places is None else joined.index_select(axis, places.to(joined.device))
+
+        tensors: dict[str, Any] = {name: whole(name, [getattr(part, name) for part in parts]) for name in _TENSORS}
+        budget = Budget(*(whole("budget", [part.budget[i] for part in parts]) for i in range(len(Budget._fields))))
+        counts = {name: sum(part.stats[name] for part in parts) for name in ("calls", "rows", "jvps", "vjps") if all(name in part.stats for part in parts)}
+        found = cls(**tensors, budget=budget, stats={**parts[0].stats, **counts})
+        _warn(found)
+        return found
+
     @property
     def _solution(self) -> Solution:
         return Solution(self.latent, self.nfe, self.codes, torch.full_like(self.log_prob, torch.nan))
@@ -211,9 +233,7 @@ def log_likelihood(
             with _progress.bar(progress, span, None, "likelihood") as drawn:
                 flow = _Flow(problem, estimator.rows(rows), x.shape[1:])
                 found.append(_solved(flow, x[rows], stepper, task._replace(observe=drawn), start, extrapolate))
-    result = replace(_joined(found), stats=stats)
-    _warn(result)
-    return result
+    return replace(Likelihood.join(found), stats=stats)
 
 
 @dataclass(frozen=True)
@@ -369,12 +389,6 @@ def prior_mismatch(process: Process, x0: Tensor) -> Tensor:
     return 0.5 * size * (square + (ratio - 1 - math.log(ratio)))
 
 
-def _joined(found: list[Likelihood]) -> Likelihood:
-    """The likelihoods of several batches as one."""
-    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in found], -1 if name == "parts" else 0) for name in _TENSORS}
-    return Likelihood(**joined, budget=Budget(*(torch.cat(parts) for parts in zip(*(part.budget for part in found), strict=True))))
-
-
 _TENSORS = ("log_prob", "prior", "divergence", "standard_error", "parts", "latent", "nfe", "codes", "lowest", "highest")
 
 
@@ -384,11 +398,11 @@ def _warn(result: Likelihood) -> None:
     if failed:
         shown = "; ".join(f"sample {i}: {result.status[i]}" for i in failed[:5])
         message = f"{len(failed)} of {len(result.codes)} samples have no likelihood ({shown}{'; ...' if len(failed) > 5 else ''}). See r.status."
-        warnings.warn(message, SolveWarning, stacklevel=4)
+        warnings.warn(message, SolveWarning, stacklevel=5)
     mismatch = float(result.budget.prior[result.ok()].mean()) / (result.dimensions * math.log(2)) if len(failed) < len(result.codes) else 0.0
     if mismatch > _MISMATCH:
         message = (
             f"the prior is not what these data become at t = T: the KL divergence is {mismatch:.2g} bits/dim on average (r.budget.prior). "
             "Expected data in the scale of the process, or a process that ends in its prior, as in VESDE(sigma_max=50.0)."
         )
-        warnings.warn(message, SolveWarning, stacklevel=4)
+        warnings.warn(message, SolveWarning, stacklevel=5)

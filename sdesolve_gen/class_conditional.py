@@ -1,10 +1,21 @@
-"""What ``Model.sample`` makes of labels: the class score, classifier-free guidance and a classifier, one on top of the other."""
+"""What is made of labels: which an image has, by what was said of them, and the score of its class, with guidance on top where there is some.
+
+    labels=            the class of image i
+    3                  that one
+    "none"             no class: the label ``classes``, where the network knows it
+    "data"             of a data set, its own; of samples, by the shares that the classes have in the data, as far as i images can have them
+    "balanced"         of samples, i mod classes: each class in turn
+
+Every class is a function of the image's number alone, so that it is the same in any batch and on any number of processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 import sdesolve as sd
@@ -60,6 +71,88 @@ def class_score(model: Model, labels: Tensor | None, guidance: float | Guidance,
     shared: Tensor | int = int(labels[0]) if bool((labels == labels[0]).all()) else labels  # one label is for any number of rows
     score = classifier_free_guidance(model.class_score(shared), model.score, guidance) if model.classes else model.score
     return score if classifier is None else classifier_guidance(score, classifier, shared, classifier_scale)
+
+
+def labels_of(model: Model, said: int | str | None, own: Tensor | None, n: int, flag: str = "labels") -> Tensor | None:
+    """The class of each of n images of a data set, (n,) int64, by what was said; None for a model that knows no classes.
+
+    Arguments:
+        said: "data", "none" or a class, as the table above has it.
+        own: (n,) labels of the data, where it has them.
+        flag: what it is called where it was said, as in "--labels".
+
+    Raises:
+        ValueError: nothing was said and the model knows classes, or the other way round; no labels in the data; a class that the model does not know.
+    """
+    if not _asked(model, said, flag):
+        return None
+    return _meant(model, said, own, f"{_as(flag, 'data')} (each image its own)", flag).expand(n)
+
+
+def labels_drawn(model: Model, said: int | str | None, own: Tensor | None, ids: Sequence[int], flag: str = "labels") -> Tensor | None:
+    """The class of each sample that is to be drawn, (len(ids),) int64; as :func:`labels_of`, and "balanced"."""
+    if not _asked(model, said, flag):
+        return None
+    numbers = torch.as_tensor(list(ids), dtype=torch.int64)
+    if said == "balanced":
+        return numbers % model.classes
+    found = _meant(model, said, own, f"{_as(flag, 'balanced')} (each class in turn), {_as(flag, 'data')} (by their shares in the data)", flag)
+    return _by_shares(found, numbers) if said == "data" else found.expand(len(numbers))
+
+
+def _asked(model: Model, said: int | str | None, flag: str) -> bool:
+    """Whether the model knows classes; raises ValueError where it does not and one was said."""
+    if not model.classes and said is not None:
+        raise ValueError(f"{_as(flag, said)} is for a model that knows classes, and {model.card['name']!r} knows none; leave it out.")
+    return bool(model.classes)
+
+
+def _meant(model: Model, said: int | str | None, own: Tensor | None, words: str, flag: str) -> Tensor:
+    """One class, (), or those of the data, (n,)."""
+    none = f", {_as(flag, 'none')} (of no class)" if model.knows_none else ""
+    expected = f"expected {words}{none}, or one for all, as in {_as(flag, 0)}"
+    if said is None:
+        raise ValueError(f"the model {model.card['name']!r} knows {model.classes} classes, and nothing was said of which is meant; {expected}.")
+    if said == "data":
+        if own is None:
+            raise ValueError(f"{_as(flag, said)}, and the data have no labels; {expected.replace(words, 'data that have')}.")
+        return checked_labels(own, model.classes)
+    if isinstance(said, str) and (said != "none" or not model.knows_none):
+        raise ValueError(f"{_as(flag, said)}; {expected}.")
+    return checked_labels(model.classes if said == "none" else said, model.classes, null=model.knows_none)
+
+
+def _as(flag: str, value: object) -> str:
+    """What is to be typed."""
+    return f"{flag} {value}" if flag.startswith("--") else f"{flag}={value!r}"
+
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def _by_shares(own: Tensor, numbers: Tensor) -> Tensor:
+    """Quantiles of the labels at the fractions of i times the golden section, of which any number in a row lie evenly in (0, 1)."""
+    places = ((numbers.double() + 0.5) * _GOLDEN % 1 * len(own)).long()
+    return own.sort().values[places]
+
+
+def apart(model: Model, labels: int | Sequence[int] | Tensor | None, n: int) -> Iterator[tuple[sd.Score, Tensor]]:
+    """Score and rows of the images of each class that occurs, for solvers whose rows leave the batch; of a model without classes its score, for all.
+
+    Raises:
+        ValueError, TypeError: labels that are missing, out of range, too few or for nobody.
+    """
+    wanted = class_labels(model, n, labels, 1.0, None, 1.0)
+    if wanted is None:
+        yield model.score, torch.arange(n)
+        return
+    for label in wanted.unique().tolist():
+        yield model.class_score(label), (wanted == label).nonzero().flatten()
+
+
+def on_the_way(ends: Tensor | None, count: int) -> Tensor | None:
+    """The classes of ``count`` images between two ends, (2, ...) -> (count, ...): of each that of the nearer end."""
+    return None if ends is None else ends[(2 * torch.arange(count) >= count).long()]
 
 
 def rows_leave(method: str | sd.Stepper, steps: int | None, options: Mapping[str, Any]) -> bool:

@@ -26,12 +26,14 @@ import sdesolve as sd
 
 from . import benchmark
 from .benchmark import PROBLEMS
+from .class_conditional import labels_of
 from .classifiers import embedded_classifiers, load_classifier
 from .commands_evaluate import evaluate_command
 from .commands_import import check_model_command, import_command
 from .commands_restoration import colorize_command, inpaint_command, restore_command
+from .flags import IMAGES, Labels, Size, one_or_more, read_for, word
 from .interpolation import Way, animation_files, write_animation
-from .likelihoods import Images, Table, measure, open_images
+from .likelihoods import Table, measure
 from .models import embedded, load
 from .outputs import Record, outputs, write
 from .training import TrainConfig, recipes, train
@@ -162,13 +164,14 @@ def benchmark_command(
 
 @app.command("train")
 def train_command(
-    data: Annotated[list[str] | None, typer.Option(help="Images: a parquet file, a folder of pictures, an npz file, hf:NAME:SPLIT, or a pattern; may be repeated.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"Images: {IMAGES}.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder for checkpoints, log, pictures and, at the end, the model.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the model, for its card.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Where to start from: {START}.")] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML with fields of TrainConfig, as `config.yaml` of a run.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=f"Updates; default {TrainConfig.steps}.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help=f"Images an update, on all processes together; default {TrainConfig.batch}.")] = None,
+    size: Annotated[int | None, typer.Option(min=0, help="Side that pictures are scaled (the shorter one) and cropped (the middle) to.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Names the data's order and the noise; default 0.")] = None,
     precision: Annotated[str | None, typer.Option(help='"bf16" (autocast; weights stay float32), the default, or "fp32".')] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of TrainConfig; may be repeated.")] = None,
@@ -186,7 +189,7 @@ def train_command(
 
     `sdesolve-gen train --preset cifar10-ve --data "cifar10/train-*.parquet" --out runs/ve --name ve --set network.width=64`
 
-    `sdesolve-gen train --data pictures/ --out runs/mine --name mine --set size=64 --set flip=true --set sample_every=500 --set tensorboard=true`
+    `sdesolve-gen train --data pictures/ --out runs/mine --name mine --size 64 --set flip=true --set sample_every=500 --set tensorboard=true`
 
     `sdesolve-gen train --config run.yaml --set learning_rate=2e-4 --set classes=10`
 
@@ -194,9 +197,8 @@ def train_command(
 
     Exit codes: 0 done, 1 training diverged or a file could not be written, 2 a bad value, 130 interrupted.
     """
-    with _told(interrupted="the checkpoints in the folder of the run, if there are any, are whole: the same command goes on from the newest"), _warned():
-        sources = data[0] if data and len(data) == 1 else data or None
-        flags = _given(data=sources, out=out, name=name, steps=steps, batch=batch, seed=seed, precision=precision)
+    with _told(interrupted="the checkpoints in the folder of the run, if there are any, are whole: the same command goes on from the newest"):
+        flags = _given(data=one_or_more(data) if data else None, out=out, name=name, steps=steps, batch=batch, size=size, seed=seed, precision=precision)
         chosen = recipes.configured(preset, config, flags, _pairs("--set", set_))
         model = train(chosen, resume=resume, device=device)
         typer.echo(f"wrote {chosen.out}/model.safetensors and {chosen.out}/card.json")
@@ -205,10 +207,12 @@ def train_command(
 
 @app.command("likelihood")
 def likelihood_command(
-    data: Annotated[str, typer.Option(help="A folder of pictures, a parquet file with a column `image`, or an npz file with `images`, as `sample` writes it.")],
+    data: Annotated[list[str], typer.Option(help=f"Images: {IMAGES}.")],
     model: Annotated[str, typer.Option(help="An embedded model, or a folder with a trained one.")] = "mnist",
     out: Annotated[str, typer.Option(help="A .csv or .parquet file, one row an image.")] = "likelihoods.csv",
+    size: Size = 0,
     n: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    labels: Labels = None,
     probes: Annotated[int, typer.Option(min=1, help="Probes of the divergence: the error over probes falls as 1/sqrt.")] = 1,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-4,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-4,
@@ -221,7 +225,8 @@ def likelihood_command(
 ) -> None:
     """Bits per dimension of every image of a data set: a table, a histogram and a JSON manifest.
 
-    A run that was interrupted goes on with the same command. 8-bit images are dequantised; an npz file of floats is taken as it is.
+    A run that was interrupted goes on with the same command. 8-bit images are dequantised; an npz file of floats is taken as it is. Pictures that cannot be
+    read are left out and named, in the manifest too.
 
     **Examples**
 
@@ -231,17 +236,20 @@ def likelihood_command(
 
     `sdesolve-gen likelihood --data mnist/test.parquet --bound 64 --device cuda --batch-size 1000 --out runs/test.csv`
 
+    `sdesolve-gen likelihood --model runs/classes --data mnist/test.parquet --labels data` (each image by its own class)
+
     Exit codes: 0 done, 1 some images have no likelihood, 2 a bad value, 130 interrupted.
     """
     with _told(interrupted=f"the rows in {out}, if there are any, are whole: the same command goes on from them"):
         torch.backends.cudnn.allow_tf32 = False  # step control would take TF32's rounding of 1e-3 for an error of the step
-        loaded, images = load(model, device), open_images(data)
-        images = images if n is None else Images(images.images[:n], images.names[:n])
+        loaded = load(model, device)
+        images = read_for(loaded, data, size).rows(slice(n))
+        told = labels_of(loaded, word(labels), images.labels, len(images.ids), "--labels")
         options: dict[str, Any] = {"probes": probes, "rtol": rtol, "atol": atol, "eps": eps, "bound": bound, "seed": seed}
-        settings = {"model": loaded.card["name"], "sha256": loaded.card.get("sha256"), "data": data, "images": len(images.names), **options}
-        table = Table(out, settings, overwrite)
+        source = {"data": one_or_more(data), "size": size, "images": len(images.names), "skipped": images.skipped, "labels": labels}
+        table = Table(out, {"model": loaded.card["name"], "sha256": loaded.card.get("sha256"), **source, **options}, overwrite)
         with tqdm(total=len(images.names), initial=len(table.rows), unit="image", desc="likelihood") as bar:
-            for rows in measure(loaded, images, len(table.rows), batch_size, **options):
+            for rows in measure(loaded, images, len(table.rows), batch_size, told, **options):
                 table.add(rows)
                 bar.update(len(rows))
         table.finish()
@@ -258,9 +266,11 @@ def likelihood_command(
 @app.command("interpolate")
 def interpolate_command(
     model: Annotated[str, typer.Option(help="An embedded model, or a folder with a trained one.")] = "mnist",
-    data: Annotated[str | None, typer.Option(help="Where the two images are, as for `likelihood`; default: two draws from the prior.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"Where the two images are: {IMAGES}. Default: two draws from the prior.")] = None,
+    size: Size = 0,
     first: Annotated[int, typer.Option(min=0, help="Number of the image to start from; without --data the name of the draw.")] = 0,
     last: Annotated[int, typer.Option(min=0, help="Number of the image to end at.")] = 1,
+    labels: Labels = None,
     count: Annotated[int, typer.Option(min=2, help="Images on the way, both ends included.")] = 8,
     temperature: Annotated[float, typer.Option(help="The codes are multiplied by it.")] = 1.0,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-3,
@@ -282,10 +292,11 @@ def interpolate_command(
     """
     with _told():
         loaded = load(model, device)
-        way = Way(loaded, data, first, last, seed)
+        way = Way(loaded, None if data is None else read_for(loaded, data, size), first, last, word(labels), seed)
         files = animation_files(out, f"{loaded.card['name']}-{first}-{last}-seed{seed}", overwrite)
         images = way.images(count, temperature, rtol=rtol, atol=atol)
-        settings = {"data": data, "first": first, "last": last, "count": count, "temperature": temperature, "rtol": rtol, "atol": atol, "seed": seed}
+        settings: dict[str, Any] = {"data": one_or_more(data) if data else None, "first": first, "last": last, "labels": labels, "count": count, "seed": seed}
+        settings |= {"temperature": temperature, "rtol": rtol, "atol": atol}
         write_animation(files, images, loaded, settings, sys.argv[1:])
         typer.echo(f"wrote {files.png}, {files.gif} and {files.manifest}")
 
@@ -313,9 +324,10 @@ def _warned() -> Iterator[None]:
 
 @contextmanager
 def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
-    """Turn what can go wrong into one line and an exit code."""
+    """Turn what can go wrong into one line and an exit code, and what is warned of into a line when it comes."""
     try:
-        yield
+        with _warned():
+            yield
     except KeyboardInterrupt:
         _fail(f"interrupted: {interrupted}.", 130)
     except (FloatingPointError, PermissionError) as error:
@@ -381,13 +393,13 @@ def _labels(text: str | None) -> int | list[int] | None:
     return int(names[0]) if len(names) == 1 else [int(name) for name in names]
 
 
-OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol", "labels", "classifier", "classifier_scale", "guidance")
+_OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol", "labels", "classifier", "classifier_scale", "guidance")
 
 
 def _sampler_options(texts: list[str] | None) -> dict[str, Any]:
     """The options of ``--option``, none of which has a flag of its own."""
     pairs = _pairs("--option", texts)
-    for name in OWN_FLAGS:
+    for name in _OWN_FLAGS:
         if name in pairs:
             raise ValueError(f"--option {name}={pairs[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
     return pairs

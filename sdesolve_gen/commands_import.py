@@ -10,16 +10,25 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
 
 import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._versions import versions
-from .likelihoods import open_images
+from .class_conditional import labels_drawn, labels_of
+from .data import Data
+from .flags import IMAGES, Size, one_or_more, read_for, word
 from .models import CARD, WEIGHTS, Model, load
 
 MANIFEST = "import.json"
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--labels", "--label", metavar="WORD",
+        help='Of a model that knows classes, those of the images: "data" for their own labels, "balanced" for samples of each class in turn, '
+        '"none" for no class, or the number of one for all.',
+    ),
+]  # fmt: skip
 
 
 def import_command(
@@ -28,10 +37,11 @@ def import_command(
     revision: Annotated[str | None, typer.Option(help="For a hub id: the 40 hexadecimal digits of one commit.")] = None,
     config: Annotated[str | None, typer.Option(help="For a checkpoint of score_sde_pytorch: the JSON file of its configuration.")] = None,
     ema: Annotated[bool, typer.Option("--ema/--last", help="Of such a checkpoint the averaged weights, or the last ones.")] = True,
-    data: Annotated[str | None, typer.Option(help="Images that it was trained on, as for `likelihood`; default: 64 samples of its own.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"Images that it was trained on: {IMAGES}. Default: 64 samples of its own.")] = None,
+    size: Size = 0,
     n: Annotated[int, typer.Option(min=2, help="Images to check it on.")] = 64,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Refuse a model whose output is not what its files say.")] = True,
-    label: Annotated[int | None, typer.Option(min=0, help="Class to check a class-conditional model on.")] = None,
+    labels: Classes = None,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise of the check.")] = 0,
     device: Annotated[str, typer.Option(help='Where the check runs: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is already there.")] = False,
@@ -59,9 +69,10 @@ def import_command(
         folder = _folder(out, overwrite)
         start = time.perf_counter()
         model = load(source, device, revision=revision, config=config, ema=ema)
-        found = _checked(model, data, n, seed, label) if check else None
+        found = _checked(model, data, size, n, seed, labels) if check else None
         model.save(folder)
-        measured = None if found is None else {"on": data or "its own samples", "images": n, "seed": seed, **figures(found)}
+        on = one_or_more(data) if data else "its own samples"
+        measured = None if found is None else {"on": on, "images": n, "seed": seed, "labels": labels, **figures(found)}
         said = {"source": source, "revision": revision, "config": config, "check": measured, "wall_time_seconds": round(time.perf_counter() - start, 3)}
         _write(folder / MANIFEST, {**said, "files": {name: sha256(folder / name) for name in (WEIGHTS, CARD)}})
         typer.echo(f"wrote {folder / WEIGHTS}, {folder / CARD} and {folder / MANIFEST}")
@@ -71,9 +82,10 @@ def import_command(
 
 def check_model_command(
     model: Annotated[str, typer.Argument(help="An embedded model, or a folder with one.")],
-    data: Annotated[str | None, typer.Option(help="Images that it was trained on, as for `likelihood`; default: samples of its own.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"Images that it was trained on: {IMAGES}. Default: samples of its own.")] = None,
+    size: Size = 0,
     n: Annotated[int, typer.Option(min=2, help="Images; with few of them little is refused.")] = 64,
-    label: Annotated[int | None, typer.Option(min=0, help="Class of a class-conditional model.")] = None,
+    labels: Classes = None,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise.")] = 0,
     device: Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
     out: Annotated[str | None, typer.Option(help="A .json file for the figures.")] = None,
@@ -99,7 +111,7 @@ def check_model_command(
         if path is not None and (path.suffix != ".json" or (path.exists() and not overwrite)):
             raise ValueError(f"--out {out}: expected the name of a .json file that is not there yet, or --overwrite.")
         loaded = load(model, device)
-        found = _checked(loaded, data, n, seed, label, path)
+        found = _checked(loaded, data, size, n, seed, labels, path)
         if path is not None:
             typer.echo(f"wrote {path}")
         typer.echo(str(found))
@@ -110,28 +122,32 @@ def figures(check: sd.ModelCheck) -> dict[str, Any]:
     return {"ok": check.ok, "slope": check.slope, "slope_se": check.slope_se, "error": check.error, "error_se": check.error_se, "reasons": list(check.reasons)}
 
 
-def _checked(model: Model, data: str | None, n: int, seed: int, label: int | None, out: Path | None = None) -> sd.ModelCheck:
+def _checked(model: Model, data: list[str] | None, size: int, n: int, seed: int, said: str | None, out: Path | None = None) -> sd.ModelCheck:
     """The check; a model that fails ends the command with exit code 1, after its figures are written."""
-    if model.card.get("classes") is not None and label is None:
-        raise ValueError(f"this model knows {model.card['classes']} classes; expected one to check it on, as in --label 0.")
-    model = model if label is None else model.of_class(label)
-    images = None if data is None else _first(open_images(data).images, n)
-    typer.echo(f"checking on {n if images is None else len(images)} {'samples of its own' if images is None else 'images'} ...", err=True)
+    if data is None:
+        labels = labels_drawn(model, word(said), None, range(n), "--labels")
+        typer.echo(f"checking on {n} samples of its own ...", err=True)
+        images = model.sample(n, "ddim", steps=50, seed=seed, batch_size=64, labels=labels, progress=True)
+    else:
+        chosen = _evenly(read_for(model, data, size), n)
+        labels, images = labels_of(model, word(said), chosen.labels, len(chosen.ids), "--labels"), chosen.images
+        typer.echo(f"checking on {len(images)} images ...", err=True)
+    told = {"model": model.card["name"], "data": one_or_more(data) if data else None, "images": n, "seed": seed, "labels": said}
     try:
-        found = model.check(images if images is not None else model.sample(n, "ddim", steps=50, seed=seed, batch_size=64, progress=True), seed=seed)
+        found = model.check(images, labels=labels, seed=seed)
     except sd.ModelCheckError as error:
         if out is not None:
-            _write(out, {"model": model.card["name"], "data": data, "images": n, "seed": seed, **figures(error.check)})
+            _write(out, {**told, **figures(error.check)})
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     if out is not None:
-        _write(out, {"model": model.card["name"], "data": data, "images": n, "seed": seed, **figures(found)})
+        _write(out, {**told, **figures(found)})
     return found
 
 
-def _first(images: Tensor, n: int) -> Tensor:
-    """n of them, or all, drawn evenly: files are often in the order of their classes."""
-    return images if len(images) <= n else images[torch.linspace(0, len(images) - 1, n).long()]
+def _evenly(data: Data, n: int) -> Data:
+    """n of the images, or all, drawn evenly: files are often in the order of their classes."""
+    return data if len(data.ids) <= n else data.rows(torch.linspace(0, len(data.ids) - 1, n).long().tolist())
 
 
 def _folder(out: str, overwrite: bool) -> Path:

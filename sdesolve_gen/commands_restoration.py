@@ -19,14 +19,15 @@ from sdesolve.noise import SeededNormals
 from .comparison import Comparison, comparison_files, write_comparison
 from .conditioning import CONDITIONINGS, Operator
 from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
-from .likelihoods import Images, open_images
+from .data import Data, check_shape, of_tensor, read_data
+from .flags import IMAGES, Label, Size, of_one_class, one_or_more
 from .models import Model, load
 from .restoration import Restored, luminance, pictures_of, scaled
 
 MEASURED = 200
 """Stream of the noise of simulated measurements, apart from those of the solver."""
 
-Data = Annotated[str, typer.Option(help="A picture, a folder of pictures, a parquet file with a column `image`, or an npz file with `images`.")]
+Sources = Annotated[list[str], typer.Option("--data", help=f"Images: {IMAGES}.")]
 ModelName = Annotated[str, typer.Option(help="An embedded model, or a folder with a trained one.")]
 First = Annotated[int, typer.Option(min=0, help="Number of the first image to take.")]
 Count = Annotated[int, typer.Option(min=1, help="Images to take.")]
@@ -47,7 +48,7 @@ class Run(NamedTuple):
     """What the three commands have in common, once the model and the images are there."""
 
     model: Model
-    pictures: Images
+    pictures: Data
     task: str
     out: str
     overwrite: bool
@@ -55,8 +56,10 @@ class Run(NamedTuple):
 
 
 def inpaint_command(
-    data: Data,
+    data: Sources,
     model: ModelName = "mnist",
+    size: Size = 0,
+    label: Label = None,
     mask: Annotated[str | None, typer.Option(help="A picture, white (or 1) where a pixel is known and black where it is not.")] = None,
     box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="All but columns x0 <= x < x1 and rows y0 <= y < y1 are known.")] = None,
     random: Annotated[float | None, typer.Option(help="Share of the pixels that is missing, at random (drawn by --seed).")] = None,
@@ -92,18 +95,21 @@ def inpaint_command(
     from .cli import _told
 
     with _told():
-        run = _begin("inpaint", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        check_shape(run.pictures, run.model.shape)
         known = _mask(run.model, mask, box, random, seed)
         operator = Mask(run.model.shape, known)
         x = pictures_of(run.model, "images", run.pictures.images, run.model.shape)
-        settings = {"data": data, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
+        settings = {"data": one_or_more(data), "label": label, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
         arrived = _finish(run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(run.pictures.images, known, noise_std=noise_std, **run.options))
     _leave(arrived)
 
 
 def colorize_command(
-    data: Data,
+    data: Sources,
     model: ModelName,
+    size: Size = 0,
+    label: Label = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="The pictures are coloured: their luminance is taken first.")] = False,
     first: First = 0,
     n: Count = 4,
@@ -132,20 +138,22 @@ def colorize_command(
     from .cli import _told
 
     with _told():
-        run = _begin("colorize", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
         if simulate and tuple(pictures.shape[1:]) != run.model.shape:
-            raise ValueError(f"{data} holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
+            raise ValueError(f"--data holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
         gray = operator.forward(pictures) if simulate else pictures
-        settings = {"data": data, "simulate": simulate, "noise_std": noise_std}
+        settings = {"data": one_or_more(data), "label": label, "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
     _leave(arrived)
 
 
 def restore_command(
-    data: Annotated[str, typer.Option(help="An npz file with `y` (n, *measured), or pictures where a measurement is an image; with --simulate the pictures to be measured.")],
+    data: Annotated[list[str], typer.Option(help="An npz file with `y` (n, *measured), or pictures where a measurement is an image; with --simulate the pictures to be measured.")],
     operator: Annotated[str, typer.Option(help=f"What was measured: {', '.join(OPERATORS)}.")],
     model: ModelName = "mnist",
+    size: Size = 0,
+    label: Label = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the operator, as in factor=4; may be repeated.")] = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="Measure the pictures of --data first, with noise of --noise-std.")] = False,
     noise_std: NoiseStd = 0.05,
@@ -180,20 +188,18 @@ def restore_command(
     from .cli import _pairs, _told
 
     with _told():
-        run = _begin("restore", data, model, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, y=not simulate)
+        run = _begin("restore", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, y=not simulate)
         options = _pairs("--set", set_)
         measured = make(operator, run.model.shape, **options)
-        given = scaled(run.model, run.pictures.images)
-        if simulate and tuple(given.shape[1:]) != run.model.shape:
-            raise ValueError(f"{data} holds images {tuple(given.shape[1:])}, and the model {run.model.card['name']} makes {run.model.shape}; expected its own shape.")
-        y = _measured(measured, given, noise_std, seed) if simulate else given
-        settings = {"data": data, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
+        given = scaled(run.model, (check_shape(run.pictures, run.model.shape) if simulate else run.pictures).images)
+        y = _measured(measured, given, noise_std, seed, run.pictures.ids) if simulate else given
+        settings = {"data": one_or_more(data), "label": label, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
     _leave(arrived)
 
 
 def _begin(
-    task: str, data: str, model: str, first: int, n: int, draws: int, method: str, sampler: str | None, steps: int | None, seed: int,
+    task: str, data: list[str], model: str, size: int, label: str | None, first: int, n: int, draws: int, method: str, sampler: str | None, steps: int | None, seed: int,
     batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, y: bool = False,
 ) -> Run:  # fmt: skip
     """The model, the images, and the options of a restoration; nothing is computed yet."""
@@ -207,11 +213,10 @@ def _begin(
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: that is given by other flags; expected an option of the conditioning method or the sampler.")
     options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})
-    pictures = _measurements(Path(data)) if y and data.endswith(".npz") else open_images(data)
-    if first >= len(pictures.images):
-        raise ValueError(f"--first {first}: {data} has {len(pictures.images)} images, numbered from 0; expected a number below that.")
-    chosen = Images(pictures.images[first : first + n], pictures.names[first : first + n])
-    return Run(load(model, device), chosen, task, out, overwrite, {**options, "sample_ids": list(range(first, first + len(chosen.names)))})
+    loaded = of_one_class(load(model, device), label)
+    pictures = _measurements(Path(data[0])) if y and len(data) == 1 and data[0].endswith(".npz") else read_data(data, size, floats=True)
+    chosen = pictures.from_number(first, "--first").rows(slice(n))
+    return Run(loaded, chosen, task, out, overwrite, {**options, "sample_ids": chosen.ids})
 
 
 def _finish(run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, truth: Tensor | None, draw: Any) -> bool:
@@ -242,7 +247,9 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
     if sum(given is not None for given in (mask, box, random)) != 1:
         raise ValueError("expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE, as in --random 0.9.")
     if mask is not None:
-        levels = open_images(mask).images[0]
+        if not Path(mask).exists():
+            raise FileNotFoundError(f"--mask {mask} is not a file; expected a picture, white where a pixel is known and black where it is not.")
+        levels = read_data(mask, floats=True).images[0]
         flat = levels[:1] if bool((levels == levels[:1]).all()) else levels
         return torch.where(flat == 255, torch.ones_like(flat), flat)
     if random is not None:
@@ -253,7 +260,7 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
     return box_mask(model.shape, *map(int, corners))
 
 
-def _measurements(path: Path) -> Images:
+def _measurements(path: Path) -> Data:
     """Measurements ``y`` of an npz file."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -262,12 +269,12 @@ def _measurements(path: Path) -> Images:
         raise ValueError(f"{path} is no npz file with an array 'y' ({error}); expected np.savez(path, y=...) with y (n, *measured), or --simulate for pictures.") from error
     if y.ndim < 2 or y.dtype not in (np.float32, np.float64):
         raise ValueError(f"{path}: y is {y.shape} {y.dtype}; expected floats (n, *measured) in the units of the data range.")
-    return Images(torch.from_numpy(y), [str(i) for i in range(len(y))])
+    return of_tensor(torch.from_numpy(y))
 
 
-def _measured(operator: Operator, x: Tensor, noise_std: float, seed: int) -> Tensor:
+def _measured(operator: Operator, x: Tensor, noise_std: float, seed: int, ids: list[int]) -> Tensor:
     """A x + noise_std n, with noise named by the seed and the number of the image."""
     if not noise_std >= 0:
         raise ValueError(f"--noise-std {noise_std}; expected a number >= 0.")
     y = operator.forward(x)
-    return y + noise_std * SeededNormals(seed, torch.arange(len(y)), operator.measured, dtype=y.dtype, device=y.device, stream=MEASURED).normal(0)
+    return y + noise_std * SeededNormals(seed, torch.tensor(ids), operator.measured, dtype=y.dtype, device=y.device, stream=MEASURED).normal(0)

@@ -14,8 +14,9 @@ import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._versions import versions
+from .class_conditional import labels_of, on_the_way
+from .data import Data
 from .images import grid, to_uint8, write_png
-from .likelihoods import open_images
 from .models import Model
 from .outputs import outputs
 
@@ -31,29 +32,25 @@ class AnimationFiles(NamedTuple):
 
 
 class Way:
-    """Two ends: images ``first`` and ``last`` of a data set, or of the prior's draws where there is none.
+    """Two ends: images number ``first`` and ``last`` of a data set, or of the prior's draws where there is none, and their classes, by what was said of them.
 
     Raises:
-        ValueError: a number beyond the data set, or images that are not the model's.
+        ValueError: a number beyond the data set, or of a picture that could not be read; classes that nothing was said of.
     """
 
-    def __init__(self, model: Model, data: str | None, first: int, last: int, seed: int) -> None:
+    def __init__(self, model: Model, data: Data | None, first: int, last: int, said: int | str | None, seed: int) -> None:
         self._model, self._seed = model, seed
-        self._ends: Tensor | None = None
-        if data is None:
-            self._codes = model.process.prior((2, *model.shape), seed=seed, sample_ids=[first, last], device=model.device)
-            return
-        images = open_images(data).images
-        if max(first, last) >= len(images):
-            raise ValueError(f"--first {first} --last {last}: {data} has {len(images)} images, numbered from 0; expected numbers below that.")
-        self._ends = images[[first, last]]
-        if tuple(images.shape[1:]) != model.shape:
-            raise ValueError(f"{data} holds images {tuple(images.shape[1:])}, and the model {model.card['name']} makes {model.shape}; expected its own shape.")
+        ends = None if data is None else [data.number(number, flag) for number, flag in ((first, "--first"), (last, "--last"))]
+        self._ends = None if ends is None else torch.cat([end.images for end in ends])
+        own = None if ends is None or ends[0].labels is None else torch.cat([end.labels for end in ends])  # type: ignore[misc]
+        self._labels = labels_of(model, said, own, 2, "--labels")
+        self._codes = model.process.prior((2, *model.shape), seed=seed, sample_ids=[first, last], device=model.device)
 
     def images(self, count: int, temperature: float, **tolerances: float) -> Tensor:
         """(count, C, H, W), both ends included."""
-        codes = self._codes if self._ends is None else self._model.encode(self._ends, seed=self._seed, **tolerances).x
-        return self._model.decode(sd.interpolate(codes[:1], codes[1:], count)[:, 0], temperature=temperature, **tolerances)
+        codes = self._codes if self._ends is None else self._model.encode(self._ends, labels=self._labels, seed=self._seed, **tolerances).x
+        labels = on_the_way(self._labels, count)
+        return self._model.decode(sd.interpolate(codes[:1], codes[1:], count)[:, 0], labels=labels, temperature=temperature, **tolerances)
 
 
 def animation_files(out: str, stem: str, overwrite: bool) -> AnimationFiles:

@@ -1,7 +1,8 @@
 """Likelihoods of a whole data set: a table that grows batch by batch, and can be gone on with.
 
-    NAME.csv or NAME.parquet     one row an image: id, name, log_prob (nats), bits_per_dim, standard_error (bits/dim, over probes), nfe, status;
-                                 where a bound is asked for, bound and bound_error (bits/dim, over its times and noise), too
+    NAME.csv or NAME.parquet     one row an image: id (its place in the data), name, label (that the network was told), log_prob (nats),
+                                 bits_per_dim, standard_error (bits/dim, over probes), nfe, status; where a bound is asked for, bound and
+                                 bound_error (bits/dim, over its times and noise), too
     NAME.png                     histogram of the bits/dim
     NAME.json                    settings and figures; "complete" is false until all images are there
 """
@@ -13,78 +14,26 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import torch
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._versions import versions
+from .data import Data
 from .models import Model
-from .training.data import read_images
 
-COLUMNS = ("id", "name", "log_prob", "bits_per_dim", "standard_error", "nfe", "status")
+COLUMNS = ("id", "name", "label", "log_prob", "bits_per_dim", "standard_error", "nfe", "status")
 BOUND = ("bound", "bound_error")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _SIZE, _BORDER, _BINS = (640, 400), 40, 40
 
 Row = dict[str, Any]
-
-
-class Images(NamedTuple):
-    """A data set and what its images are called."""
-
-    images: Tensor
-    """(n, C, H, W), uint8 levels or floats in the data range."""
-    names: list[str]
-
-
-def open_images(path: str | Path) -> Images:
-    """Images of a folder of pictures, one picture, a parquet file in the Hugging Face layout, or an npz file with ``images``, as ``sample`` writes it.
-
-    Raises:
-        FileNotFoundError: no such file; ValueError: nothing to read in it, or images of several sizes.
-    """
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() in PICTURES:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES) if path.is_dir() else [path]
-        if not files:
-            raise ValueError(f"{path} holds no pictures; expected files ending in {', '.join(PICTURES)}.")
-        arrays = [_picture(file) for file in files]
-        shapes = sorted({array.shape for array in arrays})
-        if len(shapes) > 1 or shapes[0][2] not in (1, 3):
-            raise ValueError(f"{path} holds pictures of shape (H, W, C) {shapes[:4]}; expected a single one with C = 1 or 3.")
-        return Images(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), [file.name for file in files])
-    if path.suffix == ".npz":
-        return _from_npz(path)
-    images, _ = read_images(path)
-    return Images(images, [str(i) for i in range(len(images))])
-
-
-def _picture(file: Path) -> np.ndarray:
-    try:
-        return np.atleast_3d(np.asarray(Image.open(file)))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is not a whole picture ({error}).") from error
-
-
-def _from_npz(path: Path) -> Images:
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is not a file; expected an npz file with images (n, C, H, W).")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file["images"]
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is no npz file with an array 'images' ({error}); expected what sample writes, or np.savez(path, images=...).") from error
-    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32, np.float64):
-        raise ValueError(f"{path}: images are {images.shape} {images.dtype}; expected (n, C, H, W), uint8 or floats in the data range.")
-    return Images(torch.from_numpy(images), [str(i) for i in range(len(images))])
 
 
 class Table:
@@ -163,21 +112,27 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a table that :class:`Table` wrote."""
     if path.suffix == ".parquet":
         return list(parquet.read_table(path).to_pylist())
-    kinds: dict[str, Callable[[str], Any]] = {"id": int, "nfe": int, "name": str, "status": str}
+    kinds: dict[str, Callable[[str], Any]] = {"id": int, "label": lambda text: int(text) if text else None, "nfe": int, "name": str, "status": str}
     with open(path, newline="", encoding="utf-8") as file:
         return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def measure(model: Model, data: Images, first: int, batch_size: int, *, bound: int = 0, seed: int = 0, eps: float | None = None, **options: Any) -> Iterator[list[Row]]:
-    """The rows of images from number ``first`` on, a batch at a time; ``bound``, where not 0, is ``evaluations`` of :func:`sdesolve.likelihood_bound`,
-    which gets the same points, seed and eps; further options of ``Model.log_likelihood``."""
+def measure(
+    model: Model, data: Data, first: int, batch_size: int, labels: Tensor | None = None, *, bound: int = 0, seed: int = 0, eps: float | None = None, **options: Any
+) -> Iterator[list[Row]]:
+    """The rows of images from the ``first`` on, a batch at a time, with the labels of all, (n,), of a model that knows classes.
+
+    ``bound``, where not 0, is ``evaluations`` of :func:`sdesolve.likelihood_bound`, which gets the same points, seed and eps; further options of
+    ``Model.log_likelihood``.
+    """
     names, in_bits = COLUMNS + (BOUND if bound else ()), (model.data_range, model.levels)
     for start in range(first, len(data.images), batch_size):
-        ids = list(range(start, min(start + batch_size, len(data.images))))
-        x = model.scaled(data.images[start : start + batch_size], seed, ids)
-        b = sd.likelihood_bound(model.process, model.score, x, bound, seed, sample_ids=ids, eps=eps) if bound else None
-        r = sd.log_likelihood(model.process, model.score, x, seed=seed, sample_ids=ids, eps=eps, **options)
-        columns: list[Any] = [ids, [data.names[i] for i in ids], r.log_prob, r.bits_per_dim(*in_bits), r.bits_per_dim_error(), r.nfe, r.status]
+        part, told = data.rows(slice(start, start + batch_size)), None if labels is None else labels[start : start + batch_size]
+        x, score = model.scaled(part.images, seed, part.ids), model.score if told is None else model.class_score(told)
+        b = sd.likelihood_bound(model.process, score, x, bound, seed, sample_ids=part.ids, eps=eps) if bound else None
+        r = model.log_likelihood(x, labels=told, seed=seed, sample_ids=part.ids, eps=eps, **options)
+        classes = [model.label] * len(part.ids) if told is None else told
+        columns: list[Any] = [part.ids, part.names, classes, r.log_prob, r.bits_per_dim(*in_bits), r.bits_per_dim_error(), r.nfe, r.status]
         if b:
             columns += [b.bits_per_dim(*in_bits), b.bits_per_dim_error()]
         values = (column if isinstance(column, list) else column.tolist() for column in columns)

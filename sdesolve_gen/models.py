@@ -7,6 +7,7 @@ runs no code that came with it.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from ._writing import write_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
 from .card import OWN, check_card, read_card
+from .class_conditional import apart, class_labels, on_the_way
 from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
 from .conditioning.labels import checked_labels
@@ -31,7 +33,7 @@ from .conditioning.operators import LUMA
 from .networks import Execution
 from .processes import make_process, network_time
 from .restoration import Restored, colorize, inpaint, restore
-from .sampling import Samples, draw
+from .sampling import Samples, draw, names
 from .wrapping import check
 
 ASSETS = Path(__file__).parent / "assets"
@@ -119,12 +121,12 @@ class Model:
         return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
 
     def of_class(self, label: int) -> Model:
-        """This model for one class, which shares its weights: a model that knows no other, for likelihoods, restorations and checks.
+        """This model for one class, or for none (``classes``), which shares its weights: a model that knows no other, as a restoration wants it.
 
         Raises:
             ValueError, TypeError: a model without classes, or a label out of range.
         """
-        score, own = self.class_score(label), checked_labels(label, self.classes)  # one of them, and not "of no class"
+        score, own = self.class_score(label), checked_labels(label, self.classes, null=self.knows_none)
         model = copy.copy(self)
         model.score, model.classes, model.label = score, 0, int(own)
         return model
@@ -233,57 +235,97 @@ class Model:
         """
         return restore(self, y, operator, noise_std, method, **options)
 
-    def log_likelihood(self, images: Tensor, *, seed: int | None = None, sample_ids: Sequence[int] | Tensor | None = None, **options: Any) -> sd.Likelihood:
+    def log_likelihood(
+        self,
+        images: Tensor,
+        *,
+        labels: int | Sequence[int] | Tensor | None = None,
+        seed: int | None = None,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        **options: Any,
+    ) -> sd.Likelihood:
         """ln p of each image; ``m.log_likelihood(images).bits_per_dim(m.data_range, m.levels)``.
 
         Arguments:
             images: (n, C, H, W); floats in the data range are taken as they are, as :meth:`sample` gives them.  Integers are the levels of
                 pixels, 0..levels - 1, and are dequantised first.
+            labels: the class of each image, or one for all; a model that knows classes wants them, ``classes`` itself is "of no class".  Images of one
+                class are solved together.
             seed, sample_ids: name probes and dequantisation; default: drawn from torch's global generator, ids 0..n-1.
             options: of :func:`sdesolve.log_likelihood`, as in ``probes=4`` or ``rtol=1e-4``.
 
         Raises:
-            ValueError, TypeError: images of another shape, or off the levels; bad options.
+            ValueError, TypeError: images of another shape, or off the levels; labels that are missing or not the model's; bad options.
         """
-        seed = int(torch.randint(2**62, ())) if seed is None else seed
-        x = self.scaled(images, seed, sample_ids)
-        return sd.log_likelihood(self.process, self.score, x, seed=seed, sample_ids=sample_ids, **options)
+        seed, ids = int(torch.randint(2**62, ())) if seed is None else seed, torch.tensor(names(len(images), sample_ids))
+        x, parts = self.scaled(images, seed, ids), list(apart(self, labels, len(images)))
+        with warnings.catch_warnings():
+            if len(parts) > 1:
+                warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the class; joined, the images are numbered
+            found = [
+                sd.log_likelihood(self.process, score, x[rows.to(x.device)], seed=seed, sample_ids=ids[rows], **options) for score, rows in parts
+            ]
+        return sd.Likelihood.join(found, torch.cat([rows for _, rows in parts])) if len(parts) > 1 else found[0]
 
-    def encode(self, images: Tensor, *, seed: int = 0, **options: Any) -> sd.Latent:
-        """The latent code of each image; images and ``seed`` as for :meth:`log_likelihood`, options of :func:`sdesolve.encode`."""
-        return sd.encode(self.process, self.score, self.scaled(images, seed), **options)
+    def encode(self, images: Tensor, *, labels: int | Sequence[int] | Tensor | None = None, seed: int = 0, **options: Any) -> sd.Latent:
+        """The latent code of each image; images, ``labels`` and ``seed`` as for :meth:`log_likelihood`, options of :func:`sdesolve.encode`."""
+        x, parts = self.scaled(images, seed), list(apart(self, labels, len(images)))
+        found = [sd.encode(self.process, score, x[rows.to(x.device)], **options) for score, rows in parts]
+        return sd.Latent.join(found, torch.cat([rows for _, rows in parts])) if len(parts) > 1 else found[0]
 
-    def decode(self, latents: sd.Latent | Tensor, **options: Any) -> Tensor:
-        """The image of each code, (n, C, H, W) clipped to the data range; options of :func:`sdesolve.decode`, as in ``temperature=0.8``."""
+    def decode(self, latents: sd.Latent | Tensor, *, labels: int | Sequence[int] | Tensor | None = None, **options: Any) -> Tensor:
+        """The image of each code, (n, C, H, W) clipped to the data range; ``labels`` as for :meth:`log_likelihood`, options of :func:`sdesolve.decode`,
+        as in ``temperature=0.8``."""
         codes = latents if isinstance(latents, sd.Latent) else latents.to(self.device)
-        return sd.decode(self.process, self.score, codes, **options).x.clamp(*self.data_range)
+        parts = list(apart(self, labels, len(codes.x if isinstance(codes, sd.Latent) else codes)))
+        own = [codes.rows(rows) if isinstance(codes, sd.Latent) else codes[rows.to(codes.device)] for _, rows in parts] if len(parts) > 1 else [codes]
+        images = torch.cat([sd.decode(self.process, score, part, **options).x for (score, _), part in zip(parts, own, strict=True)])
+        return images[torch.cat([rows for _, rows in parts]).argsort().to(images.device)].clamp(*self.data_range)
 
-    def interpolate(self, a: Tensor, b: Tensor, count: int = 8, *, temperature: float = 1.0, **options: Any) -> Tensor:
+    def interpolate(
+        self,
+        a: Tensor,
+        b: Tensor,
+        count: int = 8,
+        *,
+        labels: int | Sequence[int] | Tensor | None = None,
+        labels_b: int | Sequence[int] | Tensor | None = None,
+        temperature: float = 1.0,
+        **options: Any,
+    ) -> Tensor:
         """(count, n, C, H, W) images on the way from images a to images b, (n, C, H, W), by their codes; both ends included.
 
         Arguments:
             a, b: images as for :meth:`encode`.
             count: images of each way, >= 2.
+            labels, labels_b: the classes of a and of b, as for :meth:`log_likelihood`; those of b are those of a unless they are given.  An image on the way
+                is decoded as of the class of the nearer end.
             temperature: the codes are multiplied by it.
             options: of :func:`sdesolve.encode` and :func:`sdesolve.decode` both, as in ``rtol=1e-3``.
         """
-        codes = sd.interpolate(self.encode(a, **options).x, self.encode(b, **options).x, count)
-        images = self.decode(codes.flatten(0, 1), temperature=temperature, **options)
+        ends = [class_labels(self, len(a), of, 1.0, None, 1.0) for of in (labels, labels if labels_b is None else labels_b)]
+        start, end = (self.encode(x, labels=of, **options).x for x, of in zip((a, b), ends, strict=True))
+        codes = sd.interpolate(start, end, count)
+        nearer = None if ends[0] is None else on_the_way(torch.stack(ends), count).flatten()  # type: ignore[arg-type, union-attr]
+        images = self.decode(codes.flatten(0, 1), labels=nearer, temperature=temperature, **options)
         return images.reshape(count, len(a), *self.shape)
 
-    def check(self, images: Tensor | None = None, *, n: int = 64, seed: int = 0, **options: Any) -> sd.ModelCheck:
+    def check(
+        self, images: Tensor | None = None, *, labels: int | Sequence[int] | Tensor | None = None, n: int = 64, seed: int = 0, **options: Any
+    ) -> sd.ModelCheck:
         """Whether the network is what the card says: regresses its output on noise added to images; ``print`` it for a table.
 
         Arguments:
             images: data, 64 or more, as for :meth:`log_likelihood`.  None: ``n`` samples of its own, by 50 steps of DDIM, which shows a model at odds
                 with itself, as a wrong sign or time makes it, and not one that was trained on other data.
+            labels: the class of each, or one for all, as for :meth:`log_likelihood`.
             seed: names the noise.
             options: of :func:`sdesolve.check_model`, as in ``times=4``.
 
         Raises:
             sdesolve.ModelCheckError: (a ValueError) it is not; says what fits.
         """
-        return check(self, images, n=n, seed=seed, **options)
+        return check(self, images, labels=labels, n=n, seed=seed, **options)
 
     def scaled(self, images: Tensor, seed: int = 0, sample_ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """Images as the network takes them: floats as they are, integers dequantised into the data range; on its device."""

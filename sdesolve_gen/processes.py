@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,15 @@ def make_process(name: str, options: Mapping[str, Any]) -> sd.Process:
     """
     if name not in PROCESSES:
         raise ValueError(unknown("process", name, PROCESSES))
+    known = inspect.signature(PROCESSES[name]).parameters
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(unknown(f"process_options of {name!r}:", option, known))
+        if known[option].annotation == "float" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"process_options.{option}={value!r}; expected a finite number, as in process_options.{option}=1.0.")
+    missing = [option for option, parameter in known.items() if parameter.default is parameter.empty and option not in options]
+    if missing:
+        raise ValueError(f"process_options of {name!r} lack {', '.join(missing)}; expected a value for each.")
     try:
         return PROCESSES[name](**options)
     except TypeError as error:

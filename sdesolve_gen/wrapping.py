@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 import sdesolve as sd
@@ -13,6 +14,8 @@ import sdesolve as sd
 from ._errors import unknown
 from ._versions import versions
 from .card import OWN
+from .class_conditional import class_labels
+from .conditioning.classifier_free import Labelled
 from .processes import PROCESSES
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def wrap(
     classes: int | None = None,
     name: str = "own",
     data: Tensor | None = None,
+    labels: int | Sequence[int] | Tensor | None = None,
 ) -> Model:
     """Any score network as a :class:`Model`, to sample from, to save and to be measured:  ``gen.wrap(net, process=sd.EDM(), predicts="x0", time="sigma", shape=(3, 32, 32))``.
 
@@ -47,7 +51,7 @@ def wrap(
         levels: values that a pixel of the data took.
         classes: number of classes of a class-conditional network; then ``m.of_class(3).sample(16)``.
         name: for the card.
-        data: (n, C, H, W) images as for :meth:`Model.log_likelihood`; where given, the model is checked on them.
+        data, labels: (n, C, H, W) images, and their classes, as for :meth:`Model.log_likelihood`; where given, the model is checked on them.
 
     Raises:
         ValueError: a process of another kind; what a card does not take; ``sd.ModelCheckError`` where the data contradict the claim.
@@ -61,17 +65,35 @@ def wrap(
     }  # fmt: skip
     model = Model(module, card if classes is None else {**card, "classes": classes})
     if data is not None:
-        check(model, data)
+        check(model, data, labels=labels)
     return model
 
 
-def check(model: Model, images: Tensor | None = None, *, n: int = 64, seed: int = 0, **options: Any) -> sd.ModelCheck:
+def check(
+    model: Model, images: Tensor | None = None, *, labels: int | Sequence[int] | Tensor | None = None, n: int = 64, seed: int = 0, **options: Any
+) -> sd.ModelCheck:
     """Measure a model against its card: see :meth:`Model.check`."""
     if images is None:
-        images = model.sample(n, "ddim", steps=50, seed=seed)
-    score = model.score
-    x0 = model.scaled(images, seed)
-    return sd.check_model(score.model, model.process, x0, predicts=score.predicts, time=score.time, sigma_data=score.sigma_data, seed=seed, **options)
+        images = model.sample(n, "ddim", steps=50, seed=seed, labels=labels)
+    score, x0 = model.score, model.scaled(images, seed)
+    known = class_labels(model, len(x0), labels, 1.0, None, 1.0)
+    network = score.model
+    if known is not None:  # labels belong to the rows of one call
+        size = options.pop("batch_size", 64)
+        network, options = _InParts(score.model, known.to(x0.device), size), {**options, "batch_size": len(x0)}  # type: ignore[arg-type]
+    return sd.check_model(network, model.process, x0, predicts=score.predicts, time=score.time, sigma_data=score.sigma_data, seed=seed, **options)
+
+
+class _InParts(Labelled):
+    """A network that knows classes, with the labels of the rows, and asked about so many rows at a time."""
+
+    def __init__(self, network: nn.Module, labels: Tensor, size: int) -> None:
+        super().__init__(network, labels)
+        self.size = size
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        parts = zip(*(whole.split(self.size) for whole in (x, time, self.rows(x))), strict=True)
+        return torch.cat([self.network(*part) for part in parts])
 
 
 def _described(process: sd.Process) -> tuple[str, dict[str, Any]]:

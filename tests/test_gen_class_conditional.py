@@ -431,10 +431,10 @@ def test_a_damaged_classifier_is_refused(tmp_path) -> None:
 
 
 def test_the_embedded_classifier_makes_the_embedded_model_draw_digits(shared_data) -> None:
-    from sdesolve_gen.training.data import read_images, scaled
+    from sdesolve_gen.data import read_data, scaled
 
     model, classifier = gen.load("mnist"), gen.load_classifier("mnist_classifier")
-    images, labels = read_images(shared_data / "mnist" / "test.parquet")
+    images, labels = read_data(shared_data / "mnist" / "test.parquet")[:2]
     assert labels is not None
     for sigma, least in ((0.1, 0.97), (1.0, 0.92)):
         t = model.process.log_snr_inverse(-2 * math.log(sigma))

@@ -74,7 +74,7 @@ def test_a_model_at_odds_with_its_data_is_not_written(pipeline: Path, tmp_path: 
         (["google/ddpm-cifar10-32"], "expected the 40 hexadecimal digits"),
         (["nowhere"], "is not known"),
         (["mnist", "--revision", "0" * 40], "is for an id of the hub"),
-        (["mnist", "--label", "3"], "knows no classes"),
+        (["mnist", "--label", "3"], "--labels 3 is for a model that knows classes, and 'mnist' knows none"),
     ],
 )
 def test_bad_sources_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -105,7 +105,7 @@ def test_a_missing_package_is_one_line(pipeline: Path, tmp_path: Path, monkeypat
 def test_a_conditional_model_wants_a_class(tmp_path: Path) -> None:
     saved(tmp_path / "theirs", diffusers.DDPMScheduler(), num_class_embeds=3)
     result = run("import", tmp_path / "theirs", "--out", tmp_path / "ours")
-    assert result.exit_code == 2 and "--label 0" in result.output
+    assert result.exit_code == 2 and "--labels 0" in result.output
 
 
 def test_check_model_says_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_inpaint(tmp_path, folder, data):
     manifest = json.loads(out.with_suffix(".json").read_text())
     assert manifest["command"][:1] == ["sdesolve-gen"]
     assert manifest["box"] == "4,0,8,8"
-    assert manifest["images"] == ["1", "2"]
+    assert manifest["images"] == ["data.parquet[1]", "data.parquet[2]"]
     assert manifest["figures"]["statuses"] == {"ok": 6}
     assert {"psnr_draws", "psnr_mean", "residual", "nfe"} <= manifest["figures"].keys()
     picture = Image.open(out)
@@ -136,7 +136,7 @@ def test_what_a_measurement_looks_like():
         (["inpaint", "--box", "1,2,3"], "expected four whole numbers"),
         (["inpaint", "--random", "1.5"], "missing=1.5; expected a share"),
         (["inpaint", "--box", "0,0,9,9"], "x1=9"),
-        (["inpaint", "--box", "0,0,4,4", "--first", "7"], "has 5 images"),
+        (["inpaint", "--box", "0,0,4,4", "--first", "7"], "have 5 images"),
         (["inpaint", "--box", "0,0,4,4", "--option", "steps=3"], "expected a flag of its own, as in --steps"),
         (["inpaint", "--box", "0,0,4,4", "--noise-std", "-1"], "noise_std=-1"),
         (["restore", "--simulate", "--operator", "blurr"], "operator 'blurr' is not known"),

@@ -13,8 +13,8 @@ import torch
 from gen_fixtures import png, write_parquet
 from PIL import Image
 
-from sdesolve_gen.training import data
-from sdesolve_gen.training.data import DataWarning, read_data, read_images
+from sdesolve_gen import data
+from sdesolve_gen.data import DataWarning, read_data
 
 ARRAYS = [np.random.default_rng(i).integers(0, 256, (6, 4, 3), dtype=np.uint8) for i in range(5)]
 GREY = [array[..., 0] for array in ARRAYS]
@@ -121,8 +121,7 @@ def test_a_damaged_picture_is_left_out_counted_and_named(tmp_path, damage, monke
     assert found.skipped == ["a.parquet[2]", "a.parquet[4]"]
     assert found.labels.tolist() == [0, 1, 3]
     assert torch.equal(found.images, stacked([GREY[i] for i in (0, 1, 3)]))
-    with pytest.raises(ValueError, match=r"2 pictures cannot be read, the first of them a.parquet\[2\]"):
-        read_images(source)
+    assert (found.names, found.ids) == (["a.parquet[0]", "a.parquet[1]", "a.parquet[3]"], [0, 1, 3])
 
 
 def test_two_hundred_flipped_bits_never_raise(tmp_path):
@@ -161,7 +160,7 @@ def test_data_that_is_none_is_refused(tmp_path):
     np.savez(tmp_path / "floats.npz", images=np.zeros((2, 1, 4, 4)))
     np.savez(tmp_path / "labels.npz", images=np.zeros((2, 1, 4, 4), np.uint8), labels=np.zeros(3, int))
     np.savez(tmp_path / "objects.npz", images=np.array([{}], object))
-    for name, message in {"bad": "no npz file", "floats": "float64; expected", "labels": "expected 2 integers", "objects": "no npz file"}.items():
+    for name, message in {"bad": "no npz file", "floats": "float64; expected.*, uint8", "labels": "expected 2 integers", "objects": "no npz file"}.items():
         with pytest.raises(ValueError, match=message):
             read_data(tmp_path / f"{name}.npz")
     folder_of(tmp_path / "broken", [], [])

@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 import sdesolve_gen as gen
 from sdesolve.files import sha256
 from sdesolve_gen import cli
+from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.chunks import Job, Shard
 from sdesolve_gen.evaluation.features import ASSETS, OWN, make_features
 from sdesolve_gen.evaluation.frechet import Moments, fid, grouped
 from sdesolve_gen.images import to_uint8
-from sdesolve_gen.training.data import read_images, scaled
 
 ROOT = Path(__file__).parents[1]
 N = 22  # images, in chunks of 4
@@ -348,7 +348,7 @@ def test_the_features_that_come_with_the_package(name, shared_data):
     folder = ASSETS / f"features_{name}"
     card, weights = json.loads((folder / "classifier.json").read_text()), folder / "classifier.safetensors"
     assert weights.stat().st_size <= 400_000 and sha256(weights) == card["sha256"]
-    images, labels = read_images(shared_data / name / "test.parquet")
+    images, labels = read_data(shared_data / name / "test.parquet")[:2]
     judge = make_features(name, None, (1, 28, 28), CPU, RANGE)
     right = float((judge(images[:1000])["probabilities"].argmax(1) == labels[:1000]).double().mean())
     assert abs(right - card["test_accuracy"]) < 4 * (card["test_accuracy"] * (1 - card["test_accuracy"]) / 1000) ** 0.5

@@ -327,7 +327,7 @@ HOSTILE = {
     "predicts is unknown": (card_changes(predicts="__import__"), "card.json"),
     "process is unknown": (card_changes(process="os.system"), "process 'os.system' is not known"),
     "constants are text": (card_changes(process_options={"beta_min": "0.1"}), "process_options ="),
-    "constants are unknown": (card_changes(process_options={"x": 1}), "do not fit the process"),
+    "constants are unknown": (card_changes(process_options={"x": 1}), "'x' is not known; expected one of"),
     "constants are wrong": (card_changes(process_options={"beta_min": 30.0}), "beta_min"),
     "network is unknown": (card_changes(network="torch.hub.load"), "network 'torch.hub.load' is not known"),
     "network is a path": (card_changes(network="../../unet.py"), "is not known"),

@@ -13,13 +13,14 @@ from torch import nn
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.files import sha256
+from sdesolve_gen.data import read_data
 from sdesolve_gen.networks import NETWORKS, UNet
 from sdesolve_gen.training import TrainConfig, loop
 from sdesolve_gen.training.batches import Ahead, draw_batch
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
-from sdesolve_gen.training.data import batch_indices, generator, read_data
 from sdesolve_gen.training.journal import take_back
 from sdesolve_gen.training.losses import denoising_loss
+from sdesolve_gen.training.order import batch_indices, generator
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -326,11 +327,17 @@ def test_a_network_with_classes_is_told_them_and_sometimes_none(data, tmp_path, 
     assert (tmp_path / "samples" / "00000040.png").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [({"classes": 19}, "labels of .* go from 0 to 19; expected classes=20"), ({"classes": 20}, "does not fit images")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 19}, "labels of .* go from 0 to 19; expected classes=20"),
+        ({"classes": 20, "network_name": "Plain", "network": {}}, "classes=20: the network network_name='Plain' knows no classes; expected network_name='UNet'"),
+    ],
+)
 def test_classes_that_do_not_fit_are_told(data, tmp_path, change, message, monkeypatch):
     monkeypatch.setitem(NETWORKS, "Plain", type("Plain", (Told,), {"__init__": lambda self, channels: None}))
     with pytest.raises(ValueError, match=message):
-        gen.train(tiny_config(data, tmp_path, network_name="Plain", network={}, **change), progress=False)
+        gen.train(tiny_config(data, tmp_path, **change), progress=False)
     write_parquet(tmp_path / "a.parquet", [np.zeros((8, 8), np.uint8)] * 8)
     np.savez(tmp_path / "bare.npz", images=np.zeros((8, 8, 8), np.uint8))
     with pytest.raises(ValueError, match=r"has no labels; expected a column 'label'"):
@@ -558,10 +565,10 @@ def test_no_data_is_none_at_all():
     [
         ({"batch": 21}, "has 20 images, fewer than batch=21"),
         ({"process": "vpp"}, "process 'vpp' is not known.*Did you mean 'vp'"),
-        ({"process_options": {"beta": 1.0}}, "do not fit the process 'vp'"),
+        ({"process_options": {"beta": 1.0}}, "process_options of 'vp': 'beta' is not known"),
         ({"predicts": "noise"}, "'noise' is not known as predicts"),
         ({"network": {**NETWORK, "patch": 3}}, "do not fit|does not fit images"),
-        ({"network": {"depth": 3}}, "does not fit images"),
+        ({"network": {"depth": 3}}, "network.depth=3: option of UNet 'depth' is not known"),
         ({"network_name": "Unet"}, "network_name 'Unet' is not known.*Did you mean 'UNet'"),
     ],
     ids=lambda value: str(value)[:30],

@@ -22,9 +22,9 @@ import sdesolve as sd
 from sdesolve.exam import Empirical, Gaussian, Mixture, Target, mixture_2d, mixture_64d, ring_2d
 
 from .._errors import unknown
+from ..data import read_data, scaled
 from ..evaluation.classifier import features, load_classifier
 from ..models import load
-from ..training.data import read_images, scaled
 from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
@@ -226,7 +226,7 @@ def _pixels(sources: Sources, data: str) -> Tensor:
     path = sources.data / data / "test.parquet"
     if not path.is_file():
         raise Skipped(f"{path} is not a file: expected --data FOLDER with {data}/test.parquet in it")
-    return scaled(read_images(path)[0])
+    return scaled(read_data(path).images)
 
 
 def _digits(sources: Sources) -> Callable[[Tensor], Tensor] | None:

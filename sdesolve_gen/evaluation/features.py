@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._errors import ModelFileError, unknown
-from ..training.data import scaled
+from ..data import scaled
 from .chunks import Tensors, digest
 from .classifier import features_and_probabilities, load_classifier
 

@@ -18,8 +18,9 @@ from torch import Tensor
 import sdesolve as sd
 
 from .._errors import as_int, unknown
+from ..class_conditional import class_labels, labels_drawn, labels_of
+from ..data import Data, check_shape, of_tensor, read_data
 from ..images import to_uint8
-from ..likelihoods import Images, open_images
 from ..models import Model
 from .chunks import Shard
 from .features import Features, make_features
@@ -45,18 +46,25 @@ class Plan:
     """Everything that was asked for, checked."""
 
     model: Model
-    reference: Images | Gaussian
+    reference: Data | Gaussian
     """The data, or the moments of their features."""
     metrics: tuple[str, ...]
     n: int
     shard: Shard
     batch_size: int
     draw: dict[str, Any]
+    """Options of ``Model.draw``, with ``labels`` as they were said."""
     features: Features | None
-    likely: Images | None
+    likely: Data | None
     """What bits/dim are of."""
+    likely_labels: Tensor | None
+    """(m,) their classes, of a model that knows classes."""
     likelihood: dict[str, Any]
-    """Options of ``Model.log_likelihood``."""
+    """Options of ``Model.log_likelihood``, with ``labels`` as they were said."""
+
+    def labels(self, ids: Sequence[int]) -> Tensor | None:
+        """(len(ids),) classes of these samples, of a model that knows classes."""
+        return labels_drawn(self.model, self.draw.get("labels"), _own(self.reference), ids)
 
     @property
     def draws(self) -> bool:
@@ -65,7 +73,7 @@ class Plan:
 
 
 def planned(
-    model: Model, data: Any, metrics: Any, n: Any, shard: Any, batch_size: Any, features: Any, weights: Any, likelihood: Any, draw: dict[str, Any]
+    model: Model, data: Any, size: int, metrics: Any, n: Any, shard: Any, batch_size: Any, features: Any, weights: Any, likelihood: Any, draw: dict[str, Any]
 ) -> Plan:
     """What was asked for, where it can be done; a ValueError or TypeError where it cannot."""
     if not isinstance(model, Model):
@@ -75,26 +83,33 @@ def planned(
     for metric in metrics:
         if metric not in METRICS:
             raise ValueError(unknown("metric", metric, METRICS))
-    count, size = as_int(n), as_int(batch_size)
+    count, together = as_int(n), as_int(batch_size)
     if count is None or count < _LEAST:
         raise ValueError(f"n={n!r}; expected an integer >= {_LEAST}, as in n=50_000.")
-    if size is None or size < 1:
+    if together is None or together < 1:
         raise ValueError(f"batch_size={batch_size!r}; expected an integer >= 1, as in batch_size=100.")
     if model.levels != 256:
         raise ValueError(f"the model's pixels take {model.levels} values; expected 256, since images are judged as 8 bits a channel.")
     if likelihood and "bpd" not in metrics:
         raise ValueError(f"likelihood={dict(likelihood)} is for the metric 'bpd', which is not among metrics={list(metrics)}; add it, or leave this out.")
     _check_options(draw)
-    parts, reference = Shard.read(shard), _reference(data, model, metrics)
+    parts, reference = Shard.read(shard), _reference(data, model, size, metrics)
     network = None
     if set(metrics) & set(OF_FEATURES):
         network = make_features(features, weights, model.shape, model.device, model.data_range)
         _check_features(network, model, metrics, count, reference)
-    likely, chosen = _likelihood(dict(likelihood or {}), reference, model, draw["seed"]) if "bpd" in metrics else (None, {})
-    return Plan(model, reference, tuple(dict.fromkeys(metrics)), count, parts, size, draw, network, likely, chosen)
+    if network is not None or "time" in metrics:
+        class_labels(model, 1, labels_drawn(model, draw.get("labels"), _own(reference), [0]), draw.get("guidance", 1.0), None, 1.0)
+    likely, told, chosen = _likelihood(dict(likelihood or {}), reference, size, model, draw["seed"]) if "bpd" in metrics else (None, None, {})
+    return Plan(model, reference, tuple(dict.fromkeys(metrics)), count, parts, together, draw, network, likely, told, chosen)
 
 
-def _reference(data: Any, model: Model, metrics: Sequence[str]) -> Images | Gaussian:
+def _own(reference: Data | Gaussian) -> Tensor | None:
+    """The labels of the data, where they have them."""
+    return reference.labels if isinstance(reference, Data) else None
+
+
+def _reference(data: Any, model: Model, size: int, metrics: Sequence[str]) -> Data | Gaussian:
     """The data, or their moments where that is what a file holds."""
     moments = read_moments(data)
     if moments is not None:
@@ -102,7 +117,7 @@ def _reference(data: Any, model: Model, metrics: Sequence[str]) -> Images | Gaus
             if metric in NEED_IMAGES:
                 raise ValueError(f"{data} are moments of features, enough for 'fid'; {metric!r} needs the images: pass those instead.")
         return moments
-    images = read_data(data, model)
+    images = _read(data, model, size)
     if len(images.images) < _LEAST:
         raise ValueError(f"the data are {len(images.images)} images; expected at least {_LEAST}, and for a distance thousands.")
     return images
@@ -111,38 +126,42 @@ def _reference(data: Any, model: Model, metrics: Sequence[str]) -> Images | Gaus
 def _check_options(draw: dict[str, Any]) -> None:
     if not isinstance(draw["method"], str):
         raise TypeError(f"method is a {type(draw['method']).__name__}; expected a name from sdesolve.methods(), by which a run that goes on knows it again.")
-    for name in ("sample_ids", "generator", "progress"):
+    for name in ("sample_ids", "generator", "progress", "classifier", "classifier_scale"):
         if name in draw:
-            raise ValueError(f"{name}=... is not for evaluate: images are named 0..n-1 by themselves; leave it out.")
+            why = "a model is judged by itself" if name.startswith("classifier") else "images are named 0..n-1 by themselves"
+            raise ValueError(f"{name}=... is not for evaluate: {why}; leave it out.")
     try:
         json.dumps(draw)
     except TypeError as error:
         raise TypeError(f"options={draw!r} ({error}); expected numbers, texts and lists of these, by which a run that goes on knows them again.") from error
 
 
-def _likelihood(options: dict[str, Any], reference: Images | Gaussian, model: Model, seed: int) -> tuple[Images, dict[str, Any]]:
-    """The images that bits/dim are of, and how they are to be had."""
+def _likelihood(
+    options: dict[str, Any], reference: Data | Gaussian, size: int, model: Model, seed: int
+) -> tuple[Data, Tensor | None, dict[str, Any]]:
+    """The images that bits/dim are of, their classes, and how they are to be had."""
     data, n = options.pop("data", None), options.pop("n", None)
     if n is not None and (as_int(n) or 0) < 1:
         raise ValueError(f"likelihood n={n!r}; expected an integer >= 1, as in likelihood={{'n': 256}}.")
-    known = set(inspect.signature(sd.log_likelihood).parameters) - {"process", "score", "x0", "sample_ids"}
+    known = set(inspect.signature(sd.log_likelihood).parameters) - {"process", "score", "x0", "sample_ids"} | {"labels"}
     for name in options:
         if name not in known:
-            raise ValueError(unknown("likelihood option", name, known | {"data", "n"}))
-    images = reference if data is None else read_data(data, model)
-    if not isinstance(images, Images):
+            raise ValueError(unknown("likelihood option", name, known | {"data", "n", "labels"}))
+    images = reference if data is None else _read(data, model, size)
+    if not isinstance(images, Data):
         raise ValueError("bits/dim are of images, and the reference are moments; expected likelihood={'data': ...} beside it.")
-    return Images(images.images[:n], images.names[:n]), {"seed": seed, **options}
+    images = images.rows(slice(n))
+    return images, labels_of(model, options.get("labels"), images.labels, len(images.ids), "bits/dim labels"), {"seed": seed, **options}
 
 
-def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Images | Gaussian) -> None:
+def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Data | Gaussian) -> None:
     """Try the features on one image, and see that they serve what is asked."""
-    data = reference.images if isinstance(reference, Images) else torch.zeros(1, *model.shape, dtype=torch.uint8)
+    data = reference.images if isinstance(reference, Data) else torch.zeros(1, *model.shape, dtype=torch.uint8)
     tried = features(as_bytes(data[:1], model))
     if "is" in metrics and "probabilities" not in tried:
         raise ValueError(f"metric 'is' needs class probabilities, and features={features.name!r} have none; expected a network that returns (features, probabilities).")
     k, rows = tried["features"].shape[1], {"samples": n}
-    if isinstance(reference, Images):
+    if isinstance(reference, Data):
         rows["reference"] = len(data)
     elif len(reference[0]) != k:
         raise ValueError(f"the reference are moments of {len(reference[0])} features, and features={features.name!r} have {k}; expected those that it was made with.")
@@ -162,22 +181,18 @@ def read_moments(data: Any) -> Gaussian | None:
                 return None
             mean, covariance = (torch.from_numpy(np.asarray(file[name], np.float64)) for name in ("mu", "sigma"))
     except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-        return None  # for open_images to say what is wrong
+        return None  # for read_data to say what is wrong
     if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)) or not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
         raise ValueError(f"{data} holds mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}; expected finite (k,) and (k, k).")
     return mean, covariance
 
 
-def read_data(data: Any, model: Model) -> Images:
+def _read(data: Any, model: Model, size: int) -> Data:
     """The data, of the model's shape and within its range."""
-    given = Images(data, [str(i) for i in range(len(data))]) if isinstance(data, Tensor) else open_images(data)
-    images, shape = given.images, model.shape
+    given = check_shape(of_tensor(data) if isinstance(data, Tensor) else read_data(data, size, floats=True), model.shape)
+    images = given.images
     if not len(images):
         raise ValueError("the data are 0 images; expected some.")
-    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
-        kinds = {1: "grey", 3: "RGB"}
-        what = f"images (n, C, H, W) {tuple(images.shape)}, the model {kinds.get(shape[0], 'other')} ones {shape}"
-        raise ValueError(f"the data are {what}; expected the same C, H and W: resize or convert the data.")
     if not images.is_floating_point():
         if images.dtype != torch.uint8:
             raise ValueError(f"the data are {images.dtype}; expected uint8 from 0 to 255, or floats in the model's data range: data.to(torch.uint8).")

@@ -17,8 +17,8 @@ from sdesolve.files import atomic
 from sdesolve.solution import Status
 
 from .._versions import versions
+from ..data import Data
 from ..images import write_grid
-from ..likelihoods import Images
 from .chunks import Job
 from .figure import Figure, of_mean
 from .frechet import Moments, fid, grouped, together
@@ -77,7 +77,8 @@ def compose(plan: Plan, jobs: Mapping[str, Job], out: Path) -> Evaluation:
         "device": str(model.device),
         "settings": {"metrics": list(plan.metrics), "n": plan.n, "batch_size": plan.batch_size, **plan.draw},
         "features": None if features is None else {"name": features.name, "label": features.label, "key": features.key},
-        "reference": len(plan.reference.images) if isinstance(plan.reference, Images) else "moments",
+        "reference": len(plan.reference.images) if isinstance(plan.reference, Data) else "moments",
+        "skipped": plan.reference.skipped if isinstance(plan.reference, Data) else [],
         "likelihood": None if plan.likely is None else {"images": len(plan.likely.names), **plan.likelihood},
         "figures": {name: figure._asdict() for name, figure in figures.items()},
         "statuses": statuses,
@@ -94,7 +95,7 @@ def _of_features(plan: Plan, jobs: Mapping[str, Job]) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     if "fid" in metrics:
         moments = plan.reference
-        reference = together(Moments.of(part["features"]) for part in jobs["reference"].parts()).gaussian if isinstance(moments, Images) else moments
+        reference = together(Moments.of(part["features"]) for part in jobs["reference"].parts()).gaussian if isinstance(moments, Data) else moments
         figures |= fid(grouped(made.all("features")), reference)
     if "is" in metrics:
         figures["is"] = inception_score(made.all("probabilities"))

@@ -30,8 +30,9 @@ import sdesolve as sd
 from sdesolve.noise import check_seed
 from sdesolve.solution import Status
 
+from ..data import Data
 from ..images import to_uint8
-from ..likelihoods import Images, measure
+from ..likelihoods import measure
 from ..models import Model
 from .chunks import Job, Tensors, digest
 from .features import Network
@@ -43,13 +44,16 @@ _FEATURES_TOGETHER = 500
 
 def evaluate(
     model: Model,
-    data: str | Path | Tensor,
+    data: str | Path | Sequence[str | Path] | Tensor,
     metrics: Sequence[str] = DEFAULT,
     *,
     n: int = 50_000,
     method: str = "pc",
     steps: int | None = None,
     seed: int = 0,
+    labels: int | str | None = None,
+    guidance: float = 1.0,
+    size: int = 0,
     features: str | Network = "inception",
     weights: str | Path | None = None,
     out: str | Path | None = None,
@@ -67,12 +71,16 @@ def evaluate(
 
     Arguments:
         model: the model.
-        data: the reference: a folder of pictures, a parquet or an npz file, or a tensor (m, C, H, W), uint8 or floats in the model's data range; for
-            "fid" an npz file with the moments ``mu`` and ``sigma`` of its features will do, as they are published.
+        data: the reference: one source or several of :mod:`sdesolve_gen.data`, as for training, or a tensor (m, C, H, W), uint8 or floats in the model's
+            data range; for "fid" an npz file with the moments ``mu`` and ``sigma`` of its features will do, as they are published.
         metrics: of "fid", "kid", "is", "precision_recall", "density_coverage", "bpd" and "time".
         n: images to draw; 50,000 is what published distances are of.
         method, steps, options: as ``Model.sample`` takes them.
         seed: names every noise, 0 <= seed < 2**64.
+        labels: of a model that knows classes, the class of sample i: "balanced" (i mod classes), "data" (a function of i that gives each class its share in the
+            data), "none" (of no class) or the number of one.
+        guidance: scale of classifier-free guidance.
+        size: side that the data's pictures are scaled and cropped to, as in training; 0 takes them as they are.
         features: "inception" (extra ``evaluate``), "mnist" or "fashion_mnist" (they come with the package), or a network that maps images
             (B, C, H, W), float32 in the data range, to features (B, k) or (features, class probabilities).
         weights: file of Inception's weights; default: fetched by torch.hub, once.
@@ -80,7 +88,8 @@ def evaluate(
         cache: folder for the features of the data, which several runs may share; default ``out``.
         batch_size: images solved together, and kept together.
         shard: "i/k", this process being i of k; default: RANK and WORLD_SIZE, as torchrun sets them, or 0/1.
-        likelihood: for "bpd": {"data": other data than the reference, "n": the first so many}, and options of ``Model.log_likelihood``.
+        likelihood: for "bpd": {"data": other data than the reference, "n": the first so many, "labels": "data" (each image its own), "none" or one class, of a
+            model that knows classes}, and options of ``Model.log_likelihood``.
         progress: draw progress bars.
 
     Returns:
@@ -91,7 +100,9 @@ def evaluate(
         ImportError, OSError: Inception without torch-fidelity or its weights.
     """
     draw = {"method": method, "steps": steps, "seed": check_seed(seed), **options}
-    plan = planned(model, data, metrics, n, shard, batch_size, features, weights, likelihood, draw)
+    draw |= {} if labels is None else {"labels": labels}
+    draw |= {} if guidance == 1.0 else {"guidance": guidance}
+    plan = planned(model, data, size, metrics, n, shard, batch_size, features, weights, likelihood, draw)
     if out is None and plan.shard.of > 1:
         raise ValueError(f"shard {plan.shard.which}/{plan.shard.of} without a folder; expected one that the processes share, as in out='runs/evaluation'.")
     with TemporaryDirectory() if out is None else nullcontext(out) as folder:
@@ -107,21 +118,25 @@ def _jobs(plan: Plan, out: Path, cache: Path) -> dict[str, Job]:
     """What there is to do, by name, in order."""
     model, of = plan.model, {"model": plan.model.card["name"], "weights": _weights(plan.model)}
     jobs: dict[str, Job] = {}
+    drawn = {**of, **plan.draw}
+    if plan.draw.get("labels") == "data":
+        drawn["shares"] = digest({"labels": plan.reference.labels.sort().values})  # type: ignore[union-attr]
     if plan.draws:
-        samples = jobs["samples"] = Job(out / "samples", {**of, **plan.draw}, plan.n, plan.batch_size, lambda span: _drawn(plan, span))
+        samples = jobs["samples"] = Job(out / "samples", drawn, plan.n, plan.batch_size, lambda span: _drawn(plan, span))
     if plan.features is not None:
         network, key = plan.features, plan.features.key
-        asked = {**of, **plan.draw, "features": key}
+        asked = {**drawn, "features": key}
         jobs["features"] = Job(out / f"features-{_short(key)}", asked, plan.n, plan.batch_size, lambda span: network((samples.read(span) or {})["images"]))
-        if isinstance(plan.reference, Images):
+        if isinstance(plan.reference, Data):
             data = as_bytes(plan.reference.images, model)
             known = {"data": digest({"images": data}), "features": key}
             folder = cache / f"reference-{_short(known)}"
             jobs["reference"] = Job(folder, known, len(data), _FEATURES_TOGETHER, lambda span: network(data[span.start : span.stop]))
     if plan.likely is not None:
-        images, options = plan.likely, plan.likelihood
-        asked = {**of, "data": digest({"images": images.images}), **options}
-        jobs["likelihood"] = Job(out / f"likelihood-{_short(asked)}", asked, len(images.names), plan.batch_size, lambda span: _likely(model, images, span, options))
+        images, labels, options = plan.likely, plan.likely_labels, plan.likelihood
+        of_data = {"images": images.images, "ids": torch.tensor(images.ids)} | ({} if labels is None else {"labels": labels})
+        asked = {**of, "data": digest(of_data), **options}
+        jobs["likelihood"] = Job(out / f"likelihood-{_short(asked)}", asked, len(images.names), plan.batch_size, lambda span: _likely(plan, images, span))
     return jobs
 
 
@@ -130,16 +145,17 @@ def _drawn(plan: Plan, span: range) -> Tensors:
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # told once, in the report
-        samples = plan.model.draw(len(span), sample_ids=span, **plan.draw)
+        samples = plan.model.draw(len(span), sample_ids=span, **{**plan.draw, "labels": plan.labels(span)})
     seconds = (time.perf_counter() - start) / len(span)
     status = torch.tensor([int(Status[name]) for name in samples.status], dtype=torch.uint8)
     images = to_uint8(samples.images, plan.model.data_range).cpu()
     return {"images": images, "nfe": samples.nfe, "status": status, "seconds": torch.full((len(span),), seconds, dtype=torch.float64)}
 
 
-def _likely(model: Model, images: Images, span: range, options: Mapping[str, Any]) -> Tensors:
-    """Bits/dim of the images of these numbers."""
-    (rows,) = measure(model, Images(images.images[: span.stop], images.names[: span.stop]), span.start, len(span), **options)
+def _likely(plan: Plan, images: Data, span: range) -> Tensors:
+    """Bits/dim of the images of these places."""
+    options = {**plan.likelihood, "labels": plan.likely_labels}
+    (rows,) = measure(plan.model, images.rows(slice(span.stop)), span.start, len(span), **options)
     columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("bits_per_dim", "standard_error", "nfe")}
     return {**columns, "status": torch.tensor([int(Status[row["status"]]) for row in rows], dtype=torch.uint8)}
 

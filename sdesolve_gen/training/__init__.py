@@ -1,7 +1,7 @@
 """Training of score networks by score matching."""
 
+from ..data import DataWarning
 from .config import TrainConfig
-from .data import DataWarning
 from .loop import train
 
 __all__ = ["DataWarning", "TrainConfig", "train"]

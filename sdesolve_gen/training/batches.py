@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sdesolve import Process
 
+from ..data import Data
 from .config import TrainConfig
-from .data import Data, batch_indices, generator
 from .levels import stratified
 from .losses import TIMES, Times
+from .order import batch_indices, generator
 
 _NOISE, _FLIP, _LABELS, _PROBE = 1, 2, 3, 4  # streams of the generators; 0 is the order of the data
 

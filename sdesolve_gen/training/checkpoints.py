@@ -81,7 +81,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
             reason = str(error).splitlines()[0]
         warnings.warn(f"{checkpoint.path} is damaged ({reason}) and left out.", CheckpointWarning, stacklevel=2)
     if found:
-        raise ValueError(f"{folder} holds {len(found)} checkpoints, and none is whole; remove them, or start anew with resume='never'.")
+        raise ValueError(f"{folder} holds {len(found)} checkpoints, and none is whole; remove them, or start anew with resume='never' (--resume never).")
     return None
 
 

@@ -24,9 +24,10 @@ from .._errors import unknown
 from .._versions import versions
 from ..card import check_name
 from ..classifiers import Classifier
+from ..data import read_data
 from ..networks import CLASSIFIERS
-from .data import batch_indices, generator, read_images
 from .levels import level_times
+from .order import batch_indices, generator
 
 DATA_RANGE = (-1.0, 1.0)
 SAVE_EVERY = 100
@@ -91,7 +92,7 @@ def train_classifier(config: ClassifierConfig, *, checkpoint: str | Path | None 
         FileNotFoundError, ValueError: no such data, no labels in it, options that do not fit it, or a checkpoint of another config.
         FloatingPointError: a loss that is not finite.
     """
-    images, labels = read_images(config.data)
+    images, labels = read_data(config.data)[:2]
     if labels is None or labels.min() < 0 or labels.max() < 1:
         raise ValueError(f"{config.data} has no column 'label' of the classes 0, 1, ...; expected one beside 'image'.")
     if len(images) < config.batch:

@@ -19,7 +19,7 @@ class TrainConfig:
 
     Arguments:
         data: where the images are, one source or a list of them: a parquet file with a column ``image``, a folder of pictures (folders within are
-            classes), an npz file, ``hf:NAME:SPLIT``, or a pattern such as ``data/*.parquet``; see :mod:`sdesolve_gen.training.data`.
+            classes), an npz file, ``hf:NAME:SPLIT``, or a pattern such as ``data/*.parquet``; see :mod:`sdesolve_gen.data`.
         out: folder for checkpoints, log and, at the end, the model.
         name: of the model, for its card.
         init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones. A UNet with a larger
@@ -108,6 +108,7 @@ class TrainConfig:
             _require(self, name, getattr(self, name) >= 1, "an integer >= 1")
         for name in ("size", "classes", "sample_every", "seed"):
             _require(self, name, getattr(self, name) >= 0, "an integer >= 0")
+        _require(self, "seed", self.seed < 2**63, "an integer below 2**63")
         for name in ("learning_rate", "clip", "log_sigma_std"):
             _require(self, name, getattr(self, name) > 0, "a finite number > 0")
         for name, known in (("loss", LOSSES), ("weight", WEIGHTS), ("times", TIMES), ("schedule", ("cosine", "constant")), ("precision", ("fp32", "bf16"))):

@@ -10,7 +10,6 @@ resumed is, bit for bit, the run that was not, and several processes compute wha
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import math
 import warnings
@@ -25,18 +24,18 @@ from torch.optim.swa_utils import AveragedModel
 
 import sdesolve as sd
 
-from .._errors import unknown
 from .._versions import versions
+from ..data import Data, read_data
 from ..images import grid, to_uint8, write_png
-from ..models import Model, load
-from ..networks import NETWORKS, widened
+from ..models import Model
 from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
 from .config import TrainConfig
-from .data import Data, generator, read_data
+from .fitting import check_data, check_network, check_out, make_network, options_of, start_from
 from .journal import Journal
 from .losses import denoising_loss, sliced_loss
+from .order import generator
 from .recipes import write_config
 
 if TYPE_CHECKING:
@@ -71,6 +70,9 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
         raise ValueError(f'resume={resume!r}; expected "auto" or "never".')
     if device not in ("auto", "cpu"):
         raise ValueError(f'device={device!r}; expected "auto" or "cpu".')
+    check_out(config.out)
+    check_network(config)
+    make_process(config.process, config.process_options)
     data = read_data(config.data, config.size)
     run = _Run(config, data, _accelerator(device))
     run.begin(resume)
@@ -83,16 +85,16 @@ class _Run:
 
     def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator) -> None:
         self.config, self.data, self.accelerator = config, data, accelerator
-        _check_data(config, data, accelerator.num_processes)
+        check_data(config, data, accelerator.num_processes)
         self.process = make_process(config.process, config.process_options)
         self.shape = tuple(data.images.shape[1:])
         self.step = self.skipped = self.in_a_row = 0
         torch.manual_seed(config.seed)  # initial weights
-        self.network = _network(config, self.shape)
+        self.network = make_network(config, self.shape)
         if config.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.init:
-            _start_from(self.network, config.init)
+            start_from(self.network, config, self.shape)
         self.network.to(accelerator.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._towards)
         self.optimiser = torch.optim.Adam(self.network.parameters())
@@ -105,7 +107,10 @@ class _Run:
     def begin(self, resume: str) -> None:
         """Make the folder, and go on from the checkpoint in it, if there is one and it is wanted."""
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"out={self.config.out!r}: the folder cannot be made ({error.strerror}); expected another, as in --out runs/mine.") from error
             sweep(self.folder, everything=resume == "never")
         self.accelerator.wait_for_everyone()
         found = load_checkpoint(self.folder)
@@ -226,7 +231,7 @@ class _Run:
             "predicts": c.predicts,
             "time": c.time,
             "network": c.network_name,
-            "network_options": _options(c, self.shape),
+            "network_options": options_of(c, self.shape),
             **classes,
             "shape": list(self.shape),
             "data_range": c.data_range,
@@ -255,7 +260,7 @@ class _Run:
         there, here = json.loads(state["config"]), json.loads(json.dumps(self.config.identity()))
         if there != here:
             differs = ", ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k))
-            raise ValueError(f"{checkpoint.path} was made with another config ({differs}); use another out=, or start anew with resume='never'.")
+            raise ValueError(f"{checkpoint.path} was made with another config ({differs}); use another out= (--out), or start anew with resume='never' (--resume never).")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -274,49 +279,6 @@ def _accelerator(device: str) -> Accelerator:
     from accelerate import Accelerator
 
     return Accelerator(cpu=device == "cpu", mixed_precision="no")  # precision is the config's: _Run does the autocast
-
-
-def _check_data(config: TrainConfig, data: Data, processes: int) -> None:
-    """Raises ValueError where the config does not fit the data or the number of processes."""
-    c, n = config, len(data.images)
-    if n < c.batch:
-        raise ValueError(f"{c.data} has {n} images, fewer than batch={c.batch}; expected batch <= {n}.")
-    if c.batch % (c.accumulate * processes):
-        raise ValueError(f"batch={c.batch} cannot be divided among {processes} processes in {c.accumulate} parts; expected a multiple of {c.accumulate * processes}.")
-    if c.classes and data.labels is None:
-        raise ValueError(f"classes={c.classes}, but {c.data} has no labels; expected a column 'label', folders of classes, or classes=0.")
-    if c.classes and data.labels is not None and not 0 <= int(data.labels.min()) <= int(data.labels.max()) < c.classes:
-        low, high = int(data.labels.min()), int(data.labels.max())
-        raise ValueError(f"classes={c.classes}, but the labels of {c.data} go from {low} to {high}; expected classes={high + 1}, labels from 0 on.")
-
-
-def _options(config: TrainConfig, shape: Sequence[int]) -> dict[str, Any]:
-    """Of the network, for images of a shape: what it asks for and the config does not say is the data's."""
-    asked = inspect.signature(NETWORKS[config.network_name]).parameters
-    given = {name: value for name, value in {"channels": shape[0], "image_size": shape[-1]}.items() if name in asked}
-    return {**given, **({"classes": config.classes} if config.classes else {}), **config.network}
-
-
-def _network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
-    """A network with fresh weights, tried on an image without memory, so that options that do not fit the data are told at once."""
-    if config.network_name not in NETWORKS:
-        raise ValueError(unknown("network_name", config.network_name, NETWORKS))
-    make, options = NETWORKS[config.network_name], _options(config, shape)
-    labels = (torch.empty(1, dtype=torch.long, device="meta"),) if config.classes else ()
-    try:
-        with torch.device("meta"):
-            make(**options)(torch.empty(1, *shape), torch.empty(1), *labels)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"network={config.network} does not fit images {tuple(shape)}: {error}") from error
-    return make(**options)
-
-
-def _start_from(network: nn.Module, model: str) -> None:
-    """Take over the weights of a trained model; raises ValueError where its network is another."""
-    try:
-        network.load_state_dict(widened(load(model).network.state_dict(), network.state_dict()))
-    except RuntimeError as error:
-        raise ValueError(f"init={model!r} has another network than this run ({error}); expected one with the same options, or a smaller expansion.") from error
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -130,8 +130,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"--config {path} is not a file; expected YAML with fields of TrainConfig, as in config.yaml of a run.")
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"--config {path} is not YAML: {problem}{where}; expected a field a line, as in learning_rate: 2.0e-4") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected fields of TrainConfig, as in learning_rate: 2.0e-4")
     for name in values:

@@ -2,6 +2,7 @@
 
     train.parquet            a column ``image`` of {bytes, path} and, if there is one, ``label``: the Hugging Face layout
     pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, in the order of their names
+    picture.png              a picture by itself
     images.npz               ``images``, (n, C, H, W), (n, H, W, C) or (n, H, W) uint8, and, if there is one, ``labels``
     hf:NAME:SPLIT            a data set of the Hugging Face hub, or ``hf:NAME@REVISION:SPLIT`` (package ``datasets``)
     saved/                   a folder that ``datasets.save_to_disk`` wrote, or one that holds parquet files
@@ -19,7 +20,6 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +31,13 @@ from pyarrow import ArrowException
 from torch import Tensor
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-EXPECTED = "expected a parquet file with a column 'image' of {bytes, path}, a folder of pictures, an npz file with 'images', or hf:NAME:SPLIT"
+EXPECTED = "expected a parquet file with a column 'image' of {bytes, path}, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error, EOFError, Image.DecompressionBombError)  # what decoders raise
 _ROWS = 1024  # of a parquet file in memory at once
 
 
 class _Unsupported(Exception):
-    """A whole picture of a kind that is not for training."""
+    """A whole picture of a kind that cannot be made 8 bits a channel."""
 
 
 class DataWarning(UserWarning):
@@ -48,11 +48,40 @@ class Data(NamedTuple):
     """A data set."""
 
     images: Tensor
-    """(n, C, H, W) uint8, C = 1 or 3."""
+    """(n, C, H, W) uint8 levels; float32 in the data range of a model where the source holds such, and they were asked for."""
     labels: Tensor | None
     """(n,) int64, None where there are none."""
+    names: list[str]
+    """What each is called: its path in its folder, or FILE[i]."""
+    ids: list[int]
+    """The place of each in the source; those that are left out have one too, so that a picture keeps its own whatever befalls the others."""
     skipped: list[str]
     """Names of the pictures that are left out."""
+
+    def rows(self, which: slice | Sequence[int]) -> Data:
+        """Some of the images, with what belongs to each."""
+        places = list(range(len(self.ids)))[which] if isinstance(which, slice) else list(which)
+        labels = None if self.labels is None else self.labels[places]
+        return Data(self.images[which], labels, [self.names[i] for i in places], [self.ids[i] for i in places], self.skipped)
+
+    def from_number(self, first: int, flag: str) -> Data:
+        """The images from number ``first`` of the source on; raises ValueError where there are none."""
+        there = len(self.ids) + len(self.skipped)
+        if not self.ids or first > self.ids[-1]:
+            raise ValueError(f"{flag} {first}: the data have {there} images, numbered from 0; expected a number below that.")
+        return self.rows(slice(next(row for row, number in enumerate(self.ids) if number >= first), None))
+
+    def number(self, wanted: int, flag: str) -> Data:
+        """Image number ``wanted`` of the source; raises ValueError for one that there is not, or that was left out."""
+        found = self.from_number(wanted, flag)
+        if found.ids[0] != wanted:
+            raise ValueError(f"{flag} {wanted}: that picture cannot be read ({', '.join(self.skipped[:5])}); expected the number of another.")
+        return found.rows(slice(1))
+
+
+def of_tensor(images: Tensor) -> Data:
+    """Images that are there already, (n, C, H, W)."""
+    return Data(images, None, [str(i) for i in range(len(images))], list(range(len(images))), [])
 
 
 class _Source(NamedTuple):
@@ -64,19 +93,22 @@ class _Source(NamedTuple):
     """(name, encoded bytes, path or array, label) of each."""
 
 
-def read_data(source: str | Path | Sequence[str | Path], size: int = 0) -> Data:
+def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: bool = False) -> Data:
     """The images of one source or several, each of a kind that stands at the top of this file.
 
     Arguments:
         source: one, or a list of them, whose images follow one another.
         size: side that pictures are scaled (the shorter side) and cropped (the middle) to; 0 takes them as they are.
+        floats: whether an npz file may hold floats in the data range of a model, as ``sample`` writes them; training wants levels.
 
     Raises:
         FileNotFoundError: nothing of that name; ImportError: a package that a source needs.
         ValueError: a source that is of no such kind, no images, images of several sizes, labels in some sources and not in others.
     """
     names = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
-    sources = [_opened(path) for name in names for path in _expanded(name)]
+    if size < 0:
+        raise ValueError(f"size={size}; expected the side that pictures are scaled to, as in size=32 (--size 32), or 0 for as they are.")
+    sources = [_opened(path, floats) for name in names for path in _expanded(name)]
     if len({one.labelled for one in sources}) > 1:
         raise ValueError(f"data={names}: some sources have labels and others none; expected labels in all of them or in none.")
     data = _filled(", ".join(names), sources, size)
@@ -87,14 +119,15 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0) -> Data:
     return data
 
 
-def read_images(path: str | Path) -> tuple[Tensor, Tensor | None]:
-    """Images and labels of :func:`read_data`, where none may be left out; raises ValueError that names the first that cannot be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
-        data = read_data(path)
-    if data.skipped:
-        raise ValueError(f"{path}: {len(data.skipped)} pictures cannot be read, the first of them {data.skipped[0]}; expected whole ones.")
-    return data.images, data.labels
+def check_shape(data: Data, shape: Sequence[int]) -> Data:
+    """The data, where their images are of a model's shape (C, H, W); raises ValueError where they are not."""
+    got, wanted = tuple(data.images.shape[1:]), tuple(shape)
+    if got != wanted:
+        kind = {1: "grey ", 3: "RGB "}.get(wanted[0], "")
+        side = wanted[1]
+        cure = f"size={side} (--size {side}) scales and crops" if got[0] == wanted[0] and wanted[1] == wanted[2] else "resize or convert the data"
+        raise ValueError(f"the data are images (n, C, H, W) {tuple(data.images.shape)}, the model's are {kind}ones {wanted}; expected the same C, H and W: {cure}.")
+    return data
 
 
 def scaled(images: Tensor) -> Tensor:
@@ -115,7 +148,7 @@ def _expanded(name: str) -> list[str]:
     return found
 
 
-def _opened(name: str) -> _Source:
+def _opened(name: str, floats: bool) -> _Source:
     path = Path(name)
     if name.startswith("hf:"):
         return _from_hub(name)
@@ -123,7 +156,9 @@ def _opened(name: str) -> _Source:
         return _from_folder(path)
     if not path.is_file():
         raise FileNotFoundError(f"data={name!r} is not a file or folder; {EXPECTED}.")
-    return _from_npz(path) if path.suffix == ".npz" else _from_parquet([path])
+    if path.suffix.lower() in PICTURES:
+        return _Source(1, False, lambda: iter([(path.name, path, 0)]))
+    return _from_npz(path, floats) if path.suffix == ".npz" else _from_parquet([path])
 
 
 def _from_parquet(paths: list[Path]) -> _Source:
@@ -169,17 +204,18 @@ def _from_folder(folder: Path) -> _Source:
     return _Source(len(files), labelled, rows)
 
 
-def _from_npz(path: Path) -> _Source:
+def _from_npz(path: Path, floats: bool) -> _Source:
     try:
         with np.load(path, allow_pickle=False) as file:
             images, labels = file["images"], file.get("labels")
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no npz file with an array 'images' ({error}); expected np.savez(path, images=...).") from error
-    if images.ndim not in (3, 4) or images.dtype != np.uint8:
-        raise ValueError(f"{path}: images are {images.shape} {images.dtype}; expected (n, C, H, W), (n, H, W, C) or (n, H, W), uint8.")
+        raise ValueError(f"{path} is no npz file with an array 'images' ({error}); expected what `sample` writes, or np.savez(path, images=...).") from error
+    if images.ndim not in (3, 4) or images.dtype not in (np.uint8, *((np.float32, np.float64) if floats else ())):
+        kinds = "uint8 or floats in the model's data range" if floats else "uint8"
+        raise ValueError(f"{path}: images are {images.shape} {images.dtype}; expected (n, C, H, W), (n, H, W, C) or (n, H, W), {kinds}.")
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise ValueError(f"{path}: labels are {labels.shape} {labels.dtype}; expected {len(images)} integers.")
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+    if images.ndim == 4 and images.shape[1] <= images.shape[3]:  # of the two, the channels are fewer
         images = images.transpose(0, 2, 3, 1)
 
     def rows() -> Iterator[tuple[str, Any, int]]:
@@ -225,9 +261,12 @@ def _datasets(name: str) -> Any:
 
 def _filled(where: str, sources: list[_Source], size: int) -> Data:
     """One array for all, filled picture by picture; grey pictures among coloured ones become coloured."""
-    total, kept, skipped = sum(one.size for one in sources), 0, []
+    total = sum(one.size for one in sources)
+    ids: list[int] = []
+    named: list[str] = []
+    skipped: list[str] = []
     images, labels = np.empty((0, 0, 0, 0), np.uint8), np.zeros(total, np.int64)
-    for name, encoded, label in _rows(sources):
+    for number, (name, encoded, label) in enumerate(_rows(sources)):
         try:
             picture = _pixels(encoded, size)
         except _Unsupported as error:
@@ -235,18 +274,26 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
         except _DAMAGED:
             skipped.append(name)
             continue
-        if not kept:
-            images = np.empty((total, *picture.shape), np.uint8)
-        elif picture.shape[0] > images.shape[1]:
+        if not ids:
+            images = np.empty((total, *picture.shape), picture.dtype)
+        elif (picture.shape[0], images.shape[1]) == (3, 1):
             images = np.repeat(images, 3, 1)
+        elif (picture.shape[0], images.shape[1]) == (1, 3):
+            picture = np.repeat(picture, 3, 0)
         if picture.shape[1:] != images.shape[2:]:
             sizes = f"{images.shape[2]} x {images.shape[3]}, but {name} {picture.shape[1]} x {picture.shape[2]}"
-            raise ValueError(f"{where} holds images of several sizes ({sizes}); expected one shape: size={min(images.shape[2:])} scales and crops.")
-        images[kept], labels[kept] = picture, label
-        kept += 1
-    if not kept:
+            side = min(images.shape[2:])
+            raise ValueError(f"{where} holds images of several sizes ({sizes}); expected one shape: size={side} (--size {side}) scales and crops.")
+        if picture.shape != images.shape[1:] or picture.dtype != images.dtype:
+            kinds = f"{images.shape[1]} channels of {images.dtype}, but {name} {picture.shape[0]} of {picture.dtype}"
+            raise ValueError(f"{where} holds images of several kinds ({kinds}); expected levels (uint8) in all of them, or floats in all, with the same channels.")
+        images[len(ids)], labels[len(ids)] = picture, label
+        ids.append(number)
+        named.append(name)
+    if not ids:
         raise ValueError(f"{where} holds no image that can be read ({len(skipped)} cannot); {EXPECTED}.")
-    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, skipped)
+    kept = len(ids)
+    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped)
 
 
 def _rows(sources: Iterable[_Source]) -> Iterator[tuple[str, Any, int]]:
@@ -255,9 +302,13 @@ def _rows(sources: Iterable[_Source]) -> Iterator[tuple[str, Any, int]]:
 
 
 def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.ndarray:
-    """(C, H, W) uint8 values of a picture, C = 1 or 3; raises one of ``_DAMAGED``, or ``_Unsupported``."""
+    """(C, H, W) uint8 values of a picture, or float32 ones of an array of floats; raises one of ``_DAMAGED``, or ``_Unsupported``."""
     if isinstance(encoded, np.ndarray):
         array = np.atleast_3d(encoded)
+        if array.dtype != np.uint8:
+            if size:
+                raise _Unsupported(f"floats, which size={size} does not scale")
+            array = array.astype(np.float32)
         if not size:
             return array.transpose(2, 0, 1)
         picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
@@ -273,23 +324,3 @@ def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.nd
     if size:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
-
-
-# -- order -----------------------------------------------------------------------------------------------------------------
-
-
-def batch_indices(size: int, batch: int, seed: int, step: int) -> Tensor:
-    """Rows of update ``step``: every epoch is a permutation drawn from (seed, epoch), so that any step can be resumed."""
-    epoch, position = divmod(step, size // batch)
-    return _order(size, seed, epoch)[position * batch : (position + 1) * batch]
-
-
-@lru_cache(2)
-def _order(size: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(size, generator=generator(seed, epoch, 0))
-
-
-def generator(seed: int, step: int, stream: int) -> torch.Generator:
-    """A fresh generator named by (seed, step, stream)."""
-    words = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0]))
