@@ -23,7 +23,7 @@ from torch import Tensor
 from ._errors import ModelFileError
 
 MOST = 1 << 33  # bytes of a file
-MOST_STEPS = 1_000_000  # instructions: of some 20,000 tensors
+MOST_STEPS = 500_000  # instructions: of some 12,000 tensors
 _MOST_AXES = 16
 _LINE = 1 << 10  # characters of the longest name of a global
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # what the format begins with that torch wrote before 1.6, and still writes within other pickles
