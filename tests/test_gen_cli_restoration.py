@@ -121,7 +121,7 @@ def test_restore_measures_and_reads(tmp_path, folder, data):
 
 def known_columns(tmp_path, folder, data, mask, code=0):
     """Which of the 8 columns are known under a mask; or what is said instead."""
-    out = tmp_path / f"{mask.stem}.npz"
+    out = tmp_path / f"out-{mask.stem}.npz"
     said = call("inpaint", *common(folder, data, out.with_suffix(".png")), "--steps", 2, "--draws", 2, "--mask", mask, code=code)
     if code:
         return said
@@ -135,7 +135,8 @@ def test_masks_of_other_pictures(tmp_path, folder, data):
     half[:, :4] = 255
     left = [True] * 4 + [False] * 4
     noisy = np.where(half > 0, 255 - 60, 60).astype(np.uint8)
-    pictures = {"jpeg.jpg": Image.fromarray(half), "near.png": Image.fromarray(noisy), "bit.png": Image.fromarray(half).convert("1"), "wide.png": Image.fromarray(half.astype(np.uint16) * 257)}
+    pictures = {"jpeg.jpg": Image.fromarray(half), "near.png": Image.fromarray(noisy), "bit.png": Image.fromarray(half).convert("1")}
+    pictures["wide.png"] = Image.fromarray(half.astype(np.uint16) * 257)
     pictures["rgba.png"] = Image.fromarray(np.dstack([np.full((8, 8, 3), 255, np.uint8), half]))
     palette = Image.fromarray((half == 0).astype(np.uint8), "P")
     palette.putpalette([255, 255, 255, 0, 0, 0])  # index 0 is white
