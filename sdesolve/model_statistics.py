@@ -26,6 +26,7 @@ from .solve import solve
 from .statistics import ModelStatistics
 
 _SHARE = 1e-4  # of the variance that D leaves open, added to that of f: where f is nearly constant, as at the noisy end for symmetric data, its slope is chance
+_ROUNDING = 1e-14  # of the squares, which is that of float32, and that of a difference of means of squares in float64
 
 
 def model_statistics(
@@ -103,11 +104,11 @@ def _sums(flow: ProbabilityFlow, grid: Grid, x: Tensor, signs: Tensor, apart: fl
 def _tables(means: Tensor, apart: float) -> tuple[Tensor, Tensor, Tensor]:
     """l, s and b out of the means."""
     a, y, d, slope, yy, yd, y_slope, dd, d_slope = means
+    rounding = _ROUNDING * (a * a * yy + dd) + torch.finfo(torch.float64).tiny
     yy, yd, y_slope, dd, d_slope = yy - y * y, yd - y * d, y_slope - y * slope, dd - d * d, d_slope - d * slope
     (rise,) = torch.gradient(a, spacing=apart, dim=0)
     on_y = rise - a  # f = a y - D and f' = on_y y + a D - D'
     variance = a * a * yy - 2 * a * yd + dd
     covariance = a * on_y * yy + (a * a - on_y) * yd - a * y_slope - a * dd + d_slope
-    tiny = torch.finfo(torch.float64).tiny
-    s = covariance / (variance + _SHARE * dd * (1 - dd / yy.clamp(min=tiny)).clamp(min=0)).clamp(min=tiny)
+    s = covariance / (variance.clamp(min=0) + _SHARE * dd * (1 - dd / yy).clamp(min=0) + rounding)
     return 1 - a, s, on_y * y + a * d - slope - s * (a * y - d)

@@ -6,8 +6,8 @@ In y = x/alpha and lambda = ln(alpha/sigma) the flow is  dy/dlambda = -(sigma/al
     g(u) = e^(-S(u)) f(u) - beta(u),    S(u) = int_0^u s,    beta(u) = int_0^u e^(-S) b,    so that  g' = e^(-S) (f' - s f - b)     [eq. 10, 11]
     y(h) = e^(-L(h)) y(0) - int_0^h e^(L(u) - L(h) + S(u)) (g(u) + beta(u)) du,    L(u) = int_0^u l                                 [eq. 9]
 
-with u the way in lambda from the start of a step.  A step takes the polynomial through the last g for g.  What l, s and b are is free: l = 0 is a method
-on E[eps | x], l = 1 with s = b = 0 DPM-Solver++ on E[x_0 | x].  The paper's are the model's averages: l makes the derivative of f by x as small as can
+with u the way in lambda from the start of a step.  A step takes the polynomial through the last g for g.  What l, s and b are is free: (0, -1, 0) is a method
+on E[eps | x], (1, 0, 0) DPM-Solver++ on E[x_0 | x].  The paper's are the model's averages: l makes the derivative of f by x as small as can
 be, s and b make that of g along the trajectories so, coordinate by coordinate [eq. 7, 12], and :func:`sdesolve.model_statistics` has them.
 """
 
@@ -113,7 +113,7 @@ class DPMSolverV3(Stepper):
         outputs = (self._rest(problem, x, t0, alpha, levels[0]), *carry.outputs)
         if len(times) > 1 and (self.corrector or (self.order == 3 and len(times) == 2)):
             x = self._corrected(x, alpha, levels, outputs)
-        move = self._move(levels[0], _by_row(half_log_snr(process, t1), x), levels[: self.order], x)
+        (move,) = self._moves(levels[0], _by_row(half_log_snr(process, t1), x), x, levels[: self.order])
         moved = _like(end / alpha * move.on_y, x) * x
         for weight, output in zip(move.on_outputs, outputs, strict=False):
             moved = moved - _like(end * weight, x) * output
@@ -130,21 +130,28 @@ class DPMSolverV3(Stepper):
     def _corrected(self, x: Tensor, alpha: Number, levels: Sequence[Number], outputs: Sequence[Tensor]) -> Tensor:
         """x with the step that ended in it taken once more, through the newest output too.  The outputs stay: f where it was predicted stands for f here."""
         known = levels[1 : 1 + self.order]
-        explicit, implicit = (self._move(levels[1], levels[0], through, x) for through in (known, [levels[0], *known]))
+        explicit, implicit = self._moves(levels[1], levels[0], x, known, [levels[0], *known])
         for new, old, output in zip_longest(implicit.on_outputs, (0.0, *explicit.on_outputs), outputs[: 1 + len(known)]):
             x = x - _like(alpha * (new - old), x) * output
         return x - _like(alpha * (implicit.constant - explicit.constant), x)
 
-    def _move(self, start: Number, end: Number, through: Sequence[Number], x: Tensor) -> _Move:
-        """From ``start`` to ``end`` along the polynomial in lambda through g at the levels ``through``, each of which was f there."""
-        way = self._way(start, end, x, len(through))
-        weights = interpolatory([(level - start) / (end - start) for level in through], way.moments)
-        on_outputs, constant = [], way.forced
-        for level, weight in zip(through, weights, strict=True):
-            back = self._way(start, level, x)
-            on_outputs.append(weight * xp(back.growth).exp(-back.growth))
-            constant = constant - weight * back.source
-        return _Move(xp(way.decay).exp(-way.decay), on_outputs, constant)
+    def _moves(self, start: Number, end: Number, x: Tensor, *throughs: Sequence[Number]) -> list[_Move]:
+        """From ``start`` to ``end`` along the polynomial in lambda through g at some levels, each of which was f there; one move for each choice of levels."""
+        way = self._way(start, end, x, max(len(through) for through in throughs))
+        known = {id(start): (0.0, 0.0), id(end): (way.growth, way.source)}
+        moves = []
+        for through in throughs:
+            weights = interpolatory([(level - start) / (end - start) for level in through], way.moments)
+            on_outputs, constant = [], way.forced
+            for level, weight in zip(through, weights, strict=True):
+                if id(level) not in known:
+                    back = self._way(start, level, x)
+                    known[id(level)] = back.growth, back.source
+                growth, source = known[id(level)]
+                on_outputs.append(weight * xp(growth).exp(-growth))
+                constant = constant - weight * source
+            moves.append(_Move(xp(way.decay).exp(-way.decay), on_outputs, constant))
+        return moves
 
     def _way(self, start: Number, end: Number, x: Tensor, count: int = 0) -> _Way:
         """The integrals from ``start`` to ``end``, with ``count`` moments."""
