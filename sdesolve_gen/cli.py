@@ -133,7 +133,11 @@ def benchmark_command(
     rows: Annotated[int | None, typer.Option(min=8, help="Samples a cell, instead of each problem's own number.")] = None,
     out: Annotated[str, typer.Option(help="Folder for everything that is written.")] = "runs/benchmark",
     data: Annotated[str | None, typer.Option(help="Folder with mnist/test.parquet and cifar10/test.parquet, for the problems that want images.")] = None,
-    classifier: Annotated[str | None, typer.Option(help="Folder that benchmarks/mnist_classifier.py wrote: its features for a Fréchet distance.")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Features for a Fréchet distance of grey 28 x 28 images: mnist or fashion_mnist, or a folder that benchmarks/mnist_classifier.py wrote.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A trained model to sample from, its folder; may be repeated. Without --problems, these alone.")] = None,
+    device: Annotated[str, typer.Option(help='Where samples are made: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
 ) -> None:
     """Quality against network calls: our methods and other packages', on laws with exact scores and on a trained network.
 
@@ -144,7 +148,9 @@ def benchmark_command(
 
     `sdesolve-gen benchmark --quick`
 
-    `sdesolve-gen benchmark --full --data ../shared/data --classifier runs/classifier --out runs/full`
+    `sdesolve-gen benchmark --full --data ../shared/data --classifier mnist --out runs/full`
+
+    `sdesolve-gen benchmark --model runs/mine --classifier fashion_mnist --device cuda --out runs/mine/benchmark`
 
     `sdesolve-gen benchmark --problems ring_2d --methods ddim,dpmpp_2m --budgets 5,10 --no-peers`
 
@@ -153,7 +159,7 @@ def benchmark_command(
     with _told(interrupted=f"what is done stands in {out}/cells.jsonl: the same command goes on from there"):
         plan = benchmark.planned(
             "quick" if quick else "full", problems=_names(problems), methods=_names(methods), budgets=_numbers("--budgets", budgets),
-            peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier,
+            peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier, models=model or [], device=device,
         )  # fmt: skip
         ran = benchmark.run(plan, Path(out) / "cells.jsonl")
         found = benchmark.results(plan, ran, sys.argv[1:])
