@@ -38,7 +38,7 @@ def drawn(model: gen.Model, classifier: gen.Classifier, row: tuple[str, dict[str
     method, options, scale = row
     start = time.perf_counter()
     samples = model.draw(len(labels), method, seed=seed, batch_size=100, labels=labels, classifier=classifier, classifier_scale=scale, **options)
-    return samples.images, {"nfe": float(samples.nfe.double().mean()), "seconds": round(time.perf_counter() - start, 1), "failed": int((samples.status != "ok").sum())}
+    return samples.images.cpu(), {"nfe": float(samples.nfe.double().mean()), "seconds": round(time.perf_counter() - start, 1), "failed": int((samples.status != "ok").sum())}
 
 
 def main() -> None:
@@ -48,9 +48,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=20, help="images a class")
     parser.add_argument("--rows", type=int, nargs="+", choices=range(len(ROWS)), default=list(range(len(ROWS))), help="of the table")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
-    model, classifier, judge = gen.load("mnist"), gen.load_classifier("mnist_classifier"), load_classifier(arguments.judge)
+    model, classifier, judge = gen.load("mnist", arguments.device), gen.load_classifier("mnist_classifier", arguments.device), load_classifier(arguments.judge)
     labels = torch.arange(CLASSES).repeat(arguments.n)
     arguments.out.mkdir(parents=True, exist_ok=True)
     found = []

@@ -33,7 +33,6 @@ from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.classifier import Classifier, load_classifier, probabilities
 
 SHAPE = (1, 28, 28)
-BATCH = 50
 
 
 class Task(NamedTuple):
@@ -62,7 +61,7 @@ def measured(model: gen.Model, task: Task, method: str, x: Tensor, labels: Tenso
     except ValueError as error:
         return {"refused": str(error)}
     seconds = time.perf_counter() - start
-    drawn = r.images[:, 0]
+    drawn = r.images[:, 0].cpu()
     kept = float((task.operator.forward(drawn) - y).abs().max()) if task.noise_std == 0 else None
     return {
         "psnr": psnr(drawn, x, model.data_range).tolist(),
@@ -108,19 +107,22 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200, help="test images")
     parser.add_argument("--methods", default=",".join(usual))
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--model", default="mnist", help="embedded name or folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=50, help="images solved together")
     arguments = parser.parse_args()
     methods, tasks = arguments.methods.split(","), arguments.tasks.split(",")
 
-    model, classifier = gen.load("mnist"), load_classifier(arguments.classifier)
+    model, classifier = gen.load(arguments.model, arguments.device), load_classifier(arguments.classifier)
     images, labels = read_data(arguments.data / "test.parquet")[:2]
     x, labels = scaled(images[: arguments.n]), labels[: arguments.n]
     path = arguments.out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    cells = [(name, method, first) for name in tasks for method in methods for first in range(0, len(x), BATCH)]
+    cells = [(name, method, first) for name in tasks for method in methods for first in range(0, len(x), arguments.batch)]
     for name, method, first in tqdm(cells, unit="batch"):
-        last = min(first + BATCH, len(x))
-        key = f"{name}/{method}/{first}-{last}"
-        if key in results or (f"{name}/{method}/0-{min(BATCH, len(x))}" in results and "refused" in results[f"{name}/{method}/0-{min(BATCH, len(x))}"]):
+        last = min(first + arguments.batch, len(x))
+        key, start = f"{name}/{method}/{first}-{last}", f"{name}/{method}/0-{min(arguments.batch, len(x))}"
+        if key in results or "refused" in results.get(start, {}):
             continue
         results[key] = measured(model, TASKS[name](), method, x[first:last], labels[first:last], first, classifier)
         with atomic(path) as temporary:

@@ -1,10 +1,11 @@
 """What a log-likelihood costs, beside the published route: the same network, probe, tolerance and eps, one run.
 
-    python benchmarks/likelihood.py [--cases mnist unet] [--batch 64] [--tolerance 1e-5] [--probes 1] [--json FILE]
+    python benchmarks/likelihood.py [--cases mnist unet] [--batch 64] [--tolerance 1e-5] [--probes 1] [--device cuda] [--json FILE]
 
 The published route [Song et al. 2021, the released code] hands the whole batch to scipy's RK45 as one system in numpy, in the time of the process; each call
 asks the network twice, once for the drift and once for the divergence, of which a backward pass is taken; another probe is another solve.  ``error`` is the largest difference,
-in bits/dim, from a solve at a hundredth of the tolerance with the same probe.
+in bits/dim, from a solve at a hundredth of the tolerance with the same probe.  Seconds are of one processor, or on a GPU of the clock; convolutions there are in float32 and
+not, as torch has them by default, in TF32, whose rounding of 1e-3 either solver would take for its own error (``--tf32`` to see).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,19 +26,19 @@ import sdesolve as sd
 import sdesolve_gen as gen
 
 
-def mnist() -> tuple[sd.Score, tuple[int, ...]]:
+def mnist(device: str) -> tuple[sd.Score, tuple[int, ...]]:
     """The embedded model."""
-    model = gen.load("mnist")
+    model = gen.load("mnist", device)
     return model.score, model.shape
 
 
-def unet() -> tuple[sd.Score, tuple[int, ...]]:
+def unet(device: str) -> tuple[sd.Score, tuple[int, ...]]:
     """A small network for 3 x 32 x 32 with random weights, which disturbs the score of N(0, 1/4) a little."""
     torch.manual_seed(0)
     network = gen.networks.UNet(channels=3, width=32, multipliers=(1, 2), blocks=1).eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter += 0.02 * torch.randn_like(parameter)
-    return sd.as_score(network, sd.VPSDE(), predicts="edm", time="log_sigma/4"), (3, 32, 32)
+    return sd.as_score(network.to(device), sd.VPSDE(), predicts="edm", time="log_sigma/4"), (3, 32, 32)
 
 
 CASES = {"mnist": mnist, "unet": unet}
@@ -53,38 +55,47 @@ def published(score: sd.Score, x0: Tensor, probe: Tensor, tolerance: float, eps:
     def function(t: float, state: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
-        x = torch.from_numpy(state[:size]).reshape(x0.shape).to(x0.dtype)
+        x = torch.from_numpy(state[:size]).reshape(x0.shape).to(x0)
         with torch.no_grad():
             drift = flow.drift(x, t)
         with torch.enable_grad():
             x.requires_grad_()
             weighted = (flow.drift(x, t) * probe).sum()
         divergence = (torch.autograd.grad(weighted, x)[0] * probe).flatten(1).sum(1)
-        return np.concatenate([drift.numpy().ravel(), divergence.numpy().ravel()])
+        return np.concatenate([drift.cpu().numpy().ravel(), divergence.cpu().numpy().ravel()])
 
-    start = np.concatenate([x0.numpy().ravel(), np.zeros(len(x0))])
+    start = np.concatenate([x0.cpu().numpy().ravel(), np.zeros(len(x0))])
     end = torch.from_numpy(solve_ivp(function, (eps, process.T), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1])
     return process.prior_log_prob(end[:size].reshape(x0.shape)) + end[size:], calls
 
 
-def measure(case: str, batch: int, tolerance: float, batch_size: int | None = None, probes: int = 1, eps: float = 1e-5) -> dict[str, Any]:
-    """Seconds of the processor, calls and errors of both routes, the errors those of the first probe in the first 8 samples."""
-    score, shape = CASES[case]()
-    x0 = sd.solve(score.process.reverse(score), score.process.prior((batch, *shape), seed=0), "ddim", steps=20).x.clamp(-1, 1)
-    noise = torch.randn(probes, *x0.shape, generator=torch.Generator().manual_seed(0)).sign()
+def timed(solve: Callable[[], Any], device: str) -> tuple[Any, float]:
+    """What ``solve`` gives, and the seconds it took: of the processor, or of the clock where a GPU works."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    begun = clock()
+    found = solve()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return found, clock() - begun
+
+
+def measure(
+    case: str, batch: int, tolerance: float, batch_size: int | None = None, probes: int = 1, eps: float = 1e-5, device: str = "cpu"
+) -> dict[str, Any]:
+    """Seconds, calls and errors of both routes, the errors those of the first probe in the first 8 samples."""
+    score, shape = CASES[case](device)
+    prior = score.process.prior((batch, *shape), seed=0, device=device)
+    x0 = sd.solve(score.process.reverse(score), prior, "ddim", steps=20).x.clamp(-1, 1)
+    noise = torch.randn(probes, *x0.shape, generator=torch.Generator().manual_seed(0)).sign().to(device)
     bits = x0[0].numel() * math.log(2)
-    fine = sd.log_likelihood(score.process, score, x0[:8], noise=noise[:1, :8], rtol=tolerance / 10, atol=tolerance / 100, eps=eps, method="tsit5").log_prob
-    with torch.no_grad():
-        score(x0, 0.5)  # warm
-    begun = time.process_time()
-    runs = [published(score, x0, probe, tolerance, eps) for probe in noise]
-    between = time.process_time()
-    ours = sd.log_likelihood(score.process, score, x0, noise=noise, rtol=tolerance, atol=tolerance, eps=eps, batch_size=batch_size)
-    ended = time.process_time()
+    fine = sd.log_likelihood(score.process, score, x0[:8], noise=noise[:1, :8], rtol=tolerance / 10, atol=tolerance / 100, eps=eps, method="tsit5").log_prob.cpu()
+    sd.value_and_divergence(score, x0, 0.5, "hutchinson", noise=noise[:1])  # warm
+    runs, theirs = timed(lambda: [published(score, x0, probe, tolerance, eps) for probe in noise], device)
+    r, ours = timed(lambda: sd.log_likelihood(score.process, score, x0, noise=noise, rtol=tolerance, atol=tolerance, eps=eps, batch_size=batch_size), device)
     return {
-        "published": {"seconds": between - begun, "nfe": 2 * sum(calls for _, calls in runs), "error": float(((runs[0][0][:8] - fine) / bits).abs().max())},
-        "sdesolve": {"seconds": ended - between, "nfe": float(ours.nfe.double().mean()), "error": float(((ours.parts[0, :8] - fine) / bits).abs().max())},
-        "ratio of times": (between - begun) / (ended - between),
+        "published": {"seconds": theirs, "nfe": 2 * sum(calls for _, calls in runs), "error": float(((runs[0][0][:8] - fine) / bits).abs().max())},
+        "sdesolve": {"seconds": ours, "nfe": float(r.nfe.double().mean()), "error": float(((r.parts[0, :8].cpu() - fine) / bits).abs().max())},
+        "ratio of times": theirs / ours,
     }
 
 
@@ -95,11 +106,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="samples that sdesolve solves together; default: all")
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--probes", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="let a GPU round what it convolves to TF32")
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {case: measure(case, args.batch, args.tolerance, args.batch_size, args.probes) for case in args.cases}
-    print(f"batch {args.batch}, {args.probes} probe(s), tolerance {args.tolerance:g}, {platform.processor() or platform.machine()}, one thread, torch {torch.__version__}")
+    torch.backends.cudnn.allow_tf32 = args.tf32
+    rows = {case: measure(case, args.batch, args.tolerance, args.batch_size, args.probes, device=args.device) for case in args.cases}
+    machine = f"{platform.processor() or platform.machine()}, one thread" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    print(f"batch {args.batch}, {args.probes} probe(s), tolerance {args.tolerance:g}, {machine}, torch {torch.__version__}")
     print(f"{'case':<8}{'route':<12}{'seconds':>9}{'network calls':>15}{'error, bits/dim':>17}")
     for case, row in rows.items():
         for route in ("published", "sdesolve"):
@@ -107,7 +122,7 @@ def main() -> None:
         print(f"{case:<8}ratio of times {row['ratio of times']:.2f}")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"batch": args.batch, "tolerance": args.tolerance, "torch": torch.__version__, "cases": rows}, file, indent=1)
+            json.dump({"batch": args.batch, "tolerance": args.tolerance, "machine": machine, "torch": torch.__version__, "cases": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a classifier of MNIST's digits, or of another data set of grey 28 x 28 images in its layout.
+"""Train a classifier of MNIST's digits, or of another data set of ten classes in its layout.
 
     python benchmarks/mnist_classifier.py ../shared/data/mnist runs/classifier
 
@@ -32,23 +32,23 @@ from sdesolve_gen.training.order import batch_indices
 BATCH = 128
 
 
-def fit(images: Tensor, labels: Tensor, epochs: int, seed: int) -> Classifier:
+def fit(images: Tensor, labels: Tensor, epochs: int, seed: int, device: str) -> Classifier:
     """A classifier trained with SGD and a one-cycle learning rate."""
     torch.manual_seed(seed)
-    classifier = Classifier().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = Classifier(images.shape[1], images.shape[-1]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = epochs * (len(images) // BATCH)
     optimiser = torch.optim.SGD(classifier.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.1, total_steps=steps)
     for step in tqdm(range(steps), unit="step"):
         rows = batch_indices(len(images), BATCH, seed, step)
-        batch = scaled(images[rows]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = F.cross_entropy(classifier(batch), labels[rows])
+        batch = scaled(images[rows]).to(device, memory_format=torch.channels_last)
+        with torch.autocast(batch.device.type, torch.bfloat16):
+            loss = F.cross_entropy(classifier(batch), labels[rows].to(device))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    return classifier.eval()
+    return classifier.cpu().eval()
 
 
 def main() -> None:
@@ -59,11 +59,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--limit", type=int, help="use the first LIMIT training images only")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
     (images, labels), (test_images, test_labels) = (read_data(arguments.data / f"{part}.parquet")[:2] for part in ("train", "test"))
     start = time.perf_counter()
-    classifier = fit(images[: arguments.limit], labels[: arguments.limit], arguments.epochs, arguments.seed)
+    classifier = fit(images[: arguments.limit], labels[: arguments.limit], arguments.epochs, arguments.seed, arguments.device)
     seconds = time.perf_counter() - start
 
     path = arguments.out / "classifier.safetensors"
@@ -73,7 +74,7 @@ def main() -> None:
     predicted = probabilities(load_classifier(arguments.out), scaled(test_images)).argmax(1)
     card = {
         "title": arguments.title,
-        "features": "the last stage, averaged over its 3 x 3 places: 128 numbers of an image",
+        "features": "the last stage, averaged over its places: 128 numbers of an image",
         "test_accuracy": float((predicted == test_labels).double().mean()),
         "test_images": len(test_images),
         "epochs": arguments.epochs,

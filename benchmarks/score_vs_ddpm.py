@@ -81,27 +81,29 @@ class Budget(NamedTuple):
         return gen.TrainConfig(data=str(data), out=str(out), name=training, network=network, ema=max(0.0, 1 - 10 / self.steps), **chosen, **TRAININGS[training])
 
 
-def trained(training: str, budget: Budget, data: Path, out: Path) -> gen.Model:
+def trained(training: str, budget: Budget, data: Path, out: Path, device: str) -> gen.Model:
     """The model of a training, from its folder where it is done."""
     folder = out / "models" / f"{training}-{budget.width}-{budget.steps}x{budget.batch}-{budget.seed}"
     config = budget.config(training, data, folder)
     if not (folder / "card.json").exists():
         print(f"training {training}", flush=True)
-        return train_ddpm(config) if training == "ddpm" else gen.train(config)
-    model = gen.load(folder)
+        made = train_ddpm(config, device) if training == "ddpm" else gen.train(config, device="cpu" if device == "cpu" else "auto")
+        return made.to(device)
+    model = gen.load(folder, device)
     if any(model.card[name] != getattr(config, name) for name in ("process", "process_options", "predicts", "time")):
         raise ValueError(f"{folder} holds another training than this version's {training!r}; remove it, or choose another folder for the results.")
     return model
 
 
-def train_ddpm(config: gen.TrainConfig) -> gen.Model:
+def train_ddpm(config: gen.TrainConfig, device: str = "cpu") -> gen.Model:
     """Ho et al. 2020, algorithm 1: |eps - network(sqrt(abar_i) x_0 + sqrt(1 - abar_i) eps, i)|^2 at levels i drawn from 1..1000 alike."""
     images = read_data(config.data).images
     process = make_process(config.process, config.process_options)
     levels = torch.arange(1, LEVELS + 1, dtype=torch.float64) / LEVELS * process.T
     alphas, sigmas = process.alpha(levels).float(), process.sigma(levels).float()
+    here = torch.device(device)
     torch.manual_seed(config.seed)
-    network = UNet(channels=images.shape[1], **config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = UNet(channels=images.shape[1], **config.network).to(here, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     optimiser, checkpoint = torch.optim.Adam(network.parameters()), Path(config.out) / "checkpoint.pt"
     parts: dict[str, Any] = {"network": network, "average": average, "optimiser": optimiser}
@@ -112,8 +114,9 @@ def train_ddpm(config: gen.TrainConfig) -> gen.Model:
         level = torch.randint(LEVELS, (config.batch,), generator=draws)
         eps = torch.randn(x0.shape, generator=draws)
         x = alphas[level, None, None, None] * x0 + sigmas[level, None, None, None] * eps
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = (network(x, (levels[level] * 999).float()) - eps).square().mean()
+        x, time, eps = x.to(here), (levels[level] * 999).float().to(here), eps.to(here)
+        with torch.autocast(here.type, torch.bfloat16):
+            loss = (network(x, time) - eps).square().mean()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         optimiser.zero_grad()
@@ -151,25 +154,25 @@ def _resumed(checkpoint: Path, parts: dict[str, Any]) -> int:
     """Load what an earlier run left; the number of its steps."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state["step"]
 
 
-def floor(data: Path, n: int) -> dict[str, Figure]:
+def floor(data: Path, n: int, device: str) -> dict[str, Figure]:
     """What n images of the test set score against the training set."""
-    judge = make_features("fashion_mnist", None, (1, 28, 28), torch.device("cpu"), (-1.0, 1.0))
+    judge = make_features("fashion_mnist", None, (1, 28, 28), torch.device(device), (-1.0, 1.0))
     made, real = (judge(read_data(data / f"{part}.parquet").images)["features"] for part in ("test", "train"))
     made = made[:n]
     return {**fid(grouped(made), Moments.of(real).gaussian), "kid": kid(made, real)}
 
 
-def compared(data: Path, out: Path, models: list[str], budget: Budget) -> list[dict[str, Any]]:
+def compared(data: Path, out: Path, models: list[str], budget: Budget, device: str) -> list[dict[str, Any]]:
     """A row for each training and sampler, and the test set's."""
     rows = []
     for training in models:
-        model = trained(training, budget, data / "train.parquet", out)
+        model = trained(training, budget, data / "train.parquet", out, device)
         for name, sampler in budget.samplers(training).items():
             print(f"{training}, {name}", flush=True)
             folder = out / f"{training}-{name}"
@@ -177,7 +180,7 @@ def compared(data: Path, out: Path, models: list[str], budget: Budget) -> list[d
                 model, data / "train.parquet", METRICS, n=budget.n, features="fashion_mnist", seed=budget.seed, out=folder, cache=out / "reference", **sampler
             )
             rows.append({"training": training, "sampler": name, **sampler, "statuses": found.report["statuses"], "figures": _plain(found.figures)})
-    return [*rows, {"training": "test set", "sampler": "", "figures": _plain(floor(data, budget.n))}]
+    return [*rows, {"training": "test set", "sampler": "", "figures": _plain(floor(data, budget.n, device))}]
 
 
 def _plain(figures: Any) -> dict[str, Any]:
@@ -216,12 +219,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=1000, help="images a row")
     parser.add_argument("--calls", type=int, default=100, help="network calls of a sample by an SDE method; an ODE method has a fifth")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help='where to train and to sample, as in "cuda"')
     given = parser.parse_args(arguments)
     budget = Budget(given.width, given.steps, given.batch, given.n, given.calls, given.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*feature directions")  # n is the same in every row
-        rows = compared(given.data, given.out, given.models, budget)
-    setting = {"budget": budget._asdict(), "trainings": {name: TRAININGS[name] for name in given.models}, "torch": str(torch.__version__), "threads": torch.get_num_threads()}
+        rows = compared(given.data, given.out, given.models, budget, given.device)
+    machine = {"torch": str(torch.__version__), "device": given.device, "threads": torch.get_num_threads()}
+    setting = {"budget": budget._asdict(), "trainings": {name: TRAININGS[name] for name in given.models}, **machine}
     with atomic(given.out / "score_vs_ddpm.json") as path:
         path.write_text(json.dumps({**setting, "rows": rows}, indent=2) + "\n")
     print(table(rows))

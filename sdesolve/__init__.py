@@ -20,6 +20,7 @@ from .likelihood import Budget, Likelihood, log_likelihood
 from .likelihood_bound import LikelihoodBound, likelihood_bound
 from .methods import Stepper
 from .model_check import ModelCheck, ModelCheckError, check_model
+from .model_statistics import model_statistics
 from .optimise import optimize_grid
 from .optimise_card import FittedCard, optimize_card
 from .optimised import OptimisedGrid
@@ -31,6 +32,7 @@ from .smc import Particles, Reward, smc
 from .solution import Solution, Status
 from .solve import SolveError, SolveWarning, solve
 from .solver_card import SolverCard, solver_card
+from .statistics import ModelStatistics
 from .tabulated import TabulatedVP
 
 if TYPE_CHECKING:  # a checker knows no module that can be called
@@ -58,6 +60,7 @@ __all__ = [
     "LikelihoodBound",
     "ModelCheck",
     "ModelCheckError",
+    "ModelStatistics",
     "Moment",
     "OptimisedGrid",
     "Parallel",
@@ -96,6 +99,7 @@ __all__ = [
     "likelihood_bound",
     "log_likelihood",
     "methods",
+    "model_statistics",
     "optimize_card",
     "optimize_grid",
     "smc",

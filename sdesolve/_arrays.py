@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -66,6 +66,17 @@ def time_tensor(t: Number, x: Tensor) -> Tensor:
     if isinstance(t, Tensor):
         return t.to(x, copy=True)  # the loop's own times are not for a function to write into
     return torch.full((), t, dtype=x.dtype, device=x.device)
+
+
+def finite_numbers(name: str, values: Any) -> Tensor:
+    """``values`` as finite numbers in float64."""
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{name}={values!r}; expected numbers.") from None
+    if not math.isfinite(float(numbers.detach().abs().sum())):
+        raise ValueError(f"{name} has entries that are not finite.")
+    return numbers
 
 
 def per_row(t: Number, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,23 +1,52 @@
 """``method="auto"``: which method for a problem and a number of network calls.
 
-Along the flow of a score, by the mean distance to where a fine solve takes the same draws, on mixtures in 2, 64 and 784 dimensions, VP and
-rectified flow, from 5 to 50 calls: DEIS in log rho is ahead up to 7 calls, iPNDM of order 3 from 8, UniPC-3 from 25 and over a :class:`Range` of noise,
-where its steps are smaller, from 18; each on its own default of equal steps in the log-SNR.  Ending with the denoiser is better than a step more.
+Along the flow of a score the rules below, for few coordinates and many (from 256), over a :class:`Range` of noise and over the whole interval.  They were
+read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids), on mixtures in
+2 and 64 dimensions, and for many coordinates on a mixture of low rank, one fitted to digits, and a trained network: ``benchmarks/auto.py``.  Data with many coordinates
+have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are
+long the grid matters more than the method.  Ending with the denoiser is better than a step more.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
 
 from ._checks import AnyProblem
 from ._errors import as_int
-from .grids import Grid
+from .grids import Grid, Recipe, karras, log_snr
 from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
 from .ranges import Range
 
 DEFAULT_CALLS = 50
 BY_NOISE = {"additive": "sra1", "diagonal": "sriw1", "scalar": "sriw1", "commutative": "heun_sde", "general": "heun_sde"}
+
+
+class Rule(NamedTuple):
+    """What is taken up to a number of network calls."""
+
+    up_to: float
+    method: str
+    options: dict[str, Any]
+    grid: Recipe
+
+
+MANY = 256  # coordinates
+_Method: TypeAlias = tuple[str, dict[str, Any]]
+DEIS: _Method = ("deis", {"variant": "log_rho"})
+DEIS_T: _Method = ("deis", {})
+IPNDM3: _Method = ("ipndm", {"order": 3})
+IPNDM4: _Method = ("ipndm", {})
+UNIPC: _Method = ("unipc", {"order": 3})
+RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
+    (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
+    (False, False): (Rule(7, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
+    (True, True): (Rule(12, *DEIS, karras()), Rule(24, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, karras(20))),
+    (True, False): (Rule(7, *DEIS_T, karras()), Rule(9, *IPNDM3, karras(20)), Rule(12, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, log_snr())),
+}
 
 
 class Choice(NamedTuple):
@@ -27,30 +56,32 @@ class Choice(NamedTuple):
     options: dict[str, Any]
     nfe: int | None
     denoise: bool | None
+    grid: Any
 
 
-def for_calls(calls: int, ranged: bool) -> tuple[str, dict[str, Any]]:
-    """The method along a score's flow for a number of network calls, over a range of noise or the whole interval, and its options."""
-    if calls <= 7:
-        return "deis", {"variant": "log_rho"}
-    return ("ipndm", {"order": 3}) if calls < (18 if ranged else 25) else ("unipc", {"order": 3})
+def for_calls(calls: int, coordinates: int, ranged: bool) -> Rule:
+    """The rule along a score's flow for a number of network calls, over a range of noise or the whole interval."""
+    return next(rule for rule in RULES[coordinates >= MANY, ranged] if calls <= rule.up_to)
 
 
-def choose(problem: AnyProblem, options: dict[str, Any], steps: int | None, nfe: int | None, grid: Any, interval: Any, denoise: bool | None) -> Choice:
+def choose(
+    problem: AnyProblem, x: Any, options: dict[str, Any], steps: int | None, nfe: int | None, grid: Any, interval: Any, denoise: bool | None
+) -> Choice:
     """What "auto" stands for, from the arguments of a solve."""
     if options:
         raise ValueError(f"unknown argument(s) {', '.join(options)}: method='auto' chooses the method and its options; expected one by name for options of your own.")
     if isinstance(grid, OptimisedGrid):
-        return Choice(grid.method, dict(grid.options), nfe, denoise)
+        return Choice(grid.method, dict(grid.options), nfe, denoise, grid)
     if not isinstance(problem, ReverseSDE | ProbabilityFlow):
         method = "tsit5" if isinstance(problem, ODE) else BY_NOISE[problem.kind] if isinstance(problem, SDE) else "baoab"
-        return Choice(method, {}, nfe, denoise)
+        return Choice(method, {}, nfe, denoise, grid)
     named = grid is None or isinstance(grid, str) or callable(grid)
     if steps is None and nfe is None and named:
         nfe = DEFAULT_CALLS
     calls = as_int(steps if nfe is None else nfe) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
-    method, chosen = for_calls(DEFAULT_CALLS if calls is None else calls, isinstance(interval, Range))  # what is no number is refused where all arguments are
+    coordinates = math.prod(x.shape[1:]) if isinstance(x, Tensor) else 1  # what is no state, like what is no number, is refused where all arguments are
+    rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, isinstance(interval, Range))
     if denoise is None and not isinstance(interval, Range) and calls != 1:
         first, last = problem.interval if interval is None else problem.check_interval(interval)
         denoise = first > last
-    return Choice(method, chosen, nfe, denoise)
+    return Choice(rule.method, dict(rule.options), nfe, denoise, rule.grid if grid is None else grid)

@@ -151,7 +151,7 @@ class Exact:
         return self
 
     def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Estimate:
-        pull = _Pullback(f, x)
+        pull = Pullback(f, x)
         size = x[0].numel()
         total = x.new_zeros(len(x), dtype=torch.float64)
         together = 1 if self._one_by_one else max(1, _TOGETHER // x.numel())
@@ -182,7 +182,7 @@ class Hutchinson:
         return self if len(index) == self._probes.shape[1] else Hutchinson(self._probes[:, index], self._signs)
 
     def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Estimate:
-        pull = _Pullback(f, x)
+        pull = Pullback(f, x)
         parts = []
         for v in self._probes:
             pulled = pull(v[None])[0]
@@ -210,7 +210,7 @@ class HutchPlusPlus:
         return self if len(index) == self._probes.shape[1] else HutchPlusPlus(self._probes[:, index])
 
     def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Estimate:
-        pull = _Pullback(f, x)
+        pull = Pullback(f, x)
 
         def each(vectors: Tensor) -> Tensor:
             """(B, d, n) -> J' times each, (B, d, n)."""
@@ -226,7 +226,7 @@ class HutchPlusPlus:
         return Estimate(pull.value, (inside[:, None] + outside).T)
 
 
-class _Pullback:
+class Pullback:
     """f evaluated once, and v'J as often as is asked."""
 
     def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> None:

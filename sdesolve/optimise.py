@@ -128,8 +128,7 @@ def draws(flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, 
 
 def check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: ProbabilityFlow) -> None:
     """That the flow can be solved by it to that tolerance, in that precision."""
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}; expected a real floating dtype, as in dtype=torch.float32.")
+    check_dtype(dtype)
     stepper = _checks.stepper_of(reference, {}, flow, at_tolerance=True)
     _checks.suited(stepper, flow, reference)
     if stepper.error_order is None:
@@ -139,6 +138,12 @@ def check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: 
     except ValueError:
         least = torch.finfo(dtype).eps
         raise ValueError(f"tolerance={tolerance!r} in {dtype}; expected a number of at least its rounding, as in tolerance={max(1e-4, 2 * least):.1g}.") from None
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """That states can be of it."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype!r}; expected a real floating dtype, as in dtype=torch.float32.")
 
 
 def _event(shape: Any) -> tuple[int, ...]:

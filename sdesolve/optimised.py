@@ -68,8 +68,11 @@ class OptimisedGrid(Grid):
         return gaussian_start(process, x, t, mean.reshape(x.shape[1:]) if len(mean) > 1 else float(mean), self.data_std)
 
     def save(self, path: str | Path) -> Path:
-        """Write the grid as JSON; whole, or not at all."""
+        """Write the grid as JSON, whole or not at all; a ValueError where the method has an option that JSON has not, as statistics are."""
         path = Path(path)
+        for name, value in self.options:
+            if not _options({name: value}):
+                raise ValueError(f"options has {name}=a {type(value).__name__}, which is no number or text; expected sd.Grid(grid.ts) to be kept, and the other by its own save.")
         with atomic(path) as partial:
             partial.write_text(json.dumps({"format": FORMAT, **asdict(self), "options": dict(self.options)}, indent=1) + "\n", encoding="utf-8")
         return path

@@ -55,7 +55,8 @@ class Particles:
         log_evidence: (B,) float64, ln of the mean reward, or of the integral of the product of densities.
         ess: (N + 1, B) float64, the effective number of particles 1/sum w^2 at each node, before they were chosen.
         nfe: network calls of each particle.
-        seed: what named the noise.
+        seed: what named the noise, with the names of the rows.
+        sample_ids: (B,) those names.
     """
 
     x: Tensor
@@ -64,6 +65,7 @@ class Particles:
     ess: Tensor
     nfe: int
     seed: int
+    sample_ids: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -80,8 +82,7 @@ class Particles:
         """
         n = integer("n", n, 1, example=16)
         seed = self.seed if seed is None else _checks.seed_of(seed, None)
-        rows, device = len(self.x), self.x.device
-        numbers = SeededNormals(seed, range(rows), (n + 1,), dtype=torch.float64, device=device, stream=PARTICLES).normal(0, _CHOICE)
+        numbers = SeededNormals(seed, self.sample_ids, (n + 1,), dtype=torch.float64, device=self.x.device, stream=PARTICLES).normal(0, _CHOICE)
         chosen = _systematic(self.log_weights, numbers[:, 0], n)
         return _taken(self.x, chosen.gather(1, numbers[:, 1:].argsort(1)))
 
@@ -204,7 +205,8 @@ def _walk(
     if lost:
         said = f"{len(lost)} of {rows} rows have no particle with a finite weight (rows {lost[:5]}): the reward or the score is not finite there, or the reward is 0 everywhere."
         warnings.warn(said, SolveWarning, stacklevel=3)
-    return Particles(here.denoised.reshape(x.shape), log_w - whole[:, None], log_z + whole - math.log(count), torch.stack(ess), _tally.calls() - calls, seed)
+    evidence = log_z + whole - math.log(count)
+    return Particles(here.denoised.reshape(x.shape), log_w - whole[:, None], evidence, torch.stack(ess), _tally.calls() - calls, seed, ids)
 
 
 def _look(laws: list[tuple[Score, float]], reward: Reward | None, x: Tensor, t: float, rows: int, last: bool = False, before: Tensor | None = None) -> _Here:

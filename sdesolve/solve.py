@@ -84,7 +84,7 @@ def solve(
     A method made to keep to a tolerance (``rk45``, ``tsit5``, ``rodas5p``, ``adaptive``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
     ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.
-    "auto" takes the method that did best on problems with exact scores at that ``nfe`` (default 50), along the flow and denoised at
+    "auto" takes the method, and its grid, that did best on problems with exact scores at that ``nfe`` (default 50), along the flow and denoised at
     the end; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
 
     Arguments:
@@ -141,7 +141,7 @@ def solve(
         SolveError: samples failed and ``throw=True``.
     """
     if method == "auto":
-        method, options, nfe, denoise = _auto.choose(problem, options, steps, nfe, grid, interval, denoise)
+        method, options, nfe, denoise, grid = _auto.choose(problem, x, options, steps, nfe, grid, interval, denoise)
     start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
     tolerant = rtol is not None or atol is not None
     stats: dict[str, Any] = {"method": name}

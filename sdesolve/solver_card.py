@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._arrays import Number
+from ._arrays import Number, finite_numbers
 from ._errors import as_float, choice, integer
 from .files import atomic, read_json
 from .grids import Grid
@@ -68,7 +67,7 @@ class SolverCard(LinearSampler):
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+            object.__setattr__(self, name, finite_numbers(name, getattr(self, name)))
         choice("output", self.output, ("x0", "epsilon"))
         if self.ts.dim() != 1 or not bool((self.ts > 0).all()):
             raise ValueError(f"ts={self.ts.tolist()}; expected a list of times > 0, where a process has a score, as in ts=[1.0, 0.5, 0.1].")
@@ -213,24 +212,13 @@ def solver_card(method: str | LinearSampler, process: Process, grid: Grid | Sequ
     for i, row in enumerate(rows):
         for back, weight in enumerate(row.on_outputs):
             b[i, i - back] = weight
-    nodes, a, c = (_numbers(name, values) for name, values in (("ts", ts), ("a", [row.on_x for row in rows]), ("c", [row.on_noise or 0.0 for row in rows])))
+    nodes, a, c = (finite_numbers(name, values) for name, values in (("ts", ts), ("a", [row.on_x for row in rows]), ("c", [row.on_noise or 0.0 for row in rows])))
     return SolverCard(nodes, a, b, c, repr(process), stepper.output, calls)
 
 
 def _listed(value: object, depth: int) -> bool:
     """Whether it is a list of numbers, or at depth 2 of such lists."""
     return isinstance(value, list) and all(_listed(v, depth - 1) if depth > 1 else as_float(v) is not None for v in value)
-
-
-def _numbers(name: str, values: Any) -> Tensor:
-    """``values`` as finite numbers in float64."""
-    try:
-        numbers = torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(f"{name}={values!r}; expected numbers.") from None
-    if not math.isfinite(float(numbers.detach().abs().sum())):
-        raise ValueError(f"{name} has entries that are not finite.")
-    return numbers
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -25,4 +26,12 @@ def as_int(value: Any) -> int | None:
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
+        return None
+
+
+def as_float(value: Any) -> float | None:
+    """A real number of Python or numpy as Python's; None for anything else, a bool too."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
+    except OverflowError:
         return None

@@ -35,7 +35,7 @@ def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device
 
 
 def read_classifier(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """The classifier's network that ``card`` describes with the weights of a safetensors file, float16 ones widened; raises ModelFileError."""
+    """The classifier's network that ``card`` describes with the weights of a safetensors file; raises ModelFileError."""
     _check_hash(weights, card)
     network = _built(card_path, card, CLASSIFIERS)
     try:
@@ -46,8 +46,7 @@ def read_classifier(weights: Path, card_path: Path, card: Mapping[str, Any], dev
         raise ModelFileError(f"{card_path} does not describe a classifier that can be run: {error}") from error
     if tuple(output.shape) != (1, card["classes"]):
         raise ModelFileError(f"{card_path}: the network turns an image into {tuple(output.shape[1:])} logits; expected ({card['classes']},).")
-    tensors = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in read_tensors(weights).items()}
-    fill(weights, network, tensors)
+    fill(weights, network, read_tensors(weights))
     return placed(network, device)
 
 

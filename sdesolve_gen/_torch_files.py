@@ -4,17 +4,17 @@
     .pt, .pth, .bin     what ``torch.save`` writes: a zip archive, stored and not compressed, of a pickle and of raw numbers
 
 The archive is checked first: one directory at the end, no entry twice, compressed, encrypted or outside it, sizes that add up to no more than the file,
-the checksum of every entry.  Then ``torch.load(weights_only=True)`` reads the pickle, which knows tensors, numbers, strings, lists and dicts; there is no
-other way in.
+the checksum of every entry.  Then the pickle is read by :mod:`._inert_pickle`, which knows tensors, numbers, strings, lists and dicts; there is no
+other way in.  Tensors are the file itself, mapped into memory: what nobody looks at, such as an optimiser's state, is not read.
 """
 
 from __future__ import annotations
 
 import io
+import mmap
 import os
-import pickletools
 import struct
-import warnings
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +26,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ._errors import ModelFileError
+from ._inert_pickle import TENSORS, Budget, Refused, Unpickler, storage_of, unpickled
 
-LARGEST_PICKLE = 1 << 26  # bytes of names and shapes
-MOST_ENTRIES = 100_000
-_DEEPEST = 16
+LARGEST_PICKLE, LARGEST_HEADER = 1 << 26, 1 << 22  # bytes of names and shapes, of the two formats
+MOST_ENTRIES = 20_000
+_LOCAL = struct.Struct("<4s22x2H")  # what stands before an entry of a zip archive, and the lengths of what stands between
 _END, _END64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")  # the records at the end of a zip archive
 _TAIL = _END.size + _LOCATOR.size + _END64.size
 _NOT_OURS = "expected weights as torch.save or safetensors write them"
@@ -38,29 +39,48 @@ _NOT_OURS = "expected weights as torch.save or safetensors write them"
 def read_checkpoint(path: str | Path) -> Any:
     """What ``torch.save`` wrote: tensors on the CPU, numbers, strings, and lists and dicts of them.
 
+    The tensors are views of the file, mapped and private to this process: clone those that are to stay when the file may be written over.
+
     Raises:
         ModelFileError: a file that is missing, damaged, of another format, or asks for anything but those.
     """
     path = Path(path)
     with _opened(path) as archive:
         pickled = _checked(path, archive)
-    _check_pickle(path, pickled)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations of torch's own, on the way to what it refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles raise anything there is
-        raise ModelFileError(f"{path} holds more than tensors, numbers and names, or is damaged ({_line(error)}); {_NOT_OURS}, for more could run code.") from error
+        storages = _Storages(path, archive)
+    return unpickled(path, Unpickler(io.BytesIO(pickled), TENSORS, Budget(len(pickled)), storages))
+
+
+class _Storages:
+    """The storages of an archive that was looked at, as tensors with one axis."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def __call__(self, pid: Any) -> Tensor:
+        dtype, name, count = storage_of(pid)
+        entry = self._entries.get(f"data/{name}")
+        if entry is None or count * dtype.itemsize > entry.file_size:
+            raise Refused(f"the storage {name[:40]!r} of {count} numbers, which the archive does not have")
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        _, name_length, extra_length = _LOCAL.unpack_from(self._map, entry.header_offset)
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.header_offset + _LOCAL.size + name_length + extra_length)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file by their names; raises ModelFileError."""
     path = Path(path)
     if path.suffix != ".safetensors":
-        found = read_checkpoint(path)
-        return tensors_in(path, found)
+        return owned(tensors_in(path, read_checkpoint(path)))
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file; {_NOT_OURS}.")
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise ModelFileError(f"{path} is no safetensors file with a header of at most {LARGEST_HEADER} bytes: it claims {length}.")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
@@ -84,23 +104,33 @@ def tensors_in(path: Path, found: Any) -> dict[str, Tensor]:
     return dict(found)
 
 
+def owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with memory of their own."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def fill(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give ``network``, which may be on the meta device, the tensors of ``path``: every name, shape and type, and finite values; raises ModelFileError."""
+    """Give ``network``, which may be on the meta device, the tensors of ``path``, float16 ones widened: every name, shape and type, and finite values.
+
+    Raises:
+        ModelFileError: a tensor that is missing, of another shape or type, or not finite.
+    """
     wanted = network.state_dict()
+    tensors = {name: t.to(wanted[name].dtype) if t.dtype == torch.float16 and name in wanted else t for name, t in tensors.items()}
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or extra:
         raise ModelFileError(f"{path} does not fit its card's network: it lacks {_few(missing)} and has besides {_few(extra)}.")
     for name, tensor in tensors.items():
         here, there = (tuple(tensor.shape), tensor.dtype), (tuple(wanted[name].shape), wanted[name].dtype)
         if here != there:
-            raise ModelFileError(f"{path}: {name} is {here[0]} {here[1]}; its card's network has {there[0]} {there[1]}.")
+            raise ModelFileError(f"{path}: {name[:80]} is {here[0]} {here[1]}; its card's network has {there[0]} {there[1]}.")
         if not torch.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} has values that are not finite.")
-    network.load_state_dict(dict(tensors), assign=True)
+    network.load_state_dict(tensors, assign=True)
 
 
 def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" if names else "nothing"
+    return f"{', '.join(name[:80] for name in names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" if names else "nothing"
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -156,33 +186,17 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> bytes:
     try:
         broken = archive.testzip()
         pickled = archive.read(pickles[0])
+        order = next((archive.read(entry) for entry in entries if entry.filename.endswith("/byteorder") and entry.file_size < _TAIL), None)
     except Exception as error:  # as above
         raise ModelFileError(f"{path} is damaged ({_line(error)}).") from error
     if broken is not None:
         raise ModelFileError(f"{path}: the checksum of {broken[:80]} is wrong: damaged.")
+    if order is not None and order != sys.byteorder.encode():
+        raise ModelFileError(f"{path} was written by a machine of the byte order {order!r}; expected {sys.byteorder}: save it anew on one like this.")
     return pickled
 
 
-def _check_pickle(path: Path, pickled: bytes) -> None:
-    """Refuse tuples that hold another twice, which holds another twice, and so on: to use one as a key takes 2 to the power of their depth steps."""
-    depths: dict[Any, int] = {}  # of the tuples in the memo, by its index
-    inside, made = 0, 0
-    try:
-        for code, argument, _ in pickletools.genops(io.BytesIO(pickled)):
-            if code.name in ("BINGET", "LONG_BINGET"):
-                inside = max(inside, depths.get(argument, 0))
-            elif code.name in ("BINPUT", "LONG_BINPUT") and made:
-                depths[argument] = made
-            made = 1 + inside if code.name.startswith("TUPLE") else 0
-            inside = 0 if made else inside
-            if made > _DEEPEST:
-                raise ValueError(f"tuples within tuples, more than {_DEEPEST} deep")
-    except Exception as error:  # what pickletools makes of damage
-        raise ModelFileError(f"{path}: its pickle is damaged ({_line(error)}).") from error
-
-
 def _line(error: BaseException) -> str:
-    """The first telling line of an error of somebody else's."""
+    """The first line of an error of somebody else's."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = next((line for line in lines if "GLOBAL" in line or "nsupported" in line), lines[0] if lines else type(error).__name__)
-    return telling[:200]
+    return (lines[0] if lines else type(error).__name__)[:200]

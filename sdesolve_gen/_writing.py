@@ -15,12 +15,13 @@ from sdesolve.files import atomic, sha256
 
 
 def write_network(weights: Path, card_path: Path, network: nn.Module, card: Mapping[str, Any], what: str, dtype: torch.dtype | None = None) -> None:
-    """The network's tensors as safetensors, in ``dtype`` or as they are, and its card with their number and hash; ``what`` it is, for messages.
+    """The network's tensors as safetensors, its parameters in ``dtype`` or as they are, and its card with their number and hash; ``what`` it is, for messages.
 
     Raises:
         ValueError: a weight that is not finite, in that dtype.
     """
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous().clone() for name, tensor in network.state_dict().items()}
+    rounded = {name for name, _ in network.named_parameters()}  # buffers, such as the frequencies of an embedding, keep every digit
+    tensors = {name: t.detach().to("cpu", dtype if name in rounded else None).contiguous().clone() for name, t in network.state_dict().items()}
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"the weights {', '.join(broken[:3])} are not finite{f' in {dtype}' if dtype else ''}; a {what} like that is not saved.")

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from tqdm import tqdm
 
@@ -132,7 +133,11 @@ def benchmark_command(
     rows: Annotated[int | None, typer.Option(min=8, help="Samples a cell, instead of each problem's own number.")] = None,
     out: Annotated[str, typer.Option(help="Folder for everything that is written.")] = "runs/benchmark",
     data: Annotated[str | None, typer.Option(help="Folder with mnist/test.parquet and cifar10/test.parquet, for the problems that want images.")] = None,
-    classifier: Annotated[str | None, typer.Option(help="Folder that benchmarks/mnist_classifier.py wrote: its features for a Fréchet distance.")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Features for a Fréchet distance of grey 28 x 28 images: mnist or fashion_mnist, or a folder that benchmarks/mnist_classifier.py wrote.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A trained model to sample from, its folder; may be repeated. Without --problems, these alone.")] = None,
+    device: Annotated[str, typer.Option(help='Where samples are made: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
 ) -> None:
     """Quality against network calls: our methods and other packages', on laws with exact scores and on a trained network.
 
@@ -143,7 +148,9 @@ def benchmark_command(
 
     `sdesolve-gen benchmark --quick`
 
-    `sdesolve-gen benchmark --full --data ../shared/data --classifier runs/classifier --out runs/full`
+    `sdesolve-gen benchmark --full --data ../shared/data --classifier mnist --out runs/full`
+
+    `sdesolve-gen benchmark --model runs/mine --classifier fashion_mnist --device cuda --out runs/mine/benchmark`
 
     `sdesolve-gen benchmark --problems ring_2d --methods ddim,dpmpp_2m --budgets 5,10 --no-peers`
 
@@ -152,7 +159,7 @@ def benchmark_command(
     with _told(interrupted=f"what is done stands in {out}/cells.jsonl: the same command goes on from there"):
         plan = benchmark.planned(
             "quick" if quick else "full", problems=_names(problems), methods=_names(methods), budgets=_numbers("--budgets", budgets),
-            peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier,
+            peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier, models=model or [], device=device,
         )  # fmt: skip
         ran = benchmark.run(plan, Path(out) / "cells.jsonl")
         found = benchmark.results(plan, ran, sys.argv[1:])
@@ -172,7 +179,7 @@ def train_command(
     batch: Annotated[int | None, typer.Option(min=1, help=f"Images an update, on all processes together; default {TrainConfig.batch}.")] = None,
     size: Annotated[int | None, typer.Option(min=0, help="Side that pictures are scaled (the shorter one) and cropped (the middle) to.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Names the data's order and the noise; default 0.")] = None,
-    precision: Annotated[str | None, typer.Option(help='"bf16" (autocast; weights stay float32), the default, or "fp32".')] = None,
+    precision: Annotated[str | None, typer.Option(help='"bf16" (autocast; weights stay float32), the default, "fp16" (the same, with a scaled loss), or "fp32".')] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of TrainConfig; may be repeated.")] = None,
     resume: Annotated[str, typer.Option(help='"auto" goes on from the newest checkpoint in --out where there is one; "never" starts anew.')] = "auto",
     device: Annotated[str, typer.Option(help='"auto" takes the GPU where there is one; "cpu" does not.')] = "auto",
@@ -216,6 +223,7 @@ def likelihood_command(
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-4,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-4,
     eps: Annotated[float | None, typer.Option(help="Where the flow starts; default 1e-5 T. The bits/dim depend on it.")] = None,
+    bound: Annotated[int, typer.Option(min=0, help="Network calls, an even number >= 4, for the bound of the reverse SDE in columns of its own; 0: none.")] = 0,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images solved together, and saved together.")] = 64,
     device: Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')] = "cpu",
@@ -232,15 +240,18 @@ def likelihood_command(
 
     `sdesolve-gen likelihood --model runs/mine --data pictures/ --probes 4 --rtol 1e-5 --atol 1e-5 --out mine.parquet`
 
+    `sdesolve-gen likelihood --data mnist/test.parquet --bound 64 --device cuda --batch-size 1000 --out runs/test.csv`
+
     `sdesolve-gen likelihood --model runs/classes --data mnist/test.parquet --labels data` (each image by its own class)
 
     Exit codes: 0 done, 1 some images have no likelihood, 2 a bad value, 130 interrupted.
     """
     with _told(interrupted=f"the rows in {out}, if there are any, are whole: the same command goes on from them"):
+        torch.backends.cudnn.allow_tf32 = False  # step control would take TF32's rounding of 1e-3 for an error of the step
         loaded = load(model, device)
         images = read_for(loaded, data, size).rows(slice(n))
         told = labels_of(loaded, word(labels), images.labels, len(images.ids), "--labels")
-        options = {"probes": probes, "rtol": rtol, "atol": atol, "eps": eps, "seed": seed}
+        options: dict[str, Any] = {"probes": probes, "rtol": rtol, "atol": atol, "eps": eps, "bound": bound, "seed": seed}
         source = {"data": one_or_more(data), "size": size, "images": len(images.names), "skipped": images.skipped, "labels": labels}
         table = Table(out, {"model": loaded.card["name"], "sha256": loaded.card.get("sha256"), **source, **options}, overwrite)
         with tqdm(total=len(images.names), initial=len(table.rows), unit="image", desc="likelihood") as bar:
@@ -250,8 +261,10 @@ def likelihood_command(
         table.finish()
         said = table.figures()
         typer.echo(f"wrote {table.path}, {table.picture} and {table.manifest}")
-        error = f" +- {said['standard_error']:.4f}" if said["standard_error"] is not None else ""
-        typer.echo(f"{said['images']} images, {said['bits_per_dim'] or math.nan:.4f}{error} bits/dim, {said['nfe']:.1f} network calls each, {said['statuses']}")
+        bits, above = _with_error(said["bits_per_dim"], said["standard_error"]), _with_error(said.get("bound"), said.get("bound_error"))
+        typer.echo(f"{said['images']} images, {bits} bits/dim, {said['nfe']:.1f} network calls each, {said['statuses']}")
+        if bound:
+            typer.echo(f"{said['images']} images, {above} bits/dim at most by the reverse SDE, {bound} network calls each")
     if set(said["statuses"]) != {"ok"}:
         raise typer.Exit(1)
 
@@ -334,6 +347,10 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"\n{message}" if code == 130 else message, err=True)
     raise typer.Exit(code)
+
+
+def _with_error(mean: float | None, error: float | None) -> str:
+    return f"{math.nan if mean is None else mean:.4f}{'' if error is None else f' +- {error:.4f}'}"
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -14,28 +14,29 @@ import typer
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve.noise import SeededNormals
 
 from .comparison import Comparison, comparison_files, write_comparison
 from .conditioning import CONDITIONINGS, Operator
 from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
 from .data import Data, check_shape, of_tensor, read_data
 from .flags import IMAGES, Label, Size, of_one_class, one_or_more
+from .mask_picture import read_mask
+from .measuring import simulated
 from .models import Model, load
 from .restoration import Restored, luminance, pictures_of, scaled
-
-MEASURED = 200
-"""Stream of the noise of simulated measurements, apart from those of the solver."""
 
 Sources = Annotated[list[str], typer.Option("--data", help=f"Images: {IMAGES}.")]
 ModelName = Annotated[str, typer.Option(help="An embedded model, or a folder with a trained one.")]
 First = Annotated[int, typer.Option(min=0, help="Number of the first image to take.")]
 Count = Annotated[int, typer.Option(min=1, help="Images to take.")]
-Method = Annotated[str, typer.Option(help=f"How the model is conditioned: auto, {', '.join(sorted(CONDITIONINGS))}.")]
+Method = Annotated[str, typer.Option(help=f"How the model is conditioned: auto, {', '.join(sorted([*CONDITIONINGS, 'smc']))}.")]
 Draws = Annotated[int, typer.Option(min=1, help="Independent draws for each image; their mean and standard deviation are shown.")]
 Sampler = Annotated[str | None, typer.Option(help="What solves: any method of `sample`; default: what suits the method.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; default: what suits the method.")]
 NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the measurement's noise, in the units of the data range.")]
+Noise = Annotated[str, typer.Option(help="gaussian, or poisson: counts of what is above the low end of the data range (dps, pigdm, mmps).")]
+Peak = Annotated[float | None, typer.Option(help="With --noise poisson: how many counts the brightest value of the data has.")]
+MethodOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the conditioning method, where the sampler has one too: steps=1000 of dps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same result.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Draws solved together: memory, not results, depends on it.")]
 Device = Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')]
@@ -60,7 +61,7 @@ def inpaint_command(
     model: ModelName = "mnist",
     size: Size = 0,
     label: Label = None,
-    mask: Annotated[str | None, typer.Option(help="A picture, white (or 1) where a pixel is known and black where it is not.")] = None,
+    mask: Annotated[str | None, typer.Option(help="A picture, white (or 1) where a pixel is known, black or transparent where it is not; gray is refused.")] = None,
     box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="All but columns x0 <= x < x1 and rows y0 <= y < y1 are known.")] = None,
     random: Annotated[float | None, typer.Option(help="Share of the pixels that is missing, at random (drawn by --seed).")] = None,
     first: First = 0,
@@ -70,11 +71,14 @@ def inpaint_command(
     sampler: Sampler = None,
     steps: Steps = None,
     noise_std: NoiseStd = 0.0,
+    noise: Noise = "gaussian",
+    peak: Peak = None,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
     out: Out = "restored",
     option: Option = None,
+    method_option: MethodOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw what may stand in the unknown pixels of pictures, several times, with their mean and standard deviation.
@@ -90,12 +94,15 @@ def inpaint_command(
 
     `sdesolve-gen inpaint --data mnist/test.parquet --random 0.9 --method ddnm --sampler ddim --steps 50 --n 8`
 
+    `sdesolve-gen inpaint --data mnist/test.parquet --random 0.9 --method smc --option particles=32` (weighted particles: 32 times the calls)
+
     Exit codes: 0 done, 1 some draws did not arrive, 2 a bad value, 130 interrupted.
     """
     from .cli import _told
 
     with _told():
-        run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option)
+        run.options.update(noise=noise, peak=peak)
         check_shape(run.pictures, run.model.shape)
         known = _mask(run.model, mask, box, random, seed)
         operator = Mask(run.model.shape, known)
@@ -118,11 +125,14 @@ def colorize_command(
     sampler: Sampler = None,
     steps: Steps = None,
     noise_std: NoiseStd = 0.0,
+    noise: Noise = "gaussian",
+    peak: Peak = None,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
     out: Out = "restored",
     option: Option = None,
+    method_option: MethodOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the colours that gray pictures may have had, several times, by a model of colour images; their luminance is kept.
@@ -138,7 +148,8 @@ def colorize_command(
     from .cli import _told
 
     with _told():
-        run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite)
+        run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option)
+        run.options.update(noise=noise, peak=peak)
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
         if simulate and tuple(pictures.shape[1:]) != run.model.shape:
             raise ValueError(f"--data holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
@@ -156,7 +167,9 @@ def restore_command(
     label: Label = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the operator, as in factor=4; may be repeated.")] = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="Measure the pictures of --data first, with noise of --noise-std.")] = False,
-    noise_std: NoiseStd = 0.05,
+    noise_std: Annotated[float | None, typer.Option(help="Standard deviation of the measurement's noise, in units of the data range; default 0.05, and 0 with poisson.")] = None,
+    noise: Noise = "gaussian",
+    peak: Peak = None,
     first: First = 0,
     n: Count = 4,
     draws: Draws = 4,
@@ -168,6 +181,7 @@ def restore_command(
     device: Device = "cpu",
     out: Out = "restored",
     option: Option = None,
+    method_option: MethodOption = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the images that measurements y = A x + noise may have come from: super-resolution, deblurring, compressed sensing, CT, MRI.
@@ -181,6 +195,8 @@ def restore_command(
 
     `sdesolve-gen restore --data small/ --operator downsample --set factor=2 --noise-std 0.02 --model runs/mine --method mmps`
 
+    `sdesolve-gen restore --data mnist/test.parquet --simulate --operator gaussian_blur --noise poisson --peak 30`
+
     `sdesolve-gen restore --data sinograms.npz --operator radon --set angles=30 --noise-std 0.01 --model runs/ct --draws 16`
 
     Exit codes: 0 done, 1 some draws did not arrive, 2 a bad value, 130 interrupted.
@@ -188,11 +204,15 @@ def restore_command(
     from .cli import _pairs, _told
 
     with _told():
-        run = _begin("restore", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, y=not simulate)
+        run = _begin("restore", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, y=not simulate)
+        run.options.update(noise=noise, peak=peak)
         options = _pairs("--set", set_)
         measured = make(operator, run.model.shape, **options)
         given = scaled(run.model, (check_shape(run.pictures, run.model.shape) if simulate else run.pictures).images)
-        y = _measured(measured, given, noise_std, seed, run.pictures.ids) if simulate else given
+        noise_std = (0.05 if noise == "gaussian" else 0.0) if noise_std is None else noise_std
+        if not noise_std >= 0:
+            raise ValueError(f"--noise-std {noise_std}; expected a number >= 0.")
+        y = simulated(run.model, measured, given, noise_std, noise, peak, seed, run.pictures.ids) if simulate else given
         settings = {"data": one_or_more(data), "label": label, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
     _leave(arrived)
@@ -200,19 +220,20 @@ def restore_command(
 
 def _begin(
     task: str, data: list[str], model: str, size: int, label: str | None, first: int, n: int, draws: int, method: str, sampler: str | None, steps: int | None, seed: int,
-    batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, y: bool = False,
+    batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, method_option: list[str] | None, y: bool = False,
 ) -> Run:  # fmt: skip
     """The model, the images, and the options of a restoration; nothing is computed yet."""
     from .cli import _pairs
 
     extra = _pairs("--option", option)
-    for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std"):
+    for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std", "noise", "peak"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
     for name in ("images", "mask", "gray", "weights", "y", "operator", "model", "sample_ids", "progress"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: that is given by other flags; expected an option of the conditioning method or the sampler.")
     options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})
+    options |= {"method_options": _pairs("--method-option", method_option)} if method_option else {}
     loaded = of_one_class(load(model, device), label)
     pictures = _measurements(Path(data[0])) if y and len(data) == 1 and data[0].endswith(".npz") else read_data(data, size, floats=True)
     chosen = pictures.from_number(first, "--first").rows(slice(n))
@@ -247,11 +268,7 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
     if sum(given is not None for given in (mask, box, random)) != 1:
         raise ValueError("expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE, as in --random 0.9.")
     if mask is not None:
-        if not Path(mask).exists():
-            raise FileNotFoundError(f"--mask {mask} is not a file; expected a picture, white where a pixel is known and black where it is not.")
-        levels = read_data(mask, floats=True).images[0]
-        flat = levels[:1] if bool((levels == levels[:1]).all()) else levels
-        return torch.where(flat == 255, torch.ones_like(flat), flat)
+        return read_mask(mask)
     if random is not None:
         return random_mask(model.shape, random, seed)
     corners = [part.strip() for part in (box or "").split(",")]
@@ -270,11 +287,3 @@ def _measurements(path: Path) -> Data:
     if y.ndim < 2 or y.dtype not in (np.float32, np.float64):
         raise ValueError(f"{path}: y is {y.shape} {y.dtype}; expected floats (n, *measured) in the units of the data range.")
     return of_tensor(torch.from_numpy(y))
-
-
-def _measured(operator: Operator, x: Tensor, noise_std: float, seed: int, ids: list[int]) -> Tensor:
-    """A x + noise_std n, with noise named by the seed and the number of the image."""
-    if not noise_std >= 0:
-        raise ValueError(f"--noise-std {noise_std}; expected a number >= 0.")
-    y = operator.forward(x)
-    return y + noise_std * SeededNormals(seed, torch.tensor(ids), operator.measured, dtype=y.dtype, device=y.device, stream=MEASURED).normal(0)

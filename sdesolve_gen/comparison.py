@@ -67,13 +67,16 @@ class Comparison(NamedTuple):
             truth, every = self.truth.cpu(), r.images.flatten(0, 1).cpu()
             repeated = truth.repeat_interleave(r.images.shape[1], 0)
             found |= _likeness("draws", every, repeated, self.model) | _likeness("mean", r.mean.cpu(), truth, self.model)
+        if r.log_evidence is not None and r.ess is not None:
+            found |= {"log_evidence": float(r.log_evidence.mean()), "ess_last": float(r.ess[..., -1].mean()), "ess_least": float(r.ess.amin(-1).mean())}
         return {**found, "statuses": dict(Counter(r.status.flatten().tolist()))}
 
     def line(self) -> str:
         """The figures in one line."""
         f = self.figures()
         likeness = f", PSNR {f['psnr_draws']:.2f} dB a draw and {f['psnr_mean']:.2f} dB their mean" if self.truth is not None else ""
-        return f"{f['images']} images, {f['draws']} draws each, {f['nfe']:.0f} network calls a draw, {self.wall_time:.1f} s, |y - A x| {f['residual']:.4g} rms{likeness}"
+        calls = "network calls a draw" if self.restored.ess is None else "network calls a particle"
+        return f"{f['images']} images, {f['draws']} draws each, {f['nfe']:.0f} {calls}, {self.wall_time:.1f} s, |y - A x| {f['residual']:.4g} rms{likeness}"
 
 
 def comparison_files(out: str, stem: str, overwrite: bool) -> ComparisonFiles:
@@ -95,6 +98,7 @@ def write_comparison(files: ComparisonFiles, found: Comparison) -> None:
     write_png(files.mean, r.mean, found.model.data_range)
     write_png(files.std, std, (0.0, white))
     tensors = {"images": r.images, "mean": r.mean, "std": r.std, "y": found.y, "residual": r.residual, "nfe": r.nfe}
+    tensors |= {} if r.log_evidence is None or r.ess is None else {"log_evidence": r.log_evidence, "ess": r.ess}
     arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     with atomic(files.npz) as path:
         np.savez_compressed(path, **arrays, status=r.status, names=np.array(found.names), seed=np.uint64(r.seed))

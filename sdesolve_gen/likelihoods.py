@@ -1,7 +1,8 @@
 """Likelihoods of a whole data set: a table that grows batch by batch, and can be gone on with.
 
     NAME.csv or NAME.parquet     one row an image: id (its place in the data), name, label (that the network was told), log_prob (nats),
-                                 bits_per_dim, standard_error (bits/dim, over probes), nfe, status
+                                 bits_per_dim, standard_error (bits/dim, over probes), nfe, status; where a bound is asked for, bound and
+                                 bound_error (bits/dim, over its times and noise), too
     NAME.png                     histogram of the bits/dim
     NAME.json                    settings and figures; "complete" is false until all images are there
 """
@@ -21,6 +22,7 @@ import pyarrow.parquet as parquet
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._versions import versions
@@ -28,6 +30,7 @@ from .data import Data
 from .models import Model
 
 COLUMNS = ("id", "name", "label", "log_prob", "bits_per_dim", "standard_error", "nfe", "status")
+BOUND = ("bound", "bound_error")
 _SIZE, _BORDER, _BINS = (640, 400), 40, 40
 
 Row = dict[str, Any]
@@ -69,10 +72,10 @@ class Table:
         self._note(complete=False)
         with atomic(self.path) as path:
             if self.path.suffix == ".parquet":
-                parquet.write_table(pa.table({name: [row[name] for row in self.rows] for name in COLUMNS}), path)
+                parquet.write_table(pa.table({name: [row[name] for row in self.rows] for name in self.rows[0]}), path)
             else:
                 with open(path, "w", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, COLUMNS)
+                    writer = csv.DictWriter(file, list(self.rows[0]))
                     writer.writeheader()
                     writer.writerows(self.rows)
 
@@ -82,16 +85,21 @@ class Table:
         self._note(complete=True)
 
     def figures(self) -> dict[str, Any]:
-        """How many images, their mean bits/dim and its standard error over images, calls a sample, and how many ended how."""
-        bits = np.array([row["bits_per_dim"] for row in self.rows if math.isfinite(row["bits_per_dim"])])
+        """How many images, their mean bits/dim and bound with the standard error over images, calls a sample, and how many ended how."""
         statuses = sorted({row["status"] for row in self.rows})
         return {
             "images": len(self.rows),
-            "bits_per_dim": float(bits.mean()) if len(bits) else None,
-            "standard_error": float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else None,
+            **self._mean("bits_per_dim", "standard_error"),
+            **(self._mean(*BOUND) if "bound" in self.rows[0] else {}),
             "nfe": float(np.mean([row["nfe"] for row in self.rows])),
             "statuses": {status: sum(row["status"] == status for row in self.rows) for status in statuses},
         }
+
+    def _mean(self, column: str, error: str) -> dict[str, float | None]:
+        """The mean of a column, and its standard error over images, of which that of probes or of a bound's draws is a part."""
+        values = np.array([row[column] for row in self.rows if math.isfinite(row[column])])
+        deviation = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+        return {column: float(values.mean()) if len(values) else None, error: deviation}
 
     def _note(self, complete: bool) -> None:
         files = {file.name: sha256(file) for file in (self.path, self.picture)} if complete else {}
@@ -104,21 +112,31 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a table that :class:`Table` wrote."""
     if path.suffix == ".parquet":
         return list(parquet.read_table(path).to_pylist())
-    floats = dict.fromkeys(("log_prob", "bits_per_dim", "standard_error"), float)
-    kinds: dict[str, Callable[[str], Any]] = {"id": int, "label": lambda text: int(text) if text else None, "nfe": int, **floats}
+    kinds: dict[str, Callable[[str], Any]] = {"id": int, "label": lambda text: int(text) if text else None, "nfe": int, "name": str, "status": str}
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: kinds.get(name, str)(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def measure(model: Model, data: Data, first: int, batch_size: int, labels: Tensor | None = None, **options: Any) -> Iterator[list[Row]]:
-    """The rows of images from the ``first`` on, a batch at a time, with the labels of all, (n,), of a model that knows classes; options of ``Model.log_likelihood``."""
+def measure(
+    model: Model, data: Data, first: int, batch_size: int, labels: Tensor | None = None, *, bound: int = 0, seed: int = 0, eps: float | None = None, **options: Any
+) -> Iterator[list[Row]]:
+    """The rows of images from the ``first`` on, a batch at a time, with the labels of all, (n,), of a model that knows classes.
+
+    ``bound``, where not 0, is ``evaluations`` of :func:`sdesolve.likelihood_bound`, which gets the same points, seed and eps; further options of
+    ``Model.log_likelihood``.
+    """
+    names, in_bits = COLUMNS + (BOUND if bound else ()), (model.data_range, model.levels)
     for start in range(first, len(data.images), batch_size):
         part, told = data.rows(slice(start, start + batch_size)), None if labels is None else labels[start : start + batch_size]
-        r = model.log_likelihood(part.images, labels=told, sample_ids=part.ids, **options)
+        x, score = model.scaled(part.images, seed, part.ids), model.score if told is None else model.class_score(told)
+        b = sd.likelihood_bound(model.process, score, x, bound, seed, sample_ids=part.ids, eps=eps) if bound else None
+        r = model.log_likelihood(x, labels=told, seed=seed, sample_ids=part.ids, eps=eps, **options)
         classes = [model.label] * len(part.ids) if told is None else told
-        columns = (part.ids, part.names, classes, r.log_prob, r.bits_per_dim(model.data_range, model.levels), r.bits_per_dim_error(), r.nfe, r.status)
+        columns: list[Any] = [part.ids, part.names, classes, r.log_prob, r.bits_per_dim(*in_bits), r.bits_per_dim_error(), r.nfe, r.status]
+        if b:
+            columns += [b.bits_per_dim(*in_bits), b.bits_per_dim_error()]
         values = (column if isinstance(column, list) else column.tolist() for column in columns)
-        yield [dict(zip(COLUMNS, row, strict=True)) for row in zip(*values, strict=True)]
+        yield [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def write_histogram(path: Path, values: list[float]) -> None:

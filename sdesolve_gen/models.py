@@ -76,6 +76,12 @@ class Model:
         self.levels: int = card["levels"]
 
     @property
+    def data_std(self) -> float:
+        """About how much the data scatter about their mean: what the card has as ``sigma_data``, else a quarter of the data range, 0.5 for images from -1 to 1."""
+        low, high = self.data_range
+        return float(self.card.get("sigma_data", (high - low) / 4))
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.network.parameters()).device
@@ -181,50 +187,67 @@ class Model:
         """:meth:`sample`, with ids, network calls and status of every image; the same arguments."""
         return draw(self, n, method, **options)
 
-    def inpaint(self, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, **options: Any) -> Restored:
+    def inpaint(
+        self, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, noise: str = "gaussian", peak: float | None = None, **options: Any
+    ) -> Restored:
         """Draws of what may stand in the unknown pixels of images; the known ones are kept.
 
         Arguments:
             images: (n, C, H, W); floats in the data range, or integers 0..levels - 1.  What stands in unknown pixels is not looked at.
             mask: 1 or True where a pixel is known; (H, W) for all channels, (C, H, W), or (n, 1 or C, H, W), one for each image.
             noise_std: standard deviation of noise on the known pixels, in the units of the data range; with 0 they come back as they were given.
+            noise, peak: as for :meth:`restore`: with ``noise="poisson"`` the images are counts.
             options: of :meth:`restore`, as in ``draws=8`` or ``method="repaint"``.
 
         Raises:
             ValueError: a mask of another shape or with values other than 0 and 1; images of another shape or range; bad options.
         """
-        return inpaint(self, images, mask, noise_std=noise_std, **options)
+        return inpaint(self, images, mask, noise_std=noise_std, noise=noise, peak=peak, **options)
 
-    def colorize(self, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, **options: Any) -> Restored:
+    def colorize(
+        self, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, noise: str = "gaussian", peak: float | None = None, **options: Any
+    ) -> Restored:
         """Draws of the colours that gray images may have had; their luminance is kept.
 
         Arguments:
             gray: (n, 1, H, W), or three equal channels; floats in the data range, or integers 0..levels - 1.
             weights: (3,) of red, green and blue in the luminance; default Rec. 601.
             noise_std: standard deviation of noise on the luminance, in the units of the data range.
+            noise, peak: as for :meth:`restore`.
             options: of :meth:`restore`.
 
         Raises:
             ValueError: a model without three channels; three different channels; images of another shape or range; bad options.
         """
-        return colorize(self, gray, weights=weights, noise_std=noise_std, **options)
+        return colorize(self, gray, weights=weights, noise_std=noise_std, noise=noise, peak=peak, **options)
 
-    def restore(self, y: Tensor, operator: Any, noise_std: float = 0.05, method: str = "auto", **options: Any) -> Restored:
+    def restore(self, y: Tensor, operator: Any, noise_std: float | None = None, method: str = "auto", **options: Any) -> Restored:
         """Draws of the images that a measurement y = A x + noise may have come from: super-resolution, deblurring, tomography, ...
 
         "auto" is "pigdm" in 100 steps of ``dpmpp_2m_sde``, and "dps" for an operator that is not linear.  Without noise, and
         where A^+ is no large number, the draws are moved the last bit onto A x = y; ``residual`` says how far the method itself came.
 
+        "smc" is twisted sequential Monte Carlo (:func:`sdesolve.smc`), exact in the limit of many particles: each draw is chosen among ``particles`` of its
+        own (16), so it costs 16 times the calls and derivatives of "pigdm"; the answer also has ``log_evidence`` and ``ess``.  It walks by itself and
+        takes ``particles``, ``steps``, ``grid``, ``resample`` and ``data_std`` for options.  Without noise, y is taken for one with that of the last time,
+        sigma(eps)/alpha(eps).
+
         Arguments:
             y: (n, *measured), floats in the units of the data range.
             operator: A, of :mod:`sdesolve_gen.conditioning.operators`; any object with ``A`` and ``A_adjoint``, as a deepinv ``Physics``; or a
                 function x -> A x made of torch's operations.
-            noise_std: standard deviation of the noise of y, in the units of y.
-            method: "auto" or a name out of ``sdesolve_gen.conditioning.CONDITIONINGS``.
+            noise_std: standard deviation of the noise of y, in the units of y; default 0.05, with Poisson noise 0 and otherwise that of the reading.
+            method: "auto", "smc" or a name out of ``sdesolve_gen.conditioning.CONDITIONINGS``.
+            noise: "gaussian", or "poisson" ("dps", "pigdm" and "mmps" alone): what A sees of x - low is counted, y = A low + k (high - low)/peak with
+                k ~ Poisson(A (x - low) peak/(high - low)), where (low, high) is the data range.
+            peak: with Poisson noise, the counts of what is as bright as the data can be, > 0.
             draws: independent draws for each measurement; their mean and spread are ``.mean`` and ``.std``.
             sampler: what solves, a name out of ``sdesolve.methods()`` or a stepper, with ``steps`` and its other options.
+            method_options: options of the conditioning method by name, where the solver has one of the same: ``{"steps": 1000}`` is the published rule of "dps",
+                in so many equal steps of ``euler_maruyama``; with it, all ``options`` are the solver's.
             seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`; draw d of image i is the same whatever stands beside it.
-            options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.
+            options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.  ``prior_std`` of "pigdm" and
+                ``data_std`` of "smc" are :attr:`data_std` unless they are given.
 
         Returns:
             images (n, draws, C, H, W), mean, std, residual, nfe and status; see :class:`sdesolve_gen.restoration.Restored`.
@@ -337,15 +360,22 @@ class Model:
         low, high = self.data_range
         return (low + (high - low) * unit).to(self.device)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write ``model.safetensors`` and ``card.json``, each whole or not at all; returns the folder.
 
         The card names the hash of the weights, so that a card and weights that do not belong together are refused by :func:`load`.
+
+        Arguments:
+            folder: is made where it is not there.
+            dtype: of the weights in the file; torch.float16 takes half the space, and they are float32 again, rounded to 11 bits, when loaded.
+
+        Raises:
+            ValueError: a weight that is not finite in that dtype, or a model of one class of another; nothing is written.
         """
         if self.label is not None:
             raise ValueError(f"this model is of class {self.label} of another, and a card has no place for that; expected the other to be saved, and of_class when it is loaded.")
         folder = Path(folder)
-        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model")
+        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model", dtype)
         return folder
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,10 @@ import sdesolve as sd
 from ._errors import unknown
 from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
+from .conditioning._numbers import real_tensor
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
+from .measuring import check_size, measured, spread, variance
+from .particles import checked, weighed
 from .sampling import bar, calls, checked_seed, count, names
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class Restored(NamedTuple):
     images: Tensor
     """(n, draws, C, H, W) float32 in the data range; a draw that is not "ok" may hold NaN."""
     nfe: Tensor
-    """(n, draws) int64, network calls that each draw saw."""
+    """(n, draws) int64, network calls that each draw saw; with "smc" that each of its particles saw."""
     status: np.ndarray
     """(n, draws) strings: "ok", "non_finite", "max_steps" or "min_step"."""
     residual: Tensor
@@ -57,6 +61,10 @@ class Restored(NamedTuple):
     sampler: str
     """What solved."""
     seed: int
+    log_evidence: Tensor | None = None
+    """(n, draws) float64, ln p(y) in nats as each draw's particles have it, with "smc" alone."""
+    ess: Tensor | None = None
+    """(n, draws, steps + 1) float64, effective number of each draw's particles at each node, with "smc" alone."""
 
     @property
     def mean(self) -> Tensor:
@@ -69,32 +77,37 @@ class Restored(NamedTuple):
         return self.images.std(1) if self.images.shape[1] > 1 else torch.full_like(self.images[:, 0], torch.nan)
 
 
-def inpaint(model: Model, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, **options: Any) -> Restored:
+def inpaint(
+    model: Model, images: Tensor, mask: Tensor | np.ndarray, *, noise_std: float = 0.0, noise: str = "gaussian", peak: float | None = None, **options: Any
+) -> Restored:
     """Draws of the unknown pixels of images; see ``Model.inpaint``."""
     x = pictures_of(model, "images", images, model.shape)
-    masks = torch.as_tensor(mask)
+    masks = real_tensor("mask", mask, "0 and 1, or booleans, (H, W)")
+    options |= {"noise_std": noise_std, "noise": noise, "peak": peak}
     if masks.dim() == 4 and len(masks) > 1:
         if len(masks) != len(x):
             raise ValueError(f"mask has shape {tuple(masks.shape)} for {len(x)} images; expected one mask for all of them, or {len(x)}.")
         for own in masks:  # all of them before the first is used
             Mask(model.shape, own)
-        return _one_by_one(x, masks, lambda image, own, ids, seed: inpaint(model, image, own, noise_std=noise_std, sample_ids=ids, seed=seed, **options), options)
+        return _one_by_one(x, masks, lambda image, own, ids, seed: inpaint(model, image, own, sample_ids=ids, seed=seed, **options), options)
     operator = Mask(model.shape, masks[0] if masks.dim() == 4 else masks)
     y = operator.forward(x)
-    _check_values(model, "images", y, noise_std)
-    return restore(model, y, operator, noise_std, **options)
+    _check_values(model, "images", y, spread(model, noise_std, noise, peak))
+    return restore(model, y, operator, **options)
 
 
-def colorize(model: Model, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, **options: Any) -> Restored:
+def colorize(
+    model: Model, gray: Tensor, *, weights: Sequence[float] = LUMA, noise_std: float = 0.0, noise: str = "gaussian", peak: float | None = None, **options: Any
+) -> Restored:
     """Draws of the colours of gray images; see ``Model.colorize``."""
     operator = luminance(model, weights)
-    if gray.dim() == 4 and gray.shape[1] == 3:
+    if isinstance(gray, Tensor) and gray.dim() == 4 and gray.shape[1] == 3:
         if bool((gray != gray[:, :1]).any()):
             raise ValueError("gray has three different channels; expected a gray image, (n, 1, H, W), or three equal channels: m.restore(images, Gray(m.shape)) measures first.")
         gray = gray[:, :1]
     y = pictures_of(model, "gray", gray, operator.measured)
-    _check_values(model, "gray", y, noise_std)
-    return restore(model, y * float(operator.weights.sum()), operator, noise_std, **options)
+    _check_values(model, "gray", y, spread(model, noise_std, noise, peak))
+    return restore(model, y * float(operator.weights.sum()), operator, noise_std, noise=noise, peak=peak, **options)
 
 
 def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
@@ -108,11 +121,14 @@ def restore(
     model: Model,
     y: Tensor,
     operator: Any,
-    noise_std: float = 0.05,
+    noise_std: float | None = None,
     method: str = "auto",
     *,
+    noise: str = "gaussian",
+    peak: float | None = None,
     draws: int = 1,
     sampler: str | sd.Stepper | None = None,
+    method_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     sample_ids: Sequence[int] | Tensor | None = None,
     batch_size: int | None = None,
@@ -128,22 +144,28 @@ def restore(
         raise TypeError(f"operator is the text {operator!r}; expected an operator, as conditioning.operators.make({operator!r}, m.shape, ...) makes it of a name.")
     operator = as_operator(operator, model.shape, model.device)
     check_operator(operator, model.device)
-    y = torch.as_tensor(y).to(model.device)
-    measurement = Measurement(operator, y.float() if y.is_floating_point() else y, noise_std)
-    _check_size(measurement, model.data_range)
+    measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
+    check_size(measurement, model.data_range)
     method = _chosen(method, operator)
-    own, options = _split(CONDITIONINGS[method], options)
-    sampler, options = _solver(method, sampler, options)
-    ids = [name * APART + draw for name in names(len(y), sample_ids) for draw in range(draws)]
-    size = len(ids) if batch_size is None else count("batch_size", batch_size)
+    ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
+    ids = [name * APART + draw for name in ids for draw in range(draws)]
+    if method == "smc":
+        how = checked({**options, **(method_options or {})}, sampler, denoise)
+        each = replace(measurement, y=measurement.y.repeat_interleave(draws, 0))
+        found = weighed(model, each, ids, seed, size, progress, how)
+        status = np.where(found.log_evidence.isfinite().numpy(), "ok", "non_finite")
+        made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
+        return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
+    own, options = _split(method, options, method_options, model)
+    sampler, options = _solver(method, sampler, own, options)
     apart = rows_leave(sampler, options.get("steps"), options)
-    batches = [part for rows in torch.arange(len(ids)).split(draws if apart else len(ids)) for part in rows.split(size)]
+    batches = [part for rows in torch.arange(len(ids)).split(draws if apart else len(ids)) for part in rows.split(size or len(ids))]
 
     def solve(rows: Tensor, observe: Callable[[sd.Moment], None] | None) -> sd.Solution:
         """Draws number ``rows`` of all."""
         chunk = [ids[row] for row in rows.tolist()]
         own_y = rows[:1] // draws if apart else rows // draws  # one for all rows serves any number of them
-        given = Measurement(operator, measurement.y[own_y.to(model.device)], noise_std)
+        given = replace(measurement, y=measurement.y[own_y.to(model.device)])
         score, constraint, walked = CONDITIONINGS[method](model.score, given, **own)
         stepper, left = (sampler, options) if walked is None else _walked(walked, sampler, options)
         x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=chunk, device=model.device)
@@ -153,16 +175,22 @@ def restore(
     with bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in batches]
-    status = np.concatenate([solution.status for solution in solutions])
-    _warn(ids, status)
-    x, expected = torch.cat([solution.x for solution in solutions]), measurement.y.repeat_interleave(draws, 0)
-    residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
-    _warn_far(residual, noise_std, model.data_range)
-    x = consistent(x, operator, expected, model.data_range) if noise_std == 0 and well_conditioned(operator) else x.clamp(*model.data_range)
-    shape = (len(y), draws)
-    nfe = torch.cat([calls(solution) for solution in solutions])
+    status, nfe = np.concatenate([solution.status for solution in solutions]), torch.cat([calls(solution) for solution in solutions])
     told = sampler if isinstance(sampler, str) else type(sampler).__name__
-    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), method, told, seed)
+    return _made(model, measurement, draws, torch.cat([solution.x for solution in solutions]), nfe, status, ids, (method, told, seed))
+
+
+def _made(
+    model: Model, measurement: Measurement, draws: int, x: Tensor, nfe: Tensor, status: np.ndarray, ids: list[int], told: tuple[str, str, int]
+) -> Restored:
+    """What was drawn, image by image: failures are named, what was measured without noise is put in place, and all is cut to the data range."""
+    operator, expected, exact = measurement.operator, measurement.y.repeat_interleave(draws, 0), measurement.noise_std == 0 and measurement.noise == "gaussian"
+    _warn(ids, status)
+    residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
+    _warn_far(residual, float(variance(measurement).max()) ** 0.5, model.data_range)
+    x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator) else x.clamp(*model.data_range)
+    shape = (len(measurement.y), draws)
+    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told)
 
 
 def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float, float]) -> Tensor:
@@ -185,6 +213,8 @@ def scaled(model: Model, pictures: Tensor) -> Tensor:
     """Pictures in the data range: integers are levels, 0..levels - 1, of which each becomes the middle of its bin; floats stay."""
     if pictures.is_floating_point():
         return pictures.to(model.device, torch.float32)
+    if pictures.is_complex():
+        raise TypeError(f"pictures are {pictures.dtype}; expected real numbers: integers from 0 to {model.levels - 1}, or floats in {model.data_range}.")
     if pictures.dtype == torch.bool or int(pictures.min()) < 0 or int(pictures.max()) >= model.levels:
         values = f"values {pictures.min().item()} to {pictures.max().item()} of {pictures.dtype}"
         raise ValueError(f"pictures have {values}; expected integers from 0 to {model.levels - 1}, or floats in {model.data_range}.")
@@ -200,12 +230,12 @@ def pictures_of(model: Model, name: str, pictures: Tensor, shape: tuple[int, ...
     return scaled(model, pictures)
 
 
-def _check_values(model: Model, name: str, values: Tensor, noise_std: float) -> None:
-    """That values seen are finite and near the data range."""
+def _check_values(model: Model, name: str, values: Tensor, spread: float) -> None:
+    """That values seen are finite and near the data range, with noise of that standard deviation."""
     low, high = model.data_range
     if not bool(values.isfinite().all()):
         raise ValueError(f"{name} are not finite where they are known; expected a mask that is 0 there.")
-    room = 0.05 * (high - low) + max(0.0, 6 * noise_std)
+    room = 0.05 * (high - low) + max(0.0, 6 * spread)
     if float(values.min()) < low - room or float(values.max()) > high + room:
         raise ValueError(
             f"{name} have values from {float(values.min()):.4g} to {float(values.max()):.4g}, and the model's data lie in [{low:g}, {high:g}]; "
@@ -213,50 +243,50 @@ def _check_values(model: Model, name: str, values: Tensor, noise_std: float) -> 
         )
 
 
-def _check_size(measurement: Measurement, data_range: tuple[float, float]) -> None:
-    """|y| <= |A| |x| for some x in the data range, or y is in other units than the data."""
-    operator, y = measurement.operator, measurement.y
-    if not operator.linear:
-        return
-    x = torch.randn(1, *operator.event, generator=torch.Generator().manual_seed(0)).to(y)
-    for _ in range(20):  # power iteration for |A|
-        x = operator.adjoint(operator.forward(x))
-        x = x / x.norm()
-    largest = float(operator.forward(x).norm()) * max(map(abs, data_range)) * x.numel() ** 0.5
-    length = y.flatten(1).norm(dim=1)
-    room = 1.2 * largest + 3 * measurement.noise_std * y[0].numel() ** 0.5
-    if bool((length > room).any()):
-        raise ValueError(
-            f"y has the length {float(length.max()):.4g}, and images in [{data_range[0]:g}, {data_range[1]:g}] give at most {largest:.4g} under {type(operator).__name__}; "
-            "expected a measurement of such images, in their units: scale y as the data were scaled."
-        )
-
-
 def _chosen(method: str, operator: Operator) -> str:
     """The method by name, or the one that suits: see ``Model.restore``."""
     if method == "auto":
         return "pigdm" if operator.linear else "dps"
-    if method not in CONDITIONINGS:
-        raise ValueError(unknown("method", method, ["auto", *CONDITIONINGS]))
+    if not isinstance(method, str) or method not in {*CONDITIONINGS, "smc"}:  # by then there may be more of them
+        raise ValueError(unknown("method", method, ["auto", *CONDITIONINGS, "smc"]))
     return method
 
 
-def _solver(method: str, sampler: str | sd.Stepper | None, options: dict[str, Any]) -> tuple[str | sd.Stepper, dict[str, Any]]:
+def _solver(method: str, sampler: str | sd.Stepper | None, own: dict[str, Any], options: dict[str, Any]) -> tuple[str | sd.Stepper, dict[str, Any]]:
     """What solves, and its options."""
     for name in ("save", "callback", "constraint"):
         if name in options:
             raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve with {method}(m.score, measurement).")
     if sampler is not None:
+        if not isinstance(sampler, str | sd.Stepper):
+            raise TypeError(f"sampler is a {type(sampler).__name__}; expected a name from sdesolve.methods() or a Stepper, as in sampler='ddim'.")
         return sampler, options
     chosen, defaults = SOLVERS.get(method, DEFAULT_SOLVER)
+    if method == "dps" and own.get("steps") is not None:  # the published rule is for so many equal steps and no others
+        chosen, defaults = "euler_maruyama", {"steps": own["steps"], "grid": "uniform"}
+        if options.get("steps", own["steps"]) != own["steps"]:
+            taken, told = options["steps"], own["steps"]
+            raise ValueError(f"steps={taken} and method_options={{'steps': {told}}}; expected one number: the published rule of dps is for the steps that are taken.")
     paced = {"grid", "nfe"} & set(options)
     return chosen, {**{name: value for name, value in defaults.items() if not (name == "steps" and paced)}, **options}
 
 
-def _split(conditioning: Callable[..., Any], options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the conditioning method, which has them in its signature, and those of the solver, which has the first say."""
-    known = inspect.signature(conditioning).parameters.keys() - _OF_SOLVE
-    return {key: value for key, value in options.items() if key in known}, {key: value for key, value in options.items() if key not in known}
+def _split(method: str, options: dict[str, Any], given: Mapping[str, Any] | None, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the conditioning method, which has them in its signature, and those of the solver.
+
+    Where they were not ``given`` apart, the solver has the first say on what both may have.
+    """
+    known = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
+    told = {"prior_std": model.data_std} if "prior_std" in known and options.get("prior_std") is None else {}
+    if given is None:
+        mine = known - _OF_SOLVE
+        return told | {key: value for key, value in options.items() if key in mine}, {key: value for key, value in options.items() if key not in mine}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"method_options={given!r}; expected names and values, as in method_options={{'steps': 1000}}.")
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown(f"option of method={method!r}:", name, known))
+    return told | dict(given), options
 
 
 def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options: dict[str, Any]) -> tuple[sd.Stepper, dict[str, Any]]:
@@ -269,8 +299,9 @@ def _one_by_one(x: Tensor, masks: Tensor, draw: Callable[..., Restored], options
     seed, ids = checked_seed(options.pop("seed", None)), names(len(x), options.pop("sample_ids", None))
     parts = [draw(x[i : i + 1], masks[i : i + 1], [ids[i]], seed) for i in range(len(x))]
     status = np.concatenate([part.status for part in parts])
-    images, nfe, residual = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "nfe", "residual"))
-    return parts[0]._replace(images=images, nfe=nfe, status=status, residual=residual)
+    held = [name for name in ("images", "nfe", "residual", "log_evidence", "ess") if getattr(parts[0], name) is not None]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in held}
+    return parts[0]._replace(status=status, **joined)
 
 
 def _warn_far(residual: Tensor, noise_std: float, data_range: tuple[float, float]) -> None:
@@ -280,7 +311,7 @@ def _warn_far(residual: Tensor, noise_std: float, data_range: tuple[float, float
     if far:
         worst = float(residual.nan_to_num(0.0).max())
         said = f"{far} of {len(residual)} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
-        warnings.warn(f"{said}. More steps, or another method, as in method='pigdm', steps=100.", sd.SolveWarning, stacklevel=4)
+        warnings.warn(f"{said}. More steps, or another method, as in method='pigdm', steps=100.", sd.SolveWarning, stacklevel=5)
 
 
 def _warn(ids: list[int], status: np.ndarray) -> None:
@@ -288,4 +319,4 @@ def _warn(ids: list[int], status: np.ndarray) -> None:
     failed = [(i, said) for i, said in zip(ids, status, strict=True) if said not in ("ok", "event")]
     if failed:
         shown = ", ".join(f"image {i // APART}, draw {i % APART}: {said}" for i, said in failed[:5])
-        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=4)
+        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=5)

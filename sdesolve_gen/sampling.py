@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,7 +147,7 @@ def names(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
     """(n,) names of the images."""
     if sample_ids is None:
         return list(range(n))
-    given = sample_ids.tolist() if isinstance(sample_ids, Tensor) else list(sample_ids)
+    given = sample_ids.tolist() if isinstance(sample_ids, Tensor) else list(sample_ids) if isinstance(sample_ids, Iterable) else [sample_ids]
     ids = [i for i in map(as_int, given) if i is not None and i >= 0]
     if len(ids) != n or len(given) != n:
         raise ValueError(f"sample_ids={given[:5]}{'...' if len(given) > 5 else ''} ({len(given)} of them); expected n = {n} integers >= 0, as in range({n}).")

@@ -34,10 +34,10 @@ def tiny_card(**changes: Any) -> dict[str, Any]:
     return {**card, **changes}
 
 
-def tiny_network() -> UNet:
+def tiny_network(**options: Any) -> UNet:
     """A network whose output is not 0, as a fresh one's is."""
     torch.manual_seed(0)
-    network = UNet(channels=1, **NETWORK)
+    network = UNet(channels=1, **NETWORK, **options)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)

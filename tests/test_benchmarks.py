@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from gen_fixtures import random_parquet
+from gen_fixtures import random_parquet, tiny_model
 
 import sdesolve as sd
 
@@ -136,6 +136,28 @@ def test_score_and_ddpm_are_trained_and_judged_alike(monkeypatch: pytest.MonkeyP
     assert "best ve" in capsys.readouterr().out
 
 
+def test_a_corrector_has_as_many_calls_as_the_predictor_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = loaded("pc_vs_predictor.py", monkeypatch)
+    for part in ("train", "test"):
+        random_parquet(tmp_path / f"{part}.parquet", n=12, side=28)
+    models = [str(tiny_model(name=name, process=name, shape=[1, 28, 28]).save(tmp_path / name)) for name in ("ve", "vp")]
+    tiny = ["--models", *models, "--predictors", "reverse_diffusion", "euler", "--steps", "2", "--snr", "0.1", "0.2", "--n", "8", "--batch-size", "5"]
+    bench.main([str(tmp_path), str(tmp_path / "out"), *tiny])
+    rows = json.loads((tmp_path / "out" / "pc_vs_predictor.json").read_text())["rows"]
+    alone_and_two = [(predictor, steps, snr) for predictor in ("reverse_diffusion", "euler") for steps, snr in ((4, None), (2, 0.1), (2, 0.2))]
+    assert [(row["predictor"], row["steps"], row["snr"]) for row in rows] == [*alone_and_two, *alone_and_two, ("", 0, None)]
+    assert {row["nfe"] for row in rows[:-1]} == {5}  # and one to denoise
+    for first in range(0, 12, 3):
+        alone, *corrected = (row["figures"]["fid_infinity"] for row in rows[first : first + 3])
+        assert corrected[0] != corrected[1]  # the ratio is heard
+        for row, figure in zip(rows[first + 1 : first + 3], corrected, strict=True):
+            assert row["gain"]["value"] == pytest.approx(alone["value"] - figure["value"])
+            assert row["gain"]["standard_error"] == pytest.approx((alone["standard_error"] ** 2 + figure["standard_error"] ** 2) ** 0.5)
+    assert rows[-1]["figures"]["fid"]["value"] < rows[0]["figures"]["fid"]["value"]  # noise is not the data
+    assert all(0.1 < row["figures"]["confidence"]["value"] <= 1 for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
+
+
 def test_ddpm_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench = loaded("score_vs_ddpm.py", monkeypatch)
     data = random_parquet(tmp_path / "train.parquet", n=12, side=8)
@@ -157,3 +179,33 @@ def fails_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments)
 
     return failing
+
+
+@pytest.mark.parametrize("steps", [6, 60])
+def test_both_samplers_of_the_throughput_draw_the_data(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Gaussian of standard deviation 2 with its exact score: the variance that algorithms 2 and 4 of Song et al. 2021 leave, and ours for as many calls."""
+    bench = loaded("sampling_throughput.py", monkeypatch)
+    calls = []
+
+    def network(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return -x / (4 + sigma**2)[:, None, None, None]
+
+    torch.manual_seed(0)
+    shape, low, high = (400, 3, 8, 8), 0.01, 50.0
+    x = bench.by_hand(network, high * torch.randn(shape), steps, low, high)
+    assert len(calls) == 2 * steps
+    variance, last = high**2, 0.0
+    for i in reversed(range(steps)):
+        t = 1e-5 + (1 - 1e-5) * i / (steps - 1)
+        level, below = (low * (high / low) ** (k / (steps - 1)) if k >= 0 else 0.0 for k in (int(t * (steps - 1)), int(t * (steps - 1)) - 1))
+        total = 4 + (low * (high / low) ** t) ** 2
+        size = 2 * 0.16**2 * total**2 / variance
+        variance = (1 - size / total) ** 2 * variance + 2 * size
+        last = (1 - (level**2 - below**2) / total) ** 2 * variance
+        variance = last + level**2 - below**2
+    assert float(x.var()) == pytest.approx(last, rel=0.02)
+
+    process = sd.VESDE(low, high)
+    ours = sd.solve(process.reverse(sd.as_score(network, process, predicts="score", time="sigma")), process.prior(shape, seed=0), "pc", steps=steps, seed=0)
+    assert len(calls) == 2 * steps + ours.nfe == 4 * steps

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gen_fixtures import tiny_model
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -138,6 +139,22 @@ def test_a_fine_solve_is_a_solution(small, tmp_path):
     exact = sd.solve(flow, small.start(0, 0, 32).double(), "dop853", rtol=3e-8, atol=3e-8, denoise=True).x
     assert torch.allclose(ends.double(), exact, atol=1e-4)
     assert torch.equal(fine(small, 0, 32, tmp_path), ends)
+
+
+def test_a_trajectory_ends_at_the_nearer_of_two_ends():
+    ends = torch.tensor([[[0.0, 0.0], [1.0, 1.0]], [[3.0, 4.0], [9.0, 9.0]]])
+    assert metrics.trajectory(torch.tensor([[3.0, 3.0], [1.0, 3.0]]), ends) == pytest.approx(math.sqrt((0.5 + 2.0) / 2))
+
+
+def test_a_draw_at_a_watershed_is_right_from_either_start(tmp_path):
+    """In 64 dimensions some draws go to one mode from the prior and to another from the Gaussian of the data's mean: a range of noise, which starts there,
+    is at 50 calls far from the ends of the former and near those of the nearer."""
+    problem = make("mixture_64d", 512, Sources())
+    as_it_is, centred = (fine(problem, 7, 512, tmp_path, moved) for moved in (False, True))
+    x, _, _ = sampled(problem, ours(["unipc 3"])[0], 50, seed=7)
+    assert metrics.trajectory(x, as_it_is[None]) > 0.03
+    assert metrics.trajectory(x, centred[None]) < 0.002
+    assert metrics.trajectory(x, torch.stack([as_it_is, centred])) < 0.002
 
 
 # -- contenders --------------------------------------------------------------------------------------------------------
@@ -315,6 +332,25 @@ def test_the_command_writes_and_tells(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["plan"]["budgets"] == [5, 10]
 
 
+def test_a_trained_model_takes_part(tmp_path):
+    """Of any process and parameterisation, against its own fine solve, with the features that come with the package."""
+    model = tiny_model(name="tiny", process="ve", process_options={"sigma_max": 20.0}, predicts="edm", sigma_data=0.3, shape=[1, 28, 28])
+    folder = model.save(tmp_path / "mine")
+    out = tmp_path / "out"
+    result = command("--model", folder, "--classifier", "fashion_mnist", "--methods", "auto,pc", "--budgets", 6, "--no-peers", "--seeds", 1, "--rows", 8, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "results.json").read_text())
+    (name,) = found["problems"]
+    assert re.fullmatch("mine-[0-9a-f]{8}", name)
+    rows = {row["contender"]: row["metrics"] for row in found["results"]}
+    assert {"trajectory", "frechet", "sliced_w2"} <= set(rows["auto"]) and "trajectory" not in rows["pc"] and rows["pc"]["frechet"]["mean"] > 0
+    problem = make(name, 8, planned("quick", models=[str(folder)], out=out).sources)
+    x, t = problem.process.prior((2, 1, 28, 28), seed=0), 0.4
+    assert torch.allclose(Network(problem).score(x, t), model.score(x, t), rtol=1e-5)
+    own = model.sample(64, "unipc", nfe=20, seed=5, denoise=True)
+    assert problem.std == pytest.approx(float((own - own.mean(0)).square().mean().sqrt()), rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -322,6 +358,9 @@ def test_the_command_writes_and_tells(tmp_path):
         (["--methods", "ddin"], "Did you mean 'ddim'"),
         (["--budgets", "5,x"], "as in --budgets 5,10,20"),
         (["--data", "nowhere"], "--data nowhere is not a folder"),
+        (["--classifier", "nowhere"], "nor one of mnist, fashion_mnist"),
+        (["--model", "nowhere"], "'nowhere' is not known"),
+        (["--device", "nowhere"], "cannot be used here"),
     ],
 )
 def test_bad_values_are_found_before_anything_is_run(arguments, said, tmp_path):

@@ -11,6 +11,7 @@ from gen_fixtures import random_parquet, tiny_model
 from PIL import Image
 from typer.testing import CliRunner
 
+import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen import cli
 from sdesolve_gen.data import read_data
@@ -54,6 +55,23 @@ def test_a_table_a_histogram_and_a_manifest(folder, tmp_path, suffix):
     assert f"5 images, {bits.mean():.4f} +- " in result.output
     with Image.open(tmp_path / "a.png") as picture:
         assert (np.asarray(picture)[:, :, 0] == 70).any()  # bars
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_bound_stands_beside_the_value(folder, tmp_path, suffix):
+    """Of the same dequantised points, with errors of its own, whatever the batches."""
+    result = likelihood(folder, tmp_path / f"a.{suffix}", "--seed", 3, "--bound", 6)
+    assert result.exit_code == 0, result.output
+    rows = read_table(tmp_path / f"a.{suffix}")
+    m = gen.load(folder / "tiny")
+    x = m.scaled(read_data(folder / "data.parquet").images, seed=3)
+    b = sd.likelihood_bound(m.process, m.score, x, 6, 3, eps=1e-2)
+    assert np.allclose([row["bound"] for row in rows], b.bits_per_dim(m.data_range, m.levels), rtol=1e-4)
+    assert np.allclose([row["bound_error"] for row in rows], b.bits_per_dim_error(), rtol=1e-3)
+    figures = json.loads((tmp_path / "a.json").read_text())["figures"]
+    bits = np.array([row["bound"] for row in rows])
+    assert (figures["bound"], figures["bound_error"]) == pytest.approx((bits.mean(), bits.std(ddof=1) / 5**0.5))
+    assert f"{bits.mean():.4f} +- {figures['bound_error']:.4f} bits/dim at most" in result.output
 
 
 def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch):
@@ -105,6 +123,7 @@ def test_an_image_outside_the_range_is_told(folder, tmp_path):
         (["--data", "none.parquet"], "is not a file"),
         (["--data", "."], "holds no pictures"),
         (["--probes", "0"], "--probes"),
+        (["--bound", "7"], "expected an even number"),
         (["--rtol", "-1"], "rtol=-1.0"),
         (["--eps", "2"], "expected 0 < eps < T"),
     ],

@@ -77,7 +77,7 @@ def test_a_mask_from_a_picture(tmp_path, folder, data):
         assert file["std"][:, :, :2].max() < 1e-3 < file["std"][:, :, 2:4].mean()
     mask[0, 0] = 100
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert "expected 0 and 1 alone" in call("inpaint", *common(folder, data, tmp_path / "y.png"), "--mask", tmp_path / "mask.png", code=2)
+    assert "has 3 gray values of 192, as 100 of 255" in call("inpaint", *common(folder, data, tmp_path / "y.png"), "--mask", tmp_path / "mask.png", code=2)
 
 
 def test_a_picture_by_itself_and_random_pixels(tmp_path, folder):
@@ -117,6 +117,72 @@ def test_restore_measures_and_reads(tmp_path, folder, data):
     call("restore", *common(folder, tmp_path / "y.npz", tmp_path / "n.png"), *task)
     with np.load(tmp_path / "n.npz") as file:
         np.testing.assert_allclose(file["images"], simulated, atol=1e-5)
+
+
+def known_columns(tmp_path, folder, data, mask, code=0):
+    """Which of the 8 columns are known under a mask; or what is said instead."""
+    out = tmp_path / f"out-{mask.stem}.npz"
+    said = call("inpaint", *common(folder, data, out.with_suffix(".png")), "--steps", 2, "--draws", 2, "--mask", mask, code=code)
+    if code:
+        return said
+    with np.load(out) as file:
+        return (file["std"][:, 0].max((0, 1)) < 1e-3).tolist()
+
+
+def test_masks_of_other_pictures(tmp_path, folder, data):
+    """JPEG's near-black and near-white, transparency, a palette, one bit, 16 bits: the left half is known in all of them, and gray is refused."""
+    half = np.zeros((8, 8), np.uint8)
+    half[:, :4] = 255
+    left = [True] * 4 + [False] * 4
+    noisy = np.where(half > 0, 255 - 60, 60).astype(np.uint8)
+    pictures = {"jpeg.jpg": Image.fromarray(half), "near.png": Image.fromarray(noisy), "bit.png": Image.fromarray(half).convert("1")}
+    pictures["wide.png"] = Image.fromarray(half.astype(np.uint16) * 257)
+    pictures["rgba.png"] = Image.fromarray(np.dstack([np.full((8, 8, 3), 255, np.uint8), half]))
+    palette = Image.fromarray((half == 0).astype(np.uint8), "P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # index 0 is white
+    pictures["palette.png"] = palette
+    pictures["ones.png"] = Image.fromarray(half // 255)
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name, **({"quality": 60} if name.endswith("jpg") else {}))
+        assert known_columns(tmp_path, folder, data, tmp_path / name) == left, name
+    Image.fromarray(np.where(half > 0, 255 - 70, 0).astype(np.uint8)).save(tmp_path / "gray.png")
+    said = known_columns(tmp_path, folder, data, tmp_path / "gray.png", code=2)
+    assert "has 96 gray values of 192, as 185 of 255; expected white where a pixel is known" in said and said.count("\n") == 1
+    (tmp_path / "text.png").write_text("no picture")
+    assert "is not a whole picture" in known_columns(tmp_path, folder, data, tmp_path / "text.png", code=2)
+    assert "there is no such file" in known_columns(tmp_path, folder, data, tmp_path / "none.png", code=2)
+
+
+def test_particles(tmp_path, folder, data):
+    arguments = ["--model", folder, "--data", data, "--n", 2, "--draws", 2, "--steps", 4, "--method", "smc", "--option", "particles=3", "--out", tmp_path / "p.png"]
+    said = call("inpaint", *arguments, "--box", "4,0,8,8")
+    assert "5 network calls a particle" in said
+    with np.load(tmp_path / "p.npz") as file:
+        assert file["log_evidence"].shape == (2, 2) and file["ess"].shape == (2, 2, 5)
+    figures = json.loads((tmp_path / "p.json").read_text())["figures"]
+    assert {"log_evidence", "ess_last", "ess_least"} <= figures.keys() and 1 <= figures["ess_least"] <= figures["ess_last"] <= 3
+
+
+def test_counts(tmp_path, folder, data):
+    task = ["--operator", "downsample", "--set", "factor=2", "--noise", "poisson", "--peak", 40]
+    call("restore", *common(folder, data, tmp_path / "c.png"), *task, "--simulate")
+    with np.load(tmp_path / "c.npz") as file:
+        counts = (file["y"] + 1) * 20
+        np.testing.assert_allclose(counts, counts.round(), atol=1e-3)
+    manifest = json.loads((tmp_path / "c.json").read_text())
+    assert manifest["options"]["noise"] == "poisson" and manifest["options"]["peak"] == 40 and manifest["noise_std"] == 0
+    said = call("restore", *common(folder, data, tmp_path / "d.png"), *task, "--simulate", "--method", "ddnm", code=2)
+    assert "ddnm has no treatment of noise='poisson'" in said
+    assert "peak=None" in call("restore", *common(folder, data, tmp_path / "e.png"), *task[:-2], "--simulate", code=2)
+
+
+def test_an_option_of_the_method_that_the_sampler_has_too(tmp_path, folder, data):
+    arguments = ["--model", folder, "--data", data, "--n", 1, "--draws", 1, "--method", "dps", "--box", "4,0,8,8"]
+    said = call("inpaint", *arguments, "--method-option", "steps=7", "--method-option", "zeta=0.3", "--out", tmp_path / "o.png")
+    assert "8 network calls a draw" in said
+    manifest = json.loads((tmp_path / "o.json").read_text())
+    assert manifest["sampler"] == "euler_maruyama" and manifest["options"]["method_options"] == {"steps": 7, "zeta": 0.3}
+    assert "Did you mean 'zeta'" in call("inpaint", *arguments, "--method-option", "zta=1", "--out", tmp_path / "q.png", code=2)
 
 
 def test_what_a_measurement_looks_like():

@@ -190,7 +190,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a vast network": (made_with(**ARGUMENTS, num_blocks=10**9, model_type="SongUNet"), "num_blocks"),
     "no size": (made_with(), "img_channels"),
     "a vast image": (made_with(img_channels=3, img_resolution=10**9, model_type="SongUNet"), "shape ="),
-    "a number of many digits": ({10**5000: 1}, "holds a int"),
+    "a number of many digits": ({10**5000: 1}, "an instruction that torch does not write"),
     "modules without end": ({"ema": Persistent("EDMPrecond", state(_modules={"a": endless()}))}, "modules without end"),
     "a module that is a string": ({"ema": Persistent("EDMPrecond", state(_modules={"a": "b"}))}, "is no module"),
 }  # fmt: skip

@@ -36,6 +36,37 @@ def test_the_layers_between_run_in_half_precision() -> None:
     assert seen == [torch.bfloat16]
 
 
+def test_frozen_weights_are_rounded_once_and_stay_what_they_are() -> None:
+    """Rounded anew in every call, they can cost a GPU more time than half precision saves."""
+    network = tiny_network().requires_grad_(False)
+    own = {name: (p, p.clone()) for name, p in network.named_parameters()}
+    run, rounded = Execution("bf16")(network), []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+            if function is torch.ops.aten._to_copy.default and any(arguments[0] is p for p, _ in own.values()):
+                rounded.append(arguments[0])
+            return function(*arguments, **(keywords or {}))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = network(X, TIME)
+    with torch.inference_mode():
+        run(X, TIME)
+    run(X.clone().requires_grad_(), TIME).sum().backward()  # also after that
+    with Casts():
+        first, counted = run(X, TIME), len(rounded)
+        again = run(X, TIME)
+    assert torch.equal(first, expected)
+    assert torch.equal(again, expected)
+    assert len(rounded) == counted == 0
+    for name, p in network.named_parameters():
+        assert p is own[name][0]
+        assert torch.equal(p, own[name][1])
+    with torch.no_grad():
+        network.stem.weight.mul_(2)
+    assert not torch.equal(run(X, TIME), expected)  # a change is seen
+
+
 @pytest.mark.parametrize("how", [Execution(channels_last=True), Execution(channels_last=False), Execution(checkpoint=True)], ids=str)
 def test_other_switches_change_no_number(how: Execution) -> None:
     network = tiny_network()

@@ -221,6 +221,31 @@ def test_dps_step_by_step() -> None:
     assert torch.allclose(sol.x, x, rtol=1e-6)
 
 
+@pytest.mark.parametrize("eta", [1.0, 0.4])
+@pytest.mark.parametrize("noise_std", [0.0, 0.3])
+def test_pigdm_step_by_step(noise_std: float, eta: float) -> None:
+    """Algorithm 1 of Song et al. 2023 in the paper's letters, with h a matrix.  Its last line adds sqrt(bar alpha_t) g whatever the step; here g weighs what
+    DDIM's step makes of a change of the score, sqrt(bar alpha_s/bar alpha_t) - c_2/sqrt(1 - bar alpha_t), as the score of its section 3 asks for, and vanishes with the step."""
+    process, operator, y = sd.VPSDE(), Dense(normals(2, 4, seed=2)), normals(5, 2, seed=5)
+    base = sd.as_score(exam.as_model(CORRELATED, process, predicts="epsilon"), process, predicts="epsilon")
+    score = pigdm(base, Measurement(operator, y, noise_std)).score
+    x, noise = solver_noise(process, LEVELS)
+    sol = sd.solve(process.reverse(score), x, "ddim", eta=eta, grid=LEVELS, interval=(LEVELS[0], LEVELS[-1]), seed=0)
+
+    for (t, t1), z in zip(pairwise(LEVELS), noise, strict=True):
+        (abar, var), (abar1, var1), a = squares(process, t), squares(process, t1), operator.matrix
+        at = x.clone().requires_grad_()
+        x0 = denoiser(CORRELATED, process)(at, t)
+        inverse = torch.linalg.inv(var * a @ a.T + noise_std**2 * torch.eye(2, dtype=torch.float64))  # r_t^2 = 1 - bar alpha_t
+        (g,) = torch.autograd.grad(x0, at, var * (y - x0.detach() @ a.T) @ inverse @ a)
+        x0 = x0.detach()
+        eps = (x - math.sqrt(abar) * x0) / math.sqrt(var)
+        c1 = eta * math.sqrt((1 - abar / abar1) * var1 / var)
+        c2 = math.sqrt(var1 - c1**2)
+        x = math.sqrt(abar1) * x0 + c1 * z + c2 * eps + (math.sqrt(abar1 / abar) - c2 / math.sqrt(var)) * g
+    assert torch.allclose(sol.x, x, rtol=1e-6)
+
+
 def test_dps_does_not_depend_on_the_number_of_steps() -> None:
     process, operator, y = sd.VPSDE(), Dense(normals(3, 4, seed=3)), normals(5, 3, seed=5)
     base = sd.as_score(exam.as_model(CORRELATED, process, predicts="v"), process, predicts="v")

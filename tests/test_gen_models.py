@@ -144,6 +144,19 @@ def test_a_saved_model_is_the_model(folder):
     assert sorted(file.name for file in folder.iterdir()) == ["card.json", "model.safetensors"]
 
 
+def test_half_the_space(tmp_path):
+    m = tiny_model()
+    back = gen.load(m.save(tmp_path / "half", torch.float16))
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.65 * (m.save(tmp_path / "whole") / "model.safetensors").stat().st_size
+    for name, weight in m.network.state_dict().items():
+        parameter = name in dict(m.network.named_parameters())
+        assert torch.equal(back.network.state_dict()[name], weight.half().float() if parameter else weight)
+    m.network.stem.weight.data[0] = 1e5
+    with pytest.raises(ValueError, match=r"stem\.weight are not finite in torch\.float16"):
+        m.save(tmp_path / "overflow", torch.float16)
+    assert not (tmp_path / "overflow" / "card.json").exists()
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_process_comes_back(tmp_path, name):
     options = {"alphas_cumprod": [0.99, 0.9, 0.5, 0.1, 0.01]} if name == "tabulated_vp" else {}

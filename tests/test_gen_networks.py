@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from gen_fixtures import NETWORK, tiny_network
 
-from sdesolve_gen.networks import UNet
+from sdesolve_gen.networks import UNet, widened
 from sdesolve_gen.networks.unet import Attention, ResidualBlock
 
 
@@ -28,8 +28,20 @@ def test_fresh_branches_add_nothing():
     assert torch.equal(Attention(8)(x), x * 0.5**0.5)
 
 
-def test_every_weight_gets_a_gradient():
-    network = tiny_network()
+def test_a_wider_network_begins_as_the_function_that_the_narrow_one_is():
+    """Whatever the weights: the copies of a feature have its group's statistics, and what reads them adds up."""
+    narrow, wide = tiny_network(), UNet(channels=1, **NETWORK, expansion=3)
+    wide.load_state_dict(widened(narrow.state_dict(), wide.state_dict()))
+    x, time = torch.randn(3, 1, 8, 8), torch.rand(3)
+    assert torch.allclose(wide(x, time), narrow(x, time), atol=1e-5)
+    wide(x, time).square().sum().backward()
+    copies = wide.middle[0].conv1.weight.grad.unflatten(0, (-1, 3))
+    assert not torch.allclose(copies[:, 0], copies[:, 1], rtol=0.05)  # the copies part as soon as they are trained
+
+
+@pytest.mark.parametrize("expansion", [1, 2])
+def test_every_weight_gets_a_gradient(expansion):
+    network = tiny_network(expansion=expansion)
     network(torch.randn(2, 1, 8, 8), torch.rand(2)).square().sum().backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
@@ -80,7 +92,7 @@ def test_wrong_times_are_refused(time):
     "option",
     [
         {"channels": 0}, {"width": 12}, {"width": 10**9}, {"width": "8"}, {"blocks": 10**9}, {"blocks": True}, {"patch": 0}, {"patch": 2.0},
-        {"multipliers": []}, {"multipliers": [1] * 100}, {"multipliers": 2}, {"multipliers": ["1"]}, {"fourier_scale": -1}, {"fourier_scale": float("nan")},
+        {"multipliers": []}, {"multipliers": [1] * 100}, {"multipliers": 2}, {"multipliers": ["1"]}, {"fourier_scale": -1}, {"expansion": 0}, {"fourier_scale": float("nan")},
     ],
     ids=str,
 )  # fmt: skip

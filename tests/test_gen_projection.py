@@ -60,10 +60,22 @@ def published_colorization(process: sd.Process, gray: Tensor, x: Tensor, t: floa
 
 
 @pytest.mark.parametrize("process", [VP, VE], ids=["VP", "VE"])
-def test_the_published_inpainter_step_by_step(process: sd.Process) -> None:
+@pytest.mark.parametrize("task", ["inpainting", "colorization"])
+def test_the_published_tasks_step_by_step(task: str, process: sd.Process) -> None:
     """A predictor-corrector walk of 10 steps, each move followed by the published update at the time that it has reached."""
-    data, x = torch.rand(3, 1, 4, 4), process.prior((3, 1, 4, 4), seed=0)
-    held = projection(blank(process), Measurement(ZeroOne(MASK), data * MASK))
+    data = torch.rand(3, 1, 4, 4)
+    if task == "inpainting":
+        held = projection(blank(process), Measurement(ZeroOne(MASK), data * MASK))
+        x = process.prior((3, 1, 4, 4), seed=0)
+    else:
+        data, x = data.expand(-1, 3, -1, -1), process.prior((3, 3, 4, 4), seed=0)
+        held = projection(blank(process), Measurement(Gray(), Gray().forward(data)))
+
+    def published(x: Tensor, t: float, z: Tensor) -> Tensor:
+        if task == "inpainting":
+            return published_inpainting(process, data, MASK, x, t, z)[0]
+        return published_colorization(process, data, x, t, torch.einsum("bihw,ij->bjhw", z, DECOUPLING))  # the noise, in its coordinates
+
     problem = process.reverse(held.score)
     ours = sd.solve(problem, x, "pc", steps=10, seed=0, constraint=held.constraint, save="all")
     assert ours.xs is not None
@@ -72,9 +84,9 @@ def test_the_published_inpainter_step_by_step(process: sd.Process) -> None:
     for node, after in enumerate(times):
         noise = SeededStep(source, node)
         x = stepper.predictor.step(problem, x, t, after, noise, None).x  # type: ignore[attr-defined]
-        x, _ = published_inpainting(process, data, MASK, x, after, source.normal(node, CONSTRAINT))
+        x = published(x, after, source.normal(node, CONSTRAINT))
         x, _ = stepper.corrector.correct(problem, x, after, 1, lambda k, part, noise=noise: noise.normal(1 + k), None)  # type: ignore[attr-defined]
-        x, _ = published_inpainting(process, data, MASK, x, after, source.normal(node, CONSTRAINT + 1))
+        x = published(x, after, source.normal(node, CONSTRAINT + 1))
         assert torch.allclose(ours.xs[node + 1], x, rtol=1e-4, atol=1e-4 * float(process.prior_std))
         t = after
 

@@ -311,6 +311,17 @@ def test_a_flipped_bit_is_noticed_or_harmless(whole, tmp_path):
     assert unnoticed < 100
 
 
+def test_a_model_stays_when_its_file_is_written_over(whole, tmp_path):
+    path, config, _ = whole
+    copy = tmp_path / "c.pth"
+    copy.write_bytes(path.read_bytes())
+    model = gen.load(copy, config=config)
+    with open(copy, "r+b") as file:
+        file.write(bytes(copy.stat().st_size))
+    sound = gen.load(path, config=config).network.state_dict()
+    assert all(torch.equal(tensor, sound[name]) for name, tensor in model.network.state_dict().items())
+
+
 class Command:
     def __init__(self, path):
         self.path = path

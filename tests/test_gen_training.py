@@ -2,6 +2,7 @@
 
 import json
 import resource
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("killed_after", [3, 5])  # one and a half, two and a half checkpoints
 def test_killed_and_resumed_is_the_run_that_was_not(data, tmp_path, monkeypatch, precision, killed_after):
     straight = gen.train(tiny_config(data, tmp_path / "a", precision=precision), progress=False)
@@ -73,6 +74,52 @@ def test_killed_and_resumed_is_the_run_that_was_not(data, tmp_path, monkeypatch,
     resumed = gen.train(config, progress=False)
     assert same(weights(straight), weights(resumed))
     assert same(weights(straight), weights(gen.load(tmp_path / "b")))
+
+
+def test_float16_learns_what_float32_does(data, tmp_path):
+    for precision in ("fp32", "fp16"):
+        gen.train(tiny_config(data, tmp_path / precision, precision=precision), progress=False)
+    for half, single in zip(lines(tmp_path / "fp16"), lines(tmp_path / "fp32"), strict=True):
+        assert half["loss"] == pytest.approx(single["loss"], rel=2e-3)
+        assert half["norm"] == pytest.approx(single["norm"], rel=2e-2)  # of the gradient, and not of the scaled one
+    assert lines(tmp_path / "fp16")[-1]["loss"] != lines(tmp_path / "fp32")[-1]["loss"]
+    assert load_checkpoint(tmp_path / "fp16")[1]["scaler"]["scale"] == 2.0**16
+    assert load_checkpoint(tmp_path / "fp32")[1]["scaler"] == {}
+
+
+def test_the_scale_of_the_loss_falls_until_it_fits_and_is_remembered(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**22, growth_interval=2))
+    with pytest.warns(loop.TrainingWarning, match="were not finite, and skipped"):
+        straight = gen.train(tiny_config(data, tmp_path / "a", precision="fp16", steps=14), progress=False)
+    _, state = load_checkpoint(tmp_path / "a")
+    assert 3 <= state["skipped"] < 14 and state["scaler"]["scale"] < 2.0**22
+    assert all(np.isfinite(line["norm"]) for line in lines(tmp_path / "a") if line["norm"] is not None)
+    update, done = loop._Run.update, []
+
+    def killed(run, images):
+        if run.step == 9 and not done:
+            done.append(run.step)
+            raise KeyboardInterrupt
+        return update(run, images)
+
+    monkeypatch.setattr(loop._Run, "update", killed)
+    config = tiny_config(data, tmp_path / "b", precision="fp16", steps=14)
+    with pytest.raises(KeyboardInterrupt):
+        gen.train(config, progress=False)
+    with pytest.warns(loop.TrainingWarning):
+        resumed = gen.train(config, progress=False)
+    assert same(weights(straight), weights(resumed)) and load_checkpoint(tmp_path / "b")[1]["scaler"] == state["scaler"]
+
+
+def test_a_type_that_a_device_lacks_is_named(data, tmp_path, monkeypatch):
+    def lacks(*arguments):
+        raise RuntimeError("\"erfinv\" not implemented for 'Half'")
+
+    monkeypatch.setattr(loop, "denoising_loss", lacks)
+    with pytest.raises(ValueError, match=r'precision="fp16" cannot be had on cpu \("erfinv" not implemented for .*expected precision="fp32" or precision="bf16"'):
+        gen.train(tiny_config(data, tmp_path / "a", precision="fp16"), progress=False)
+    with pytest.raises(RuntimeError, match="not implemented"):  # a defect of ours, and told as one
+        gen.train(tiny_config(data, tmp_path / "b"), progress=False)
 
 
 def test_the_seed_and_nothing_else_decides(data, tmp_path):

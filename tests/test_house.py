@@ -24,12 +24,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
     {"_arrays", "_errors", "_student", "_tally", "files"},
     {"noise", "_philox", "brownian"},
-    {"processes", "tabulated", "grids", "ranges", "solution", "control"},
+    {"processes", "tabulated", "grids", "ranges", "solution", "control", "statistics"},
     {"problems", "scores", "guided", "methods", "correctors", "solver_card", "optimised"},
     {"_loops"},
     {"_backends"},
     {"solve", "correct", "_auto", "_checks", "_progress", "_gauss_newton"},
-    {"model_check", "optimise", "optimise_card", "dequantise", "divergence", "likelihood", "discrete_likelihood", "likelihood_bound", "latent", "smc", "exam"},
+    {"model_check", "model_statistics", "optimise", "optimise_card", "dequantise", "divergence", "likelihood", "discrete_likelihood", "likelihood_bound", "latent", "smc", "exam"},
 ]
 EXCEPTIONS = {  # (module, where, what it imports): the only arrows that point the other way
     ("sdesolve.processes", "TYPE_CHECKING", "sdesolve.problems"),

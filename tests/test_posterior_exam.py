@@ -46,7 +46,7 @@ def test_the_posterior_is_prior_times_likelihood_over_evidence(law: exam.Gaussia
 def test_who_draws_from_the_posterior_passes(law: exam.Gaussian | exam.Mixture, matrix: torch.Tensor) -> None:
     mark = exam.posterior_exam(truth, law, matrix[:, : law.event[0]], 0.3)
     assert mark.mean_error < 4 * mark.floor[0] and mark.covariance_error < 4 * mark.floor[1]
-    assert abs(mark.coverage - 0.9) < 0.01 and abs(mark.residual - 1) < 0.02
+    assert abs(mark.coverage - 0.9) < 0.01 and abs(mark.residual - 1) < 0.02 and abs(mark.noise - 1) < 0.01
     assert mark.rank_p > 0.01
 
 
@@ -58,7 +58,22 @@ def test_who_is_too_sure_fails() -> None:
 
 def test_who_answers_with_the_prior_fails() -> None:
     mark = exam.posterior_exam(prior_instead, PRIOR, TALL, 0.3)
-    assert mark.mean_error > 0.3 and mark.covariance_error > 0.5 and mark.residual > 1.5
+    assert mark.mean_error > 0.3 and mark.covariance_error > 0.5 and mark.residual > 1.5 and mark.noise > 1.5
+
+
+def test_the_noise_of_an_answer_is_its_own() -> None:
+    """Draws moved along A until y - A x is 0.9 of what it was."""
+
+    def nearer(question: exam.Question) -> torch.Tensor:
+        x = truth(question)
+        return x + 0.1 * (question.y[:, None] - x @ question.matrix.T) @ question.matrix
+
+    assert exam.posterior_exam(nearer, PRIOR, MASK, 0.3, draws=1000, problems=400).noise == pytest.approx(0.9, abs=0.01)
+
+
+def test_without_problems_there_are_no_ranks() -> None:
+    mark = exam.posterior_exam(truth, PRIOR, MASK, 0.3, draws=100, problems=0)
+    assert math.isnan(mark.noise) and math.isnan(mark.rank_p)
 
 
 def test_measurements_are_a_function_of_seed_and_row() -> None:

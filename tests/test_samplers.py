@@ -37,7 +37,7 @@ FACTS = {
     if (row.facts.ode is not None or "additive" in row.facts.kinds) and "langevin" not in row.facts.needs
 }
 FIRST_ORDER = {"gaussian": 2000, "2d": 1500, "64d": 1000}  # steps of a method whose bias is of first order
-ONE_BY_ONE = {"restart"}  # whose steps cannot all be probed at once, as some are followed by others
+ONE_BY_ONE = {"restart", "dpm_solver_v3"}  # whose steps cannot all be probed at once, as some are followed by others, or remember them
 BIASED = {"ggf"}  # the published rule redraws rejected noise; test_adaptive_sde.py measures by how much it errs
 
 

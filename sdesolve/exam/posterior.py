@@ -61,6 +61,8 @@ class Mark(NamedTuple):
         coverage: mass of the draws in the true central 90 % interval, mean over 64 directions: 0.9 for the posterior, more for an answer
             that is too sure, less for one that is too wide or beside it.
         residual: root mean square of y - A x, relative to what the posterior has; 1 for the posterior.
+        noise: standard deviation of y - A x over the problems of the ranks, in units of noise_std; 1 for the posterior, because there y and x are
+            draws of their joint law.  What the choice of the problems adds to it is known, and taken out.
         rank_p: p-value of the chi-square test that the ranks are uniform.
         floor: what mean_error and covariance_error would be, on average, for that many independent draws of the posterior itself.
     """
@@ -69,6 +71,7 @@ class Mark(NamedTuple):
     covariance_error: float
     coverage: float
     residual: float
+    noise: float
     rank_p: float
     floor: tuple[float, float]
 
@@ -123,7 +126,7 @@ def posterior_exam(
         matrix: A, (m, d).
         noise_std: s >= 0.
         draws: given a single measurement, for moments and coverage; >= 2.
-        problems: measurements for the ranks; 0 leaves the ranks out, and ``rank_p`` is nan.
+        problems: measurements for the ranks; 0 leaves the ranks out, and ``noise`` and ``rank_p`` are nan.
         ranked: draws for each of them, one less than a multiple of 10.
         seed: names the measurements, and the draws through ``Question.seed``.
 
@@ -144,8 +147,11 @@ def posterior_exam(
     mean_error, covariance_error = _moments(answer, exact)
     floor = (1 / math.sqrt(draws), math.sqrt((a.shape[1] + 1) / draws))
     coverage, residual = _coverage(answer, exact, seed), _residual(answer, exact, a, y[0])
-    rank_p = _ranks(sampler, Question(law, a, y[1:], noise_std, ranked, seed + 1), truth[1:]) if problems else math.nan
-    return Mark(mean_error, covariance_error, coverage, residual, rank_p, floor)
+    if not problems:
+        return Mark(mean_error, covariance_error, coverage, residual, math.nan, math.nan, floor)
+    question = Question(law, a, y[1:], noise_std, ranked, seed + 1)
+    answers = _asked(sampler, question)
+    return Mark(mean_error, covariance_error, coverage, residual, _noise(answers, question), _ranks(answers, question, truth[1:]), floor)
 
 
 def _given(law: Gaussian, a: Tensor, y: Tensor, noise_std: float) -> tuple[Gaussian, Tensor]:
@@ -197,13 +203,25 @@ def _coverage(x: Tensor, exact: Gaussian | Mixture, seed: int) -> float:
 
 def _residual(x: Tensor, exact: Gaussian | Mixture, a: Tensor, y: Tensor) -> float:
     """Root mean square of y - A x relative to the posterior's."""
-    expected = (y - a @ exact.mean).square().sum() + torch.trace(a @ exact.covariance @ a.T)
-    return float(((y - x @ a.T).square().sum(1).mean() / expected).sqrt())
+    return float(((y - x @ a.T).square().sum(1).mean() / _square_residual(exact, a, y)).sqrt())
 
 
-def _ranks(sampler: Answerer, question: Question, truth: Tensor) -> float:
+def _square_residual(exact: Gaussian | Mixture, a: Tensor, y: Tensor) -> float:
+    """The posterior's mean of |y - A x|^2."""
+    return float((y - a @ exact.mean).square().sum() + torch.trace(a @ exact.covariance @ a.T))
+
+
+def _noise(answer: Tensor, question: Question) -> float:
+    """Standard deviation of y - A x in units of the noise: its square is 1 where y and x are draws of their joint law, so that only the excess over each posterior counts."""
+    law, a, y, noise_std, *_ = question
+    found = (y[:, None] - answer @ a.T).square().sum(2).mean(1)
+    expected = [_square_residual(posterior(law, a, row, noise_std), a, row) for row in y]
+    excess = float(found.mean()) - sum(expected) / len(expected)
+    return math.sqrt(max(0.0, 1 + excess / (len(a) * noise_std**2))) if noise_std else math.nan
+
+
+def _ranks(answer: Tensor, question: Question, truth: Tensor) -> float:
     """p-value of the chi-square test on the ranks of the truth among the draws, each along its own direction."""
-    answer = _asked(sampler, question)
     directions = unit_directions(truth.shape[1], len(truth), question.seed).expand(len(truth), -1)
     along, own = torch.einsum("pld,pd->pl", answer, directions), (truth * directions).sum(1)
     ranks = (along < own[:, None]).sum(1)

@@ -16,6 +16,7 @@ from .deis import DEIS, IPNDM
 from .discretised import Ancestral, ReverseDiffusion
 from .dop853 import dop853
 from .dpm_solver import DPMpp2M, DPMpp3M
+from .dpm_solver_v3 import DPMSolverV3
 from .edm import EDMSampler
 from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
@@ -123,6 +124,7 @@ METHODS: dict[str, Callable[..., Stepper]] = {
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_3m_sde": dpmpp_3m_sde,
     "unipc": UniPC,
+    "dpm_solver_v3": DPMSolverV3,
     "deis": DEIS,
     "ipndm": IPNDM,
     "dpmpp_2s": dpmpp_2s,

@@ -79,16 +79,8 @@ class LinearSampler(Stepper):
         return (t0,)
 
     def check_grid(self, process: Process, ts: Sequence[float]) -> None:
-        """Differences of outputs are divided by steps in lambda, and multiplied by the next ones."""
-        if self.memory == 1:
-            return
-        steps = [abs(float(half_log_snr(process, t1) - half_log_snr(process, t0))) for t0, t1 in pairwise(ts)]
-        for i, step in enumerate(steps):
-            if step < max(_APART, *(_SHORTER * other for other in steps[max(0, i - 1) : i + 2])):
-                raise ValueError(
-                    f"grid[{i}]={ts[i]!r} and grid[{i + 1}]={ts[i + 1]!r} are {step:.1e} apart in ln(alpha/sigma), by which this method divides the difference of two "
-                    "outputs to go over a step thousands of times as long; expected one of them to be left out."
-                )
+        if self.memory > 1:
+            check_apart(process, ts)
 
     def init(self, problem: ScoreProblem, x: Tensor, t: Number) -> History:
         return History()
@@ -107,6 +99,17 @@ class LinearSampler(Stepper):
         called = problem.score.denoise if self.output == "x0" else problem.score.epsilon
         outputs, times = (called(x, t), *past.outputs)[: self.memory], (t, *past.times)[: self.memory]
         return History(outputs, times), self.row(problem.process, times, to)
+
+
+def check_apart(process: Process, ts: Sequence[float]) -> None:
+    """Differences of outputs are divided by steps in lambda, and multiplied by the next ones."""
+    steps = [abs(float(half_log_snr(process, t1) - half_log_snr(process, t0))) for t0, t1 in pairwise(ts)]
+    for i, step in enumerate(steps):
+        if step < max(_APART, *(_SHORTER * other for other in steps[max(0, i - 1) : i + 2])):
+            raise ValueError(
+                f"grid[{i}]={ts[i]!r} and grid[{i + 1}]={ts[i + 1]!r} are {step:.1e} apart in ln(alpha/sigma), by which this method divides the difference of two "
+                "outputs to go over a step thousands of times as long; expected one of them to be left out."
+            )
 
 
 def combined(row: Row, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@
     unet/diffusion_pytorch_model.safetensors, or .bin where there is none     its weights
     scheduler/scheduler_config.json                                           the process, what the network predicts, what time it is told
 
-Nothing but JSON, safetensors and ``torch.load(weights_only=True)`` is read, from these paths alone, whatever the files say.
+Nothing but JSON, safetensors and archives of tensors (:mod:`.._torch_files`) is read, from these paths alone, whatever the files say.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import sdesolve as sd
 from sdesolve.files import read_json
 
 from .._errors import ModelFileError
-from .._torch_files import contents, fill, read_checkpoint, tensors_in
+from .._torch_files import contents, fill, owned, read_checkpoint, tensors_in
 from ..card import LARGEST_CARD, named
 from ..models import Model
 from ..wrapping import wrap
@@ -42,7 +42,7 @@ def load(path: str | Path, network: nn.Module, config: str | Path | None = None,
     if not isinstance(found, Mapping) or part not in found:
         raise ModelFileError(f"{path} holds {contents(found)}; expected {part!r}, as k-diffusion's train.py writes it.")
     options = _model_config(path, found.get("config") if config is None else _json(Path(config)))
-    fill(path, network, tensors_in(path, found[part]))
+    fill(path, network, owned(tensors_in(path, found[part])))
     try:
         process = sd.EDM(options["sigma_min"], options["sigma_max"])
         return wrap(

@@ -157,7 +157,8 @@ def _halves_swapped(weight: Tensor) -> Tensor:
 
 
 def _same(tensor: Tensor) -> Tensor:
-    return tensor
+    """In memory of its own, as what the others make is."""
+    return tensor.clone()
 
 
 # -- weights -------------------------------------------------------------------------------------------------------------
@@ -201,4 +202,4 @@ def _converted(path: Path, weights: Mapping[str, Tensor], network: NCSNpp) -> di
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "nothing"
+    return ", ".join(name[:80] for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "nothing"

@@ -113,7 +113,7 @@ def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.
     if not file.is_file():
         flow = problem.process.probability_flow(Network(problem).score)
         assert problem.trajectories is not None
-        found = sd.optimize_grid(flow, method, nfe=budget, shape=problem.event, samples=problem.trajectories, seed=2**33, **options)
+        found = sd.optimize_grid(flow, method, nfe=budget, shape=problem.event, samples=problem.trajectories, seed=2**33, device=problem.device, **options)
         file.parent.mkdir(parents=True, exist_ok=True)
         found.save(file)
     return sd.OptimisedGrid.load(file)

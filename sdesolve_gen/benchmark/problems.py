@@ -10,7 +10,7 @@ and :class:`Network` gives D, x-space scores for our own methods, and the number
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,18 @@ from sdesolve.exam import Empirical, Gaussian, Mixture, Target, mixture_2d, mixt
 from .._errors import unknown
 from ..data import read_data, scaled
 from ..evaluation.classifier import features, load_classifier
-from ..models import load
+from ..evaluation.features import ASSETS, OWN, OWN_SHAPE
+from ..models import Model, load
+from ..processes import network_time
 from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
 MNIST = (-0.732, 0.619, 4.6)  # mean and standard deviation of its pixels in [-1, 1], and the latter along the strongest direction
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
+OWN_SAMPLES, OWN_CALLS = 32, 12  # of a trained model, from which its mean and widths are read, and what each may cost
+
+
+CPU = torch.device("cpu")
 
 
 class Skipped(Exception):
@@ -50,6 +56,7 @@ class Problem:
         law: what is to be sampled; None for a trained network, whose law is known by its own fine solve alone.
         features: (n, *event) -> (n, k), on which the Frechet distance is taken; None for no Frechet distance.
         primary: the metric by which samplers are ranked.
+        device: where samples are made; they are measured on the host.
     """
 
     name: str
@@ -70,6 +77,8 @@ class Problem:
     """Rows that are solved together; None for all of them."""
     trajectories: int | None = 256
     """With how many a grid is optimised; None where that would take too long."""
+    sigma_data: float = 0.5
+    device: torch.device = CPU
 
     @property
     def has_reference(self) -> bool:
@@ -77,14 +86,14 @@ class Problem:
         return self.law is not None or self.features is not None
 
     def draws(self, n: int, seed: int) -> Tensor:
-        """n exact draws of the law."""
+        """n exact draws of the law, on the host."""
         assert self.law is not None
         return self.law.sample(n, seed=seed)
 
     def start(self, seed: int, first: int = 0, rows: int | None = None) -> Tensor:
         """Standard normals, (rows, *event), from which every sampler starts; row i is a function of (seed, i)."""
         count = self.rows if rows is None else rows
-        return PROCESS.prior((count, *self.event), seed=seed, sample_ids=range(first, first + count))
+        return PROCESS.prior((count, *self.event), seed=seed, sample_ids=range(first, first + count), device=self.device)
 
 
 @dataclass
@@ -97,7 +106,7 @@ class Network:
 
     def __post_init__(self) -> None:
         p = self.problem
-        self.score = sd.as_score(self._counted, p.process, predicts=p.predicts, time=p.time)
+        self.score = sd.as_score(self._counted, p.process, predicts=p.predicts, time=p.time, sigma_data=p.sigma_data)
 
     def _counted(self, x: Tensor, time: Tensor) -> Tensor:
         self.calls += 1
@@ -123,9 +132,12 @@ class Sources:
     data: Path | None = None
     """Folder with mnist/test.parquet and cifar10/test.parquet."""
     classifier: Path | None = None
-    """Folder with classifier.safetensors, whose features serve on digits."""
+    """Folder with classifier.safetensors, whose features serve on grey 28 x 28 images."""
     cache: Path = Path("runs")
     """Where a fitted mixture is kept."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Name -> folder of a trained model, or what it is embedded as."""
+    device: torch.device = CPU
 
 
 def make(name: str, rows: int, sources: Sources) -> Problem:
@@ -134,6 +146,8 @@ def make(name: str, rows: int, sources: Sources) -> Problem:
     Raises:
         ValueError: an unknown name.  Skipped: its data are not here.
     """
+    if name in sources.models:
+        return _trained(name, load(sources.models[name], sources.device), rows, sources)
     if name not in PROBLEMS:
         raise ValueError(unknown("problem", name, PROBLEMS))
     return PROBLEMS[name](name, rows, sources)
@@ -143,7 +157,8 @@ def _exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> 
     std = math.sqrt(float(law.variance.mean()))
     x = law.sample(1024, seed=2**32).flatten(1)
     strongest = float(torch.linalg.matrix_norm((x - x.mean(0)).double(), 2)) / 32
-    return Problem(name, law.event, law.score(PROCESS), rows, law.mean.float(), std, strongest, sources.cache, law=law, **more)
+    mean = law.mean.float().to(sources.device)
+    return Problem(name, law.event, law.score(PROCESS), rows, mean, std, strongest, sources.cache, law=law, device=sources.device, **more)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -186,7 +201,7 @@ def _mnist_mixture(name: str, rows: int, sources: Sources) -> Problem:
 
 
 def _points(data: str, count: int, name: str, rows: int, sources: Sources) -> Problem:
-    law = Empirical(_pixels(sources, data)[:count])
+    law = Empirical(_pixels(sources, data)[:count].to(sources.device))
     return _exact(name, law, rows, sources, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
 
 
@@ -200,10 +215,25 @@ def _cifar_points(name: str, rows: int, sources: Sources) -> Problem:
 
 def _mnist_model(name: str, rows: int, sources: Sources) -> Problem:
     """The embedded network."""
-    model = load("mnist")
+    return _network(name, load("mnist", sources.device), rows, sources, *MNIST)
+
+
+def _trained(name: str, model: Model, rows: int, sources: Sources) -> Problem:
+    """Any network, whose samples' mean and widths are read from a few samples of its own."""
+    x = model.sample(OWN_SAMPLES, "auto", nfe=OWN_CALLS, seed=2**32, batch_size=OWN_SAMPLES)
+    mean = x.mean(0)
+    away = (x - mean).flatten(1).double()
+    strongest = float(torch.linalg.matrix_norm(away, 2)) / math.sqrt(OWN_SAMPLES)
+    return _network(name, model, rows, sources, mean, float(away.square().mean().sqrt()), strongest)
+
+
+def _network(name: str, model: Model, rows: int, sources: Sources, mean: Tensor | float, std: float, strongest: float) -> Problem:
+    if model.classes:
+        raise ValueError(f"--model {name} knows {model.classes} classes; expected a model that knows none.")
     return Problem(
-        name, model.shape, model.network, rows, *MNIST, sources.cache, predicts=model.card["predicts"], time=model.card["time"],
-        process=model.process, features=_digits(sources), primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None,
+        name, model.shape, model.network, rows, mean, std, strongest, sources.cache, predicts=model.card["predicts"], sigma_data=model.card.get("sigma_data", 0.5),
+        time=network_time(model.card["time"], model.process), process=model.process, features=_digits(sources) if model.shape == OWN_SHAPE else None,
+        primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None, device=sources.device,
     )  # fmt: skip
 
 
@@ -230,8 +260,20 @@ def _pixels(sources: Sources, data: str) -> Tensor:
 
 
 def _digits(sources: Sources) -> Callable[[Tensor], Tensor] | None:
-    """Features of the digit classifier, where one was given."""
+    """Features of a classifier of grey 28 x 28 images, where one was given; computed where samples are made, and back on the host."""
     if sources.classifier is None:
         return None
-    classifier = load_classifier(sources.classifier)
-    return lambda images: features(classifier, images.reshape(-1, 1, 28, 28))
+    classifier, device = load_classifier(sources.classifier).to(sources.device), sources.device
+    return lambda images: features(classifier, images.reshape(-1, *OWN_SHAPE).to(device)).cpu()
+
+
+def classifier_folder(given: str | Path) -> Path:
+    """A folder with a classifier: the one given, or that of the features which come with the package, by their name.
+
+    Raises:
+        NotADirectoryError: neither.
+    """
+    folder = ASSETS / f"features_{given}" if given in OWN else Path(given)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"--classifier {given} is not a folder, nor one of {', '.join(OWN)}.")
+    return folder

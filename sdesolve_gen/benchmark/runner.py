@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,17 @@ import sdesolve as sd
 from sdesolve.files import atomic
 
 from .._errors import unknown
+from .._reading import checked_device
+from ..models import load
 from .contenders import Contender, ours
 from .metrics import Reference, trajectory
 from .peers import peers
-from .problems import FINE, PROBLEMS, Network, Problem, Skipped, Sources, make
+from .problems import FINE, PROBLEMS, Network, Problem, Skipped, Sources, classifier_folder, make
 
 EXACT, FLOW = "exact draws", "the flow itself"
 DRAWN = 8  # exact draws for each sample, against which the samples are measured
 FLOORS = 4  # exact samples a seed that are measured for the floor
+WIDEST = 1e9  # a range that no process exceeds
 _ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
 
@@ -81,6 +84,7 @@ FULL = Plan(
     (5, 8, 10, 15, 20, 35, 50, 100), 3,
 )  # fmt: skip
 PRESETS = {"quick": QUICK, "full": FULL}
+OF_A_MODEL = "mnist_model"  # whose number of samples other trained models have
 
 
 def planned(
@@ -96,24 +100,29 @@ def planned(
     out: str | Path = "runs/benchmark",
     data: str | Path | None = None,
     classifier: str | Path | None = None,
+    models: Sequence[str] = (),
+    device: str = "cpu",
 ) -> Plan:
-    """A preset ("quick" or "full") with what is given instead of its own.
+    """A preset ("quick" or "full") with what is given instead of its own; trained models alone, where they are given and no problems beside them.
 
     Raises:
-        ValueError: an unknown problem.  NotADirectoryError: data or classifier is no folder.
+        ValueError: an unknown problem or device, or a model that cannot be read.  NotADirectoryError: data or classifier is no folder.
     """
     plan = PRESETS[preset]
-    for flag, folder in (("--data", data), ("--classifier", classifier)):
-        if folder is not None and not Path(folder).is_dir():
-            raise NotADirectoryError(f"{flag} {folder} is not a folder.")
+    if data is not None and not Path(data).is_dir():
+        raise NotADirectoryError(f"--data {data} is not a folder.")
     for name in problems or []:
         if name not in PROBLEMS:
             raise ValueError(unknown("problem", name, PROBLEMS))
     sizes = {**FULL.rows, **plan.rows}
-    sources = Sources(None if data is None else Path(data), None if classifier is None else Path(classifier), Path(out) / "cache")
+    folders = {model_name(folder): folder for folder in models}
+    sources = Sources(
+        None if data is None else Path(data), None if classifier is None else classifier_folder(classifier), Path(out) / "cache", folders, checked_device(device)
+    )
+    wanted = [*(problems or ([] if folders else plan.rows)), *folders]
     return replace(
         plan,
-        rows={name: rows or sizes[name] for name in problems or plan.rows},
+        rows={name: rows or sizes[OF_A_MODEL if name in folders else name] for name in wanted},
         budgets=budgets or plan.budgets,
         seeds=seeds or plan.seeds,
         methods=methods,
@@ -121,6 +130,11 @@ def planned(
         seed=seed,
         sources=sources,
     )
+
+
+def model_name(folder: str) -> str:
+    """What a trained model is called in files and tables: its folder and the first digits of its weights' hash, so that no cell is another training's."""
+    return f"{Path(folder).name}-{str(load(folder).card.get('sha256', 'unsaved'))[:8]}"
 
 
 def run(plan: Plan, file: Path) -> dict[str, Any]:
@@ -173,7 +187,7 @@ class _Judge:
 
     def __init__(self, problem: Problem, cache: Path) -> None:
         self.problem, self.cache = problem, cache
-        self._ends: dict[int, Tensor] = {}
+        self._ends: dict[tuple[int, bool], Tensor] = {}
 
     def exact(self, seed: int) -> dict[str, float]:
         """The floor: exact draws, measured."""
@@ -203,7 +217,7 @@ class _Judge:
             return {**found, "failed": f"{broken} of {len(x)} samples are not finite"}
         metrics = {} if self._reference is None else self._reference.measure(x)
         if contender.flow:
-            metrics["trajectory"] = trajectory(x, self._fine(seed))
+            metrics["trajectory"] = trajectory(x, torch.stack([self._fine(seed), self._fine(seed, centred=True)]))
         return {**found, "metrics": metrics}
 
     @functools.cached_property
@@ -214,10 +228,10 @@ class _Judge:
             return Reference.of(p.draws(DRAWN * p.rows, _REFERENCE), p.rows, p.features)
         return None if p.features is None else Reference.of(fine(p, _REFERENCE, p.rows, self.cache), p.rows, p.features)
 
-    def _fine(self, seed: int) -> Tensor:
-        if seed not in self._ends:
-            self._ends[seed] = fine(self.problem, seed, self.problem.rows, self.cache)
-        return self._ends[seed]
+    def _fine(self, seed: int, centred: bool = False) -> Tensor:
+        if (seed, centred) not in self._ends:
+            self._ends[seed, centred] = fine(self.problem, seed, self.problem.rows, self.cache, centred)
+        return self._ends[seed, centred]
 
 
 def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
@@ -232,12 +246,17 @@ def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> t
         network = Network(problem)
         parts.append(contender.run(network, problem.start(seed, first, min(size, problem.rows - first)), budget, seed, first))
         seen.add(network.calls)
-    return torch.cat(parts).float(), max(seen), time.perf_counter() - start
+    x = torch.cat(parts).float().cpu()  # which waits for the device
+    return x, max(seen), time.perf_counter() - start
 
 
-def fine(problem: Problem, seed: int, rows: int, cache: Path) -> Tensor:
-    """Ends of the flow from the first ``rows`` normals of a seed, by steps so small that they count as exact; kept in ``cache``."""
-    file = cache / f"fine-{problem.name}-{seed}-{rows}.safetensors"
+def fine(problem: Problem, seed: int, rows: int, cache: Path, centred: bool = False) -> Tensor:
+    """Ends of the flow from the first ``rows`` normals of a seed, by steps so small that they count as exact; kept in ``cache``.
+
+    ``centred``: from these moved to the Gaussian that has the mean and standard deviation of the data under the widest noise.
+    """
+    file = cache / f"fine{'-centred' if centred else ''}-{problem.name}-{seed}-{rows}.safetensors"
+    interval = sd.Range(problem.std, problem.mean, WIDEST, 1 / WIDEST) if centred else None
     if not file.is_file():
         size, ends = problem.batch or rows, []
         for first in range(0, rows, size):
@@ -245,7 +264,8 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path) -> Tensor:
             flow = problem.process.probability_flow(Network(problem).score, eps=FINE if problem.law is not None else None)
             exact = problem.law is not None
             x, method, tolerance = (z.double(), "dop853", 1e-6) if exact else (z, "rk45", 2e-4)
-            ends.append(sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, denoise=True, throw=True).x.float())
+            x = x * problem.process.prior_std
+            ends.append(sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, interval=interval, denoise=True, throw=True).x.float().cpu())
         with atomic(file) as path:
             save_file({"ends": torch.cat(ends)}, path)
     return load_file(file)["ends"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._errors import unknown
+from .._errors import as_float, unknown
 from ._numbers import per_row
 from .operator import Operator, conjugate_gradients
 
@@ -22,10 +22,11 @@ class Measurement:
     """y = A x_0 + noise, one for each row of the state.
 
         gaussian   y ~ N(A x_0, noise_std^2)
-        poisson    y = gain k,  k ~ Poisson(A x_0 / gain):  variance gain A x_0, and noise_std^2 more where the reading is noisy too
+        poisson    y = gain k - background,  k ~ Poisson((A x_0 + background)/gain):  variance gain (A x_0 + background), and noise_std^2 more where
+                   the reading is noisy too
 
     Poisson noise is taken for Gaussian with the variance that the prediction A E[x_0 | x_t] has, of one count at least, where it is weighed; so it needs
-    data that are intensities, A x_0 >= 0, and is as good as a count of some ten is nearly Gaussian.  [Chung et al. 2023, section 3, with y for the prediction]
+    intensities, A x_0 + background >= 0, and is as good as a count of some ten is nearly Gaussian.  [Chung et al. 2023, section 3, with y for the prediction]
 
     Arguments:
         operator: A, on states shaped like the model's.
@@ -33,6 +34,7 @@ class Measurement:
         noise_std: standard deviation of the noise, in the units of y, >= 0; 0 for a measurement without noise.
         noise: "gaussian" or "poisson".
         gain: y of a single count, > 0; for Poisson noise alone.
+        background: (1, *measured), what the data's zero shines with, where they start at low and not at zero: -A low; for Poisson noise alone.
 
     Raises:
         TypeError: y is not a floating tensor.
@@ -45,19 +47,25 @@ class Measurement:
     noise_std: float = 0.0
     noise: str = "gaussian"
     gain: float | None = None
+    background: Tensor | float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.operator, Operator):
+            got = f"the class {self.operator.__name__}" if isinstance(self.operator, type) else f"a {type(self.operator).__name__}"
+            raise TypeError(f"operator is {got}; expected an Operator, as in operators.Mask(event, mask), and operators.as_operator(f, event) for a function.")
         measured = tuple(self.operator.measured)
         if not isinstance(self.y, Tensor) or not self.y.is_floating_point():
             got = str(self.y.dtype) if isinstance(self.y, Tensor) else type(self.y).__name__
-            raise TypeError(f"y is {got}; expected a floating tensor in the units of the data: torch.as_tensor(y).float().")
+            raise TypeError(f"y is {got}; expected a floating tensor, (B, {', '.join(map(str, measured))}), in the units of the data.")
         if tuple(self.y.shape[1:]) != measured or not len(self.y):
             hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ""
             raise ValueError(f"y has shape {tuple(self.y.shape)}; expected (B, {', '.join(map(str, measured))}), as {_name(self.operator)} measures{hint}.")
         if not bool(torch.isfinite(self.y).all()):
             raise ValueError(f"y has {int((~torch.isfinite(self.y)).sum())} values that are not finite; expected a mask in the operator for what was not measured.")
-        if isinstance(self.noise_std, bool) or not isinstance(self.noise_std, int | float) or not 0 <= self.noise_std < math.inf:
+        noise_std = as_float(self.noise_std)
+        if noise_std is None or not 0 <= noise_std < math.inf:
             raise ValueError(f"noise_std={self.noise_std!r}; expected a finite number >= 0 in the units of y, as in noise_std=0.05.")
+        object.__setattr__(self, "noise_std", noise_std)
         self._check_noise()
         if self.operator.linear:
             check_adjoint(self.operator, self.y)
@@ -71,8 +79,9 @@ class Measurement:
             return
         if isinstance(self.gain, bool) or not isinstance(self.gain, int | float) or not 0 < self.gain < math.inf:
             raise ValueError(f"gain={self.gain!r}; expected the y of a single count, a finite number > 0, as in gain=0.01.")
-        if not self.noise_std and bool((self.y < 0).any()):
-            raise ValueError(f"y has values down to {float(self.y.min()):.3g}, and counts are not negative; expected intensities, y >= 0, or the noise_std of their reading.")
+        counts = (self.y + self.background) / self.gain
+        if not self.noise_std and bool((counts < -1e-3).any()):
+            raise ValueError(f"y has {float(counts.min()):.3g} counts somewhere, and counts are not negative; expected intensities, y >= 0, or the noise_std of their reading.")
 
     def residual(self, x0: Tensor) -> Tensor:
         """y - A x_0, (B, *measured)."""
@@ -98,7 +107,7 @@ class Measurement:
         """Of the noise, where A x_0 = ``measured``: a float, or (B, *measured) for Poisson noise, of one count at least."""
         if self.gain is None:
             return self.noise_std**2
-        return self.gain * measured.clamp_min(self.gain) + self.noise_std**2
+        return self.gain * (measured + self.background).clamp_min(self.gain) + self.noise_std**2
 
     def require(self, method: str, noises: Iterable[str] = ("gaussian",)) -> None:
         """Refuse what ``method`` cannot do: a noise that is not among ``noises``, an operator that is not linear."""

@@ -18,7 +18,8 @@ def pigdm(score: sd.Score, measurement: Measurement, *, prior_std: float = 1.0) 
         r_t^2 = sigma^2 c^2/(alpha^2 c^2 + sigma^2),                              c = prior_std.
 
     r_t^2 is the posterior variance of data with variance c^2; the paper's values are those of c = 1, for VP sigma^2.  [Song et al. 2023, section 3]
-    The paper's algorithm 1 multiplies the gradient by alpha r_t^2 and leaves E[eps | x_t] as it was; here it is part of the score, which is what its derivation asks for.
+    The paper's algorithm 1 adds sqrt(bar alpha_t) r_t^2 times the gradient to each step of DDIM, however short, and leaves E[eps | x_t] as it was; here it is part of the score,
+    which is what its derivation asks for: the same step with the weight that DDIM has for a change of the score.
 
     One network call and one vjp for each evaluation, and a ``gram_solve``: closed form for operators that have one.  Exact, at every noise level and
     for every operator, for Gaussian data of covariance c^2 I.  Elsewhere it errs where the spread of the data differs between directions:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import sdesolve as sd
 
+from ._numbers import number, whole
 from .measurement import Measurement
 
 
@@ -32,12 +33,11 @@ def twist(measurement: Measurement, process: sd.Process, particles: int, data_st
     Raises:
         ValueError: a measurement without noise; data_std out of range.
     """
-    noise = measurement.noise_std
-    measurement.require("twist")
+    noise, tau = measurement.noise_std, number("data_std", data_std, 0.0, above=True)
+    particles = whole("particles", particles, 2)
+    measurement.require("smc")
     if not noise > 0:
         raise ValueError(f"noise_std={noise}; expected a number > 0: particles all have weight 0 under a measurement without noise, as in noise_std=0.01.")
-    if not 0 < data_std < math.inf:
-        raise ValueError(f"data_std={data_std!r}; expected a finite number > 0, as in data_std=0.5.")
     y = measurement.y.repeat_interleave(particles, 0) if len(measurement.y) > 1 else measurement.y
     normaliser = 0.5 * math.prod(measurement.operator.measured) * math.log(2 * math.pi * noise**2)
 
@@ -48,7 +48,7 @@ def twist(measurement: Measurement, process: sd.Process, particles: int, data_st
         if t == 0:
             return -0.5 * residual.square().flatten(1).sum(1) / noise**2 - normaliser
         alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
-        spread = (sigma * data_std) ** 2 / ((alpha * data_std) ** 2 + sigma**2)
+        spread = (sigma * tau) ** 2 / ((alpha * tau) ** 2 + sigma**2)
         weighted = measurement.operator.gram_solve(residual.detach(), noise**2, spread)  # held while the quadratic form is differentiated
         return 0.5 * (residual.detach() * weighted).flatten(1).sum(1) - (residual * weighted).flatten(1).sum(1)
 

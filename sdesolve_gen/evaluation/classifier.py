@@ -1,10 +1,11 @@
-"""A small convolutional classifier of grey 28 x 28 images, independent of every model that it judges, and its features.
+"""A small convolutional classifier of small images, independent of every model that it judges, and its features.
 
 ``benchmarks/mnist_classifier.py`` trains it.  Two come with the package, on MNIST and on Fashion-MNIST, with weights in half precision.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -15,10 +16,10 @@ PART = 500  # images at a time
 
 
 class Classifier(nn.Sequential):
-    """Images (B, 1, 28, 28) in [-1, 1] -> logits (B, 10)."""
+    """Images (B, channels, side, side) in [-1, 1] -> logits (B, 10)."""
 
-    def __init__(self) -> None:
-        super().__init__(*_stage(1, 32), *_stage(32, 64), *_stage(64, 128), nn.Flatten(), nn.Linear(128 * 3 * 3, 10))
+    def __init__(self, channels: int = 1, side: int = 28) -> None:
+        super().__init__(*_stage(channels, 32), *_stage(32, 64), *_stage(64, 128), nn.Flatten(), nn.Linear(128 * (side // 8) ** 2, 10))
 
 
 def _stage(inputs: int, outputs: int) -> list[nn.Module]:
@@ -34,14 +35,15 @@ def load_classifier(folder: str | Path) -> Classifier:
     path = Path(folder) / "classifier.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; make it: python benchmarks/mnist_classifier.py ../shared/data/mnist {folder}")
-    classifier = Classifier()
-    classifier.load_state_dict(load_file(path))  # copies into single precision
+    tensors = load_file(path)
+    classifier = Classifier(tensors["0.weight"].shape[1], 8 * math.isqrt(tensors["13.weight"].shape[1] // 128))
+    classifier.load_state_dict(tensors)  # copies into single precision
     return classifier.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def features_and_probabilities(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 128) activations of the last stage, averaged over its 3 x 3 places, and (n, 10) class probabilities, of images in [-1, 1]."""
+    """(n, 128) activations of the last stage, averaged over its places, and (n, 10) class probabilities, of images in [-1, 1]."""
     layers = list(classifier)
     stages, head = nn.Sequential(*layers[:-2]), nn.Sequential(*layers[-2:])
     ends = [stages(part) for part in images.split(PART)]

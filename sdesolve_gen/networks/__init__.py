@@ -16,6 +16,7 @@ from .ncsnpp import DDPM, NCSNpp
 from .ncsnv2 import NCSNv2
 from .tutorial import ScoreNet
 from .unet import UNet
+from .widening import widened
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "UNet": UNet,
@@ -32,5 +33,5 @@ NETWORKS: dict[str, type[nn.Module]] = {
 
 __all__ = [
     "CLASSIFIERS", "DDPM", "MLP", "NETWORKS", "DiT", "DiffusersUNet2D", "EDMUNet", "EncoderClassifier",
-    "Execution", "LevelScore", "NCSNpp", "NCSNv2", "ScoreNet", "UNet", "WideResNet",
+    "Execution", "LevelScore", "NCSNpp", "NCSNv2", "ScoreNet", "UNet", "WideResNet", "widened",
 ]  # fmt: skip

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +76,43 @@ class Executed(nn.Module):
         super().__init__()
         self.network, self.how = network, how
         self._run = torch.compile(network) if how.compile else network
+        self._halves = _Halves(network)
 
     def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
         if self.how.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         dtype = PRECISIONS[self.how.precision]
-        with torch.autocast(x.device.type, dtype) if dtype else contextlib.nullcontext():
+        with self._halves.in_place(dtype) if dtype else contextlib.nullcontext():
             output = self._run(x, *rest)
         return output.to(x.dtype).contiguous()
+
+
+_HALVED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what autocast computes in half precision
+
+
+class _Halves:
+    """Frozen weights in half precision, kept from call to call: autocast rounds them anew in every one, which can cost more than it saves."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._stamp: tuple[Any, ...] = ()
+        self._kept: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
+
+    @contextlib.contextmanager
+    def in_place(self, dtype: torch.dtype) -> Iterator[None]:
+        """Autocast to ``dtype``, with what is frozen rounded already."""
+        weights = [(m._parameters, name, p) for m in self.network.modules() if isinstance(m, _HALVED) for name, p in m._parameters.items() if p is not None]
+        frozen = [(where, name, p) for where, name, p in weights if not p.requires_grad and p.dtype == torch.float32]
+        stamp = (dtype, *((p.data_ptr(), 0 if p.is_inference() else p._version) for _, _, p in frozen))
+        if stamp != self._stamp:
+            with torch.inference_mode(False), torch.no_grad():  # a backward pass may want them later
+                self._stamp, self._kept = stamp, [(where, name, p, p.to(dtype)) for where, name, p in frozen]
+        kept, device = self._kept, next(self.network.parameters()).device.type
+        try:
+            for where, name, _, half in kept:
+                where[name] = half
+            with torch.autocast(device, dtype):
+                yield
+        finally:
+            for where, name, own, _ in kept:
+                where[name] = own

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -45,15 +46,16 @@ class Norm(nn.GroupNorm):
 
 
 class ResidualBlock(Block):
-    """Two 3x3 convolutions; the time embedding scales and shifts between them."""
+    """Two 3x3 convolutions with ``expansion`` times the output's features between them, which the time embedding scales and shifts."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, expansion: int = 1) -> None:
         super().__init__()
+        hidden = expansion * outputs
         self.norm1 = Norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * outputs)
-        self.norm2 = Norm(outputs)
-        self.conv2 = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv1 = nn.Conv2d(inputs, hidden, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * hidden)
+        self.norm2 = Norm(hidden)
+        self.conv2 = _zeroed(nn.Conv2d(hidden, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -82,14 +84,14 @@ class Attention(Block):
 class Encoder(nn.Module):
     """The way down of a :class:`UNet` and its middle; arguments as there."""
 
-    def __init__(self, channels: int, width: int, multipliers: Sequence[int], blocks: int, patch: int, fourier_scale: float) -> None:
+    def __init__(self, channels: int, width: int, multipliers: Sequence[int], blocks: int, patch: int, fourier_scale: float, expansion: int = 1) -> None:
         super().__init__()
-        check_integers({"channels": (channels, 64), "width": (width, 1024), "blocks": (blocks, 16), "patch": (patch, 16)})
+        check_integers({"channels": (channels, 64), "width": (width, 1024), "blocks": (blocks, 16), "patch": (patch, 16), "expansion": (expansion, 8)})
         if width % 8:
             raise ValueError(f"width={width}; expected a multiple of 8, the number of groups of the normalisation, as in width={width + -width % 8}.")
         check_multipliers(multipliers)
         check_positive("fourier_scale", fourier_scale)
-        embedding = 4 * width
+        embedding, residual = 4 * width, partial(ResidualBlock, embedding=4 * width, expansion=expansion)
         self.channels, self.patch, self.multiple = channels, patch, patch * 2 ** (len(multipliers) - 1)
         self.embed = nn.Sequential(
             FourierFeatures(width, fourier_scale), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
@@ -103,11 +105,11 @@ class Encoder(nn.Module):
                 self.down.append(Downsample(self.skips[-1]))
                 self.skips.append(self.skips[-1])
             for _ in range(blocks):
-                self.down.append(ResidualBlock(self.skips[-1], width * multiplier, embedding))
+                self.down.append(residual(self.skips[-1], width * multiplier))
                 self.skips.append(width * multiplier)
 
         coarsest = width * multipliers[-1]
-        self.middle = nn.ModuleList([ResidualBlock(coarsest, coarsest, embedding), Attention(coarsest), ResidualBlock(coarsest, coarsest, embedding)])
+        self.middle = nn.ModuleList([residual(coarsest, coarsest), Attention(coarsest), residual(coarsest, coarsest)])
 
     def encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         """What each module of the way down returns, and last the middle."""
@@ -139,6 +141,7 @@ class UNet(Encoder):
             patch * 2**(levels - 1).
         fourier_scale: standard deviation of the frequencies of the time embedding, in cycles per unit of ``time``.
         classes: number of classes of a class-conditional network, 0 for none, up to 100,000.  The label ``classes`` is the null label: of no class.
+        expansion: features within a residual block, in units of those that it puts out, 1..8.
 
     Raises:
         ValueError: an option out of range; when called, an image of other channels or of a side that is no such multiple.
@@ -153,15 +156,16 @@ class UNet(Encoder):
         patch: int = 1,
         fourier_scale: float = 1.0,
         classes: int = 0,
+        expansion: int = 1,
     ) -> None:
-        super().__init__(channels, width, multipliers, blocks, patch, fourier_scale)
+        super().__init__(channels, width, multipliers, blocks, patch, fourier_scale, expansion)
         check_classes(classes, least=0)
         embedding, skips = 4 * width, list(self.skips)
         self.up = nn.ModuleList()
         features = skips[-1]
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                self.up.append(ResidualBlock(features + skips.pop(), width * multiplier, embedding))
+                self.up.append(ResidualBlock(features + skips.pop(), width * multiplier, embedding, expansion))
                 features = width * multiplier
             if level:
                 self.up.append(Upsample(features))

@@ -9,7 +9,6 @@ is killed on the way, or finds the disk full, leaves the checkpoints before as t
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -18,6 +17,9 @@ from typing import Any, NamedTuple
 import torch
 
 from sdesolve.files import atomic, sha256
+
+from .._errors import ModelFileError
+from .._torch_files import read_checkpoint
 
 _NAME = re.compile(r"checkpoint-(\d{8,})-([0-9a-f]{16})\.pt")
 
@@ -75,9 +77,9 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
     for checkpoint in found:
         try:
             if checkpoint.whole():
-                return checkpoint, torch.load(checkpoint.path, map_location="cpu", weights_only=True)
+                return checkpoint, read_checkpoint(checkpoint.path)
             reason = "its SHA-256 is not the one in its name"
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        except (ModelFileError, OSError) as error:
             reason = str(error).splitlines()[0]
         warnings.warn(f"{checkpoint.path} is damaged ({reason}) and left out.", CheckpointWarning, stacklevel=2)
     if found:

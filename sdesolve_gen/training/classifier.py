@@ -21,6 +21,7 @@ from tqdm import tqdm
 from sdesolve.files import atomic
 
 from .._errors import unknown
+from .._torch_files import read_checkpoint
 from .._versions import versions
 from ..card import check_name
 from ..classifiers import Classifier
@@ -125,7 +126,7 @@ def train_classifier(config: ClassifierConfig, *, checkpoint: str | Path | None 
 
 def _resumed(checkpoint: str | Path, config: ClassifierConfig, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     """The step to go on from."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = read_checkpoint(checkpoint)
     if state["config"] != repr(config):
         raise ValueError(f"{checkpoint} was made with another config, {state['config']}; remove it, or use another file.")
     network.load_state_dict(state["network"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from .._errors import unknown
 from ..card import check_name
+from ..networks.execution import PRECISIONS
 from .losses import LOSSES, TIMES, WEIGHTS
 
 
@@ -22,7 +23,8 @@ class TrainConfig:
             classes), an npz file, ``hf:NAME:SPLIT``, or a pattern such as ``data/*.parquet``; see :mod:`sdesolve_gen.data`.
         out: folder for checkpoints, log and, at the end, the model.
         name: of the model, for its card.
-        init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones.
+        init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones. A UNet with a larger
+            ``expansion`` than that one's begins as the same function.
         size: side that pictures are scaled and cropped to; 0 takes them as they are, all of one size.
         flip: mirror every second image, at random.
         data_range: [low, high], what the levels 0..255 become; the process and the published constants are in its units.
@@ -44,7 +46,8 @@ class TrainConfig:
         ema: decay of the average of the weights that is kept as the model.
         ema_warmup: decay min(ema, (1 + n)/(10 + n)) at update n, so that an average with a long memory forgets its start.
         seed: order of the data and every noise are functions of (seed, step, place in the batch).
-        precision: "fp32" or "bf16" (autocast; weights stay float32).
+        precision: "fp32", or "bf16" or "fp16" (autocast; weights stay float32).  With "fp16" the loss is scaled, so that small gradients are not lost; a
+            scale that is too large makes gradients infinite, and the update is skipped, counted, and the scale halved.
         compile: run the network through torch.compile.
         channels_last: memory layout of the network: True suits the networks here, and GPUs in half precision; others may be faster without.
         patience: so many updates in a row that are not finite end the run; fewer are skipped and counted.
@@ -110,7 +113,7 @@ class TrainConfig:
         _require(self, "seed", self.seed < 2**63, "an integer below 2**63")
         for name in ("learning_rate", "clip", "log_sigma_std"):
             _require(self, name, getattr(self, name) > 0, "a finite number > 0")
-        for name, known in (("loss", LOSSES), ("weight", WEIGHTS), ("times", TIMES), ("schedule", ("cosine", "constant")), ("precision", ("fp32", "bf16"))):
+        for name, known in (("loss", LOSSES), ("weight", WEIGHTS), ("times", TIMES), ("schedule", ("cosine", "constant")), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: {unknown(name, getattr(self, name), known)}")
         _require(self, "data", bool(self.data), "a file or folder, as in data='train.parquet'")

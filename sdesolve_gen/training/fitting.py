@@ -13,7 +13,7 @@ from torch import nn
 from .._errors import unknown
 from ..data import Data
 from ..models import load
-from ..networks import NETWORKS
+from ..networks import NETWORKS, widened
 from .config import TrainConfig
 
 _OF_THE_DATA = ("channels", "image_size", "classes")  # options of a network that a run does not choose by ``network``
@@ -87,7 +87,7 @@ def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) ->
     """Take over the weights of a trained model; raises ValueError where its network is another, and says in what."""
     model = load(config.init)
     try:
-        network.load_state_dict(model.network.state_dict())
+        network.load_state_dict(widened(model.network.state_dict(), network.state_dict()))
     except RuntimeError as error:
         there, here = _described(model.card["network"], model.card["network_options"]), _described(config.network_name, options_of(config, shape))
         names = ["network_name"] if there["network_name"] != here["network_name"] else [name for name in {**there, **here} if there.get(name) != here.get(name)]

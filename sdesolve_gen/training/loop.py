@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from .._versions import versions
 from ..data import Data, read_data
 from ..images import grid, to_uint8, write_png
 from ..models import Model
+from ..networks.execution import PRECISIONS
 from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
@@ -98,6 +99,7 @@ class _Run:
         self.network.to(accelerator.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._towards)
         self.optimiser = torch.optim.Adam(self.network.parameters())
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")  # of the loss, whose gradients float16 would lose
         self.forward = accelerator.prepare_model(self.network)
         if config.compile:
             self.forward = torch.compile(self.forward)
@@ -161,11 +163,12 @@ class _Run:
         for part in range(c.accumulate):
             first = (part * world + self.accelerator.process_index) * size
             together = self.accelerator.no_sync(self.forward) if part < c.accumulate - 1 else contextlib.nullcontext()
-            with together:
+            with together, _in_half_precision(c.precision, self.accelerator.device):
                 share = self._loss(batch.part(slice(first, first + size), self.accelerator.device), first) / c.accumulate
-                share.backward()
+                self.scaler.scale(share).backward()
             loss += share.detach()
         loss = self.accelerator.reduce(loss, "mean") if world > 1 else loss
+        self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
         self._apply(loss, norm)
         self.step += 1
@@ -176,7 +179,7 @@ class _Run:
         c = self.config
         torch.manual_seed(generator(c.seed, self.step, _DROPOUT).initial_seed() ^ first)  # for dropout
         score = self._score(self.forward, batch.labels)
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=c.precision == "bf16"):
+        with torch.autocast(self.accelerator.device.type, PRECISIONS[c.precision], enabled=c.precision != "fp32"):
             if batch.probe is not None:
                 return sliced_loss(score, batch.x0, batch.times, batch.eps, batch.probe, c.weight)
             return denoising_loss(score, batch.x0, batch.times, batch.eps, c.weight)
@@ -187,10 +190,12 @@ class _Run:
         if torch.isfinite(norm + loss):
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(c, self.step)
-            self.optimiser.step()
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
             self.average.update_parameters(self.network)
             self.in_a_row = 0
             return
+        self.scaler.update()  # to half of it
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row >= c.patience:
             often = f"{self.in_a_row} updates in a row were not finite, at the last of them" if self.in_a_row > 1 else "at that update"
@@ -252,6 +257,7 @@ class _Run:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(self.folder, self.step, state, self.config.keep)
 
@@ -264,6 +270,7 @@ class _Run:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # which older checkpoints lack, as does float32
         self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]
 
     def _diverged(self) -> str:
@@ -279,6 +286,18 @@ def _accelerator(device: str) -> Accelerator:
     from accelerate import Accelerator
 
     return Accelerator(cpu=device == "cpu", mixed_precision="no")  # precision is the config's: _Run does the autocast
+
+
+@contextlib.contextmanager
+def _in_half_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Say that a kind of device lacks an operation for a type in our words; as a ValueError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if precision == "fp32" or "not implemented for" not in str(error):
+            raise
+        others = " or ".join(f'precision="{other}"' for other in PRECISIONS if other != precision)
+        raise ValueError(f'precision="{precision}" cannot be had on {device.type} ({str(error).splitlines()[0]}); expected {others}.') from error
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -65,7 +65,7 @@ class _Nodes:
         self.levels = torch.tensor(levels[::-1], dtype=torch.float64)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        s = self.levels[(t.double() * (len(self.levels) - 1)).round().long()].to(t.dtype)
+        s = self.levels.to(t.device)[(t.double() * (len(self.levels) - 1)).round().long()].to(t.dtype)
         return torch.ones_like(s), s
 
 

@@ -74,9 +74,10 @@ def _runner(name: str, calls: int, schedule: str | None) -> Callable[[Network, T
         steps = budget if calls == 1 else (budget + 1) // 2
         if schedule is None:
             sigmas = torch.tensor([*ladder(network.problem, steps, budget), 0.0], dtype=torch.float64)
+            sigmas = sigmas.to(z.device)
             y = started(network.problem, z, float(sigmas[0]))
         else:
-            sigmas = module.get_sigmas_karras(steps, *RANGES[schedule])
+            sigmas = module.get_sigmas_karras(steps, *RANGES[schedule], device=z.device)
             y = z * sigmas[0]
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed + first)

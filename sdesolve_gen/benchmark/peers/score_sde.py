@@ -39,4 +39,4 @@ def _run(network: Network, z: Tensor, budget: int, seed: int, first: int) -> Ten
 
 
 def _like(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)

@@ -29,14 +29,26 @@ class Adapted(Operator):
     def __init__(self, event: Sequence[int], forward: Map, adjoint: Map | None = None, device: torch.device | str = "cpu") -> None:
         self.event = tuple(event)
         self._forward, self._adjoint = forward, adjoint_of(forward, self.event) if adjoint is None else adjoint
-        with torch.no_grad():
-            self.measured = tuple(forward(torch.zeros(1, *self.event, device=device)).shape[1:])
+        self.measured = tuple(_tried(forward, torch.zeros(1, *self.event, device=device)).shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         return self._forward(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self._adjoint(y)
+
+
+def _tried(forward: Map, x: Tensor) -> Tensor:
+    """A x for a single state of zeros, whatever someone else's function makes of it."""
+    with torch.no_grad():
+        try:
+            measured = forward(x)
+        except Exception as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"the operator's function failed on states of shape {tuple(x.shape)} ({why}); expected one for such states.") from error
+    if not isinstance(measured, Tensor) or not measured.dim():
+        raise TypeError(f"the operator's function returned a {type(measured).__name__}; expected a tensor, (B, ...) for states (B, {', '.join(map(str, x.shape[1:]))}).")
+    return measured
 
 
 def adjoint_of(forward: Map, event: Sequence[int]) -> Map:
@@ -50,7 +62,12 @@ def adjoint_of(forward: Map, event: Sequence[int]) -> Map:
     def adjoint(y: Tensor) -> Tensor:
         with torch.enable_grad():
             x = y.new_zeros(len(y), *event).requires_grad_()
-            (back,) = torch.autograd.grad(forward(x), x, y, create_graph=y.requires_grad)
+            measured = forward(x)
+            if not measured.requires_grad:
+                raise ValueError(
+                    "the operator's function cannot be differentiated, by which its adjoint is found; expected operations of torch alone, or an object with A and A_adjoint."
+                )
+            (back,) = torch.autograd.grad(measured, x, y, create_graph=y.requires_grad)
         return back
 
     return adjoint
@@ -70,6 +87,8 @@ def as_operator(obj: Any, event: Sequence[int], device: torch.device | str = "cp
         ValueError: an operator on states of another shape.
     """
     event = tuple(event)
+    if isinstance(obj, type):
+        raise TypeError(f"operator is the class {obj.__name__} and none that is made; expected one, as in {obj.__name__}({event}, ...).")
     if isinstance(obj, Operator):
         if tuple(obj.event) != event:
             raise ValueError(f"operator {type(obj).__name__} takes states of shape {tuple(obj.event)}; expected {event}: make it with event={event}.")

@@ -28,10 +28,15 @@ def compose(*operators: Operator) -> Operator:
     """The product of operators, the last applied first, as in mathematics: ``compose(mask, blur)`` blurs and then masks.
 
     Raises:
+        TypeError: something that is no :class:`Operator`.
         ValueError: no operator, or one that does not take what the next one gives.
     """
     if not operators:
         raise ValueError("compose() got no operator; expected at least one, as in compose(mask, blur).")
+    for i, operator in enumerate(operators):
+        if not isinstance(operator, Operator):
+            got = f"the class {operator.__name__}" if isinstance(operator, type) else f"a {type(operator).__name__}"
+            raise TypeError(f"compose got {got} as number {i}; expected operators, one by one: compose(mask, blur), and as_operator(f, event) for a function.")
     product = operators[-1]
     for outer in reversed(operators[:-1]):
         product = Composed(outer, product)

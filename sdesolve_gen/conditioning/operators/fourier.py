@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..._errors import as_float
 from .._numbers import per_row
 from ..operator import SVD, Operator
 from ._shared import draws, image_event
@@ -148,7 +149,7 @@ def variable_density_mask(event: Sequence[int], acceleration: float = 4, centre:
 
 def _counts(total: int, acceleration: float, centre: float) -> tuple[int, int]:
     """How many of ``total`` are measured, and how many of them in the middle."""
-    if not 1 <= acceleration <= total or not 0 <= centre <= 1:
+    if as_float(acceleration) is None or as_float(centre) is None or not 1 <= acceleration <= total or not 0 <= centre <= 1:
         raise ValueError(f"acceleration={acceleration!r}, centre={centre!r}; expected 1 <= acceleration <= {total} and 0 <= centre <= 1, as in acceleration=4, centre=0.08.")
     count = max(1, round(total / acceleration))
     return count, min(count, round(centre * total))

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._shared import draws, image_event, integer
+from ..._errors import as_float
+from .._numbers import real_tensor
+from ._shared import draws, image_event, integer, shape_of
 from .tight import Tight
 
 
@@ -27,8 +29,8 @@ class Mask(Tight):
     """
 
     def __init__(self, event: Sequence[int], mask: Tensor | np.ndarray) -> None:
-        self.event = tuple(event)
-        self.mask = _zero_one(torch.as_tensor(mask).detach().cpu(), self.event)
+        self.event = shape_of(event)
+        self.mask = _zero_one(real_tensor("mask", mask, f"0 and 1, {self.event[-2:]}").detach().cpu(), self.event)
         self._index = self.mask.flatten().nonzero()[:, 0]
         self.measured = (len(self._index),)
 
@@ -43,7 +45,8 @@ class Mask(Tight):
 def random_mask(event: Sequence[int], missing: float = 0.9, seed: int = 0) -> Tensor:
     """(H, W) bool: all but a share ``missing`` of the pixels are known, the same of every channel; exactly that many, drawn by ``seed``."""
     _, height, width = image_event(event)
-    if not 0 <= missing < 1:
+    share = as_float(missing)
+    if share is None or not 0 <= share < 1:
         raise ValueError(f"missing={missing!r}; expected a share 0 <= missing < 1 of the pixels, as in missing=0.9.")
     known = torch.zeros(height * width, dtype=torch.bool)
     known[torch.from_numpy(draws(seed).permutation(height * width))[: max(1, round((1 - missing) * height * width))]] = True
@@ -70,8 +73,8 @@ def _zero_one(mask: Tensor, event: tuple[int, ...]) -> Tensor:
     if not bool(((whole_mask == 0) | (whole_mask == 1)).all()):
         values = mask.unique()
         shown = ", ".join(f"{value:g}" for value in values[:4].tolist())
-        middle = (values[0] + values[-1]).item() / 2
-        raise ValueError(f"mask holds {shown}{', ...' if len(values) > 4 else ''}; expected 0 and 1 alone, 1 where the pixel is known: mask > {middle:g}")
+        middle = f": mask > {(values[0] + values[-1]).item() / 2:g}" if len(values) > 1 else ""
+        raise ValueError(f"mask holds {shown}{', ...' if len(values) > 4 else ''}; expected 0 and 1 alone, 1 where the pixel is known{middle}")
     if not bool(whole_mask.any()):
         raise ValueError("mask is 0 everywhere, so that nothing is known; expected 1 where a pixel is known: 1 - mask, or m.sample(n) for images from nothing.")
     return whole_mask.bool()

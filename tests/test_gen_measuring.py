@@ -1,0 +1,185 @@
+"""Poisson noise in the units of the data, options that two have of one name, the spread of the data, and raw input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_gen_restoration import DOWN, SHAPE, STD, colour_model, gaussian_model, half, pictures
+
+import sdesolve as sd
+import sdesolve_gen as gen
+from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, dps, twist
+from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.measuring import measured, simulated
+
+Y, BLACK = torch.zeros(1, 1, 2, 2), torch.zeros(1, *SHAPE)
+IDENTITY = ops.Mask(SHAPE, torch.ones(4, 4))
+
+
+def counted(x: torch.Tensor, peak: float, seed: int = 0) -> torch.Tensor:
+    """Counts of images in (-4, 4), in their units."""
+    rate = (x.flatten(1) + 4) / 8 * peak
+    return -4 + torch.poisson(rate, generator=torch.Generator().manual_seed(seed)) * 8 / peak
+
+
+@pytest.mark.parametrize("method", ["pigdm", "mmps"])
+def test_counts_are_restored_with_their_own_variance(method: str) -> None:
+    """x ~ N(0, STD^2) on (-4, 4) with 400 counts at x = 4: y has the variance 8/400 (x + 4) = 0.08 near 0, and the posterior is nearly Gaussian with that."""
+    m, options = gaussian_model(), {"prior_std": STD} if method == "pigdm" else {}
+    y = counted(torch.zeros(1, *SHAPE), 400.0)
+    r = m.restore(y, IDENTITY, noise="poisson", peak=400.0, method=method, draws=400, steps=40, seed=0, **options)
+    gain = STD**2 / (STD**2 + 0.08)
+    assert abs(float(r.std.mean()) / (STD**2 * (1 - gain)) ** 0.5 - 1) < 0.05
+    assert float((r.mean.flatten() - gain * y[0]).abs().max()) < 0.08
+    assert float(r.residual.square().mean().sqrt()) == pytest.approx((STD**2 * (1 - gain) + (1 - gain) ** 2 * float(y.square().mean())) ** 0.5, rel=0.05)
+
+
+def test_dps_takes_counts() -> None:
+    y = counted(torch.zeros(1, *SHAPE), 400.0)
+    r = gaussian_model().restore(y, IDENTITY, noise="poisson", peak=400.0, method="dps", draws=50, steps=40, seed=0)
+    assert float((r.mean.flatten() - y[0]).abs().mean()) < float(y.abs().mean())
+
+
+def test_a_measurement_of_counts_knows_where_they_start() -> None:
+    """The variance is gain (A x - A low), and never less than that of one count."""
+    m = measured(gaussian_model(), torch.full((1, 16), -4.0), IDENTITY, None, "poisson", 16.0)
+    assert m.gain == 0.5 and m.noise_std == 0
+    torch.testing.assert_close(m.variance(torch.full((1, 16), 2.0)), torch.full((1, 16), 0.5 * 6))
+    torch.testing.assert_close(m.variance(torch.full((1, 16), -9.0)), torch.full((1, 16), 0.25))
+    read = measured(gaussian_model(), torch.full((1, 16), -4.0), IDENTITY, 0.3, "poisson", 16.0)
+    torch.testing.assert_close(read.variance(torch.full((1, 16), 2.0)), torch.full((1, 16), 3.09))
+
+
+def test_simulated_counts_are_counts_named_by_seed_and_image() -> None:
+    m, x = gaussian_model(), torch.full((300, *SHAPE), 1.0)
+    y = simulated(m, IDENTITY, x, 0.0, "poisson", 40.0, seed=3)
+    counts = (y + 4) * 40 / 8
+    torch.testing.assert_close(counts, counts.round(), atol=1e-4, rtol=0)
+    assert float(counts.mean()) == pytest.approx(25, rel=0.01) and float(counts.var()) == pytest.approx(25, rel=0.05)
+    assert torch.equal(y[:2], simulated(m, IDENTITY, x[:2], 0.0, "poisson", 40.0, seed=3))
+    assert not torch.equal(y[0], y[1]) and not torch.equal(y[:2], simulated(m, IDENTITY, x[:2], 0.0, "poisson", 40.0, seed=4))
+
+
+def test_inpaint_takes_counts_beyond_the_data_range() -> None:
+    m, x = gaussian_model(), torch.full((1, *SHAPE), 4.0)
+    y = counted(x, 30.0).reshape(x.shape)
+    assert float(y.max()) > 4.5
+    r = m.inpaint(y, torch.ones(4, 4), noise="poisson", peak=30.0, method="pigdm", prior_std=STD, steps=10, seed=0)
+    assert float(r.images.max()) <= 4 and not torch.equal(r.images[:, 0], y)  # they are not put in place
+    colour_model().colorize(pictures(1), noise="poisson", peak=30.0, method="pigdm", steps=2, seed=0)
+
+
+# -- options ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_published_rule_of_dps_is_reached() -> None:
+    """``steps`` of the conditioning method beside that of the solver: N equal steps in time, as algorithm 1 has them."""
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    r = m.restore(y, DOWN, 0.1, "dps", seed=0, method_options={"steps": 30, "zeta": 0.2})
+    score = dps(m.score, Measurement(DOWN, y, 0.1), zeta=0.2, steps=30).score
+    x = sd.solve(m.process.reverse(score), m.process.prior((1, *SHAPE), seed=0), "euler_maruyama", steps=30, grid="uniform", seed=0, denoise=True).x
+    assert torch.equal(r.images[:, 0], x.clamp(-4, 4)) and r.sampler == "euler_maruyama"
+    with pytest.raises(ValueError, match=r"steps=40 and method_options=\{'steps': 30\}"):
+        m.restore(y, DOWN, 0.1, "dps", steps=40, method_options={"steps": 30})
+
+
+def test_options_that_are_given_apart_leave_the_others_to_the_solver() -> None:
+    """eta of DDNM and eta of DDIM."""
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    own, both = {"eta": 0.3}, {"method": "ddnm", "seed": 0, "steps": 6}
+    score = CONDITIONINGS["ddnm"](m.score, Measurement(DOWN, y, 0.5), eta=0.3).score
+    x = sd.solve(m.process.reverse(score), m.process.prior((1, *SHAPE), seed=0), "ddim", eta=0.0, steps=6, seed=0, denoise=True).x
+    assert torch.equal(m.restore(y, DOWN, 0.5, method_options=own, eta=0.0, **both).images[:, 0], x)
+    assert not torch.equal(m.restore(y, DOWN, 0.5, eta=0.3, **both).images[:, 0], x)
+
+
+def test_the_spread_of_the_data_is_the_models() -> None:
+    """PiGDM's prior_std is a quarter of the data range, or what an EDM card has."""
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    assert m.data_std == 2.0 and gen.load("mnist").data_std == 0.5 and gaussian_model(sigma_data=0.7).data_std == 0.7
+    told, untold = (m.restore(y, DOWN, 0.3, "pigdm", seed=0, steps=6, **options).images for options in ({"prior_std": 2.0}, {}))
+    assert torch.equal(told, untold) and not torch.equal(m.restore(y, DOWN, 0.3, "pigdm", seed=0, steps=6, prior_std=1.0).images, told)
+
+
+# -- raw input -------------------------------------------------------------------------------------------------------------
+
+
+def restored(y: Any = Y, operator: Any = DOWN, **options: Any) -> Any:
+    return lambda m: m.restore(y, operator, **options)
+
+
+def inpainted(mask: Any, images: Any = BLACK) -> Any:
+    return lambda m: m.inpaint(images, mask)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (restored(None), r"y is None, a NoneType; expected a tensor of floats \(n, 1, 2, 2\)"),
+        (restored("a"), "y is 'a', a str"),
+        (restored([[1], [2, 3]]), r"y is \[\[1\], \[2, 3\]\], a list"),
+        (restored(Y.to(torch.complex64)), "y is torch.complex64; expected real numbers"),
+        (restored(Y.bool()), r"y is torch.bool; expected a floating tensor, \(B, 1, 2, 2\), in the units of the data"),
+        (restored(operator=ops.Downsample), r"operator is the class Downsample and none that is made; expected one, as in Downsample\(\(1, 4, 4\), ...\)"),
+        (restored(operator=None), "operator is a NoneType"),
+        (restored(operator=lambda x: None), "the operator's function returned a NoneType; expected a tensor"),
+        (restored(operator=lambda x: x @ torch.eye(7)), r"the operator's function failed on states of shape \(1, 1, 4, 4\) \(mat1 and mat2"),
+        (restored(operator=lambda x: ops.Downsample(SHAPE, 2).forward(x).detach()), "cannot be differentiated, by which its adjoint is found"),
+        (restored(sampler=3), "sampler is a int; expected a name"),
+        (restored(method=None), "method None is not known"),
+        (restored(method="dps", method_options="steps=3"), "method_options='steps=3'; expected names and values"),
+        (restored(method="dps", method_options={"zta": 3}), "option of method='dps': 'zta' is not known.*Did you mean 'zeta'"),
+        (restored(noise="poison"), "Did you mean 'poisson'"),
+        (restored(noise="poisson"), "peak=None; expected how many counts"),
+        (restored(noise="poisson", peak=-1), "peak=-1; expected how many counts"),
+        (restored(peak=30.0), "peak=30.0 with noise='gaussian'; expected noise='poisson'"),
+        (restored(Y - 5, noise="poisson", peak=30.0), "y has -3.75 counts somewhere, and counts are not negative"),
+        (restored(noise="poisson", peak=30.0, method="ddnm"), "ddnm has no treatment of noise='poisson'; expected 'dps', 'pigdm' or 'mmps'"),
+        (restored(sample_ids=3.5), r"sample_ids=\[3.5\]"),
+        (inpainted(None), "mask is None, a NoneType"),
+        (inpainted("mask.png"), "mask is 'mask.png', a str"),
+        (inpainted(torch.ones(4, 4) * 1j), "mask is torch.complex64"),
+        (inpainted(half(4), None), "images: got a NoneType"),
+        (inpainted(half(4), torch.zeros(1, *SHAPE) * 1j), "pictures are torch.complex64"),
+    ],
+    ids=range(26),
+)
+def test_raw_input_is_refused_in_a_line(call: Any, message: str) -> None:
+    m = gaussian_model()
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        call(m)
+    assert m.network.calls == 0 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ops.compose(DOWN, 3), "compose got a int as number 1"),
+        (lambda: ops.compose(ops.Mask, DOWN), "compose got the class Mask as number 0"),
+        (lambda: ops.compose([DOWN]), "compose got a list as number 0; expected operators, one by one"),
+        (lambda: ops.Mask(SHAPE, None), "mask is None"),
+        (lambda: ops.Mask(None, torch.ones(4, 4)), "event=None; expected the shape"),
+        (lambda: ops.Mask(SHAPE, torch.full((4, 4), 2.0)), "1 where the pixel is known$"),
+        (lambda: ops.Matrix(SHAPE, torch.eye(16) * 1j), "matrix is torch.complex64"),
+        (lambda: ops.Blur(SHAPE, "wide"), "kernel is 'wide'"),
+        (lambda: ops.make("random_pixels", SHAPE, missing="all"), "missing='all'; expected a share"),
+        (lambda: ops.make("mri", SHAPE, acceleration="4"), "acceleration='4'"),
+        (lambda: ops.make("radon", SHAPE, angles="many"), "angles is 'many'"),
+        (lambda: Measurement(ops.Mask, Y), "operator is the class Mask; expected an Operator"),
+        (lambda: Measurement(lambda x: x, Y), "operator is a function; expected an Operator"),
+        (lambda: Measurement(DOWN, Y, np.float32(-1)), "noise_std=.*-1"),
+        (lambda: twist(Measurement(DOWN, Y, 0.1), sd.VPSDE(), 4, "wide"), "data_std='wide'; expected a finite number > 0"),
+    ],
+    ids=range(15),
+)
+def test_what_cannot_be_an_operator_or_a_measurement_is_refused_in_a_line(make: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert Measurement(DOWN, Y, np.float32(0.5)).noise_std == 0.5
+    assert isinstance(ops.compose(DOWN), Operator)
