@@ -184,7 +184,7 @@ def test_train_then_sample(tmp_path):
         (["--set", "warmup=1.5"], "warmup=1.5; expected an integer"),
         (["--set", "steps=3"], "--steps is given too"),
         (["--set", "clip.x=3"], "expected a field"),
-        (["--precision", "fp16"], "precision='fp16'"),
+        (["--precision", "fp8"], "precision='fp8'"),
         (["--name", "../x"], "name='../x'"),
         (["--batch", "1000"], "fewer than batch=1000"),
         (["--data", "none.parquet"], "is not a file"),
