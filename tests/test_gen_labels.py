@@ -296,6 +296,9 @@ def test_likelihood_says_which_class_each_image_was_told(run: Any, model: gen.Mo
         expected = model.log_likelihood(whole.images, labels=labels, seed=0, rtol=1e-3, atol=1e-3)
         assert [row["log_prob"] for row in rows] == pytest.approx(expected.log_prob.tolist(), rel=1e-3, abs=0.1)
     assert json.loads((tmp_path / "data.json").read_text())["settings"]["labels"] == "data"
+    assert run(*words, "--labels", "data", "--out", tmp_path / "bound.csv", "--n", 40, "--bound", 8).exit_code == 0
+    bound = sd.likelihood_bound(PROCESS, model.class_score(0), model.scaled(whole.images, 0)[:30], 8, 0)
+    assert [row["bound"] for row in read_table(tmp_path / "bound.csv")][:30] == pytest.approx(bound.bits_per_dim(model.data_range).tolist(), rel=1e-3)
 
 
 def test_check_model_takes_the_labels_of_the_data(run: Any, data: Path, tmp_path: Path) -> None:
