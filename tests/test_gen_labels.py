@@ -14,6 +14,7 @@ import pytest
 import torch
 from gen_fixtures import NETWORK, png, tiny_card, tiny_model
 from safetensors.torch import load_file
+from test_gen_class_conditional import conditional_model
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
@@ -70,9 +71,15 @@ def test_a_likelihood_is_of_each_image_s_own_class(model: gen.Model) -> None:
     assert r.ok().all() and len(r.nfe) == len(r.budget.solver) == 7 and r.latent.shape == x.shape
     whole, one = model.log_likelihood(x, labels=2, seed=0), model.of_class(2).log_likelihood(x, seed=0)
     assert torch.equal(whole.log_prob, one.log_prob)
-    alone = model.log_likelihood(x[4:5], labels=0, seed=0, sample_ids=[4], probes=2)
-    assert torch.allclose(model.log_likelihood(x, labels=LABELS, seed=0, probes=2).parts[:, 4:5], alone.parts, atol=1e-6)  # the probes of its own number
     assert r.stats["calls"] > one.stats["calls"] and r.stats["seed"] == 0
+
+
+def test_probes_are_those_of_the_image_s_number() -> None:
+    m, how = conditional_model(torch.float64), {"seed": 0, "rtol": 1e-3, "atol": 1e-3, "eps": 1e-2}
+    x = torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    r = m.log_likelihood(x, labels=[1, 0, 2, 0], **how)
+    assert torch.allclose(r.log_prob[3:], m.log_likelihood(x[3:], labels=0, sample_ids=[3], **how).log_prob, atol=1e-2)
+    assert not torch.allclose(r.log_prob[3:], m.log_likelihood(x[3:], labels=0, sample_ids=[1], **how).log_prob, atol=1e-2)
 
 
 def test_a_failure_is_told_by_the_number_of_the_image(model: gen.Model) -> None:
@@ -289,6 +296,9 @@ def test_likelihood_says_which_class_each_image_was_told(run: Any, model: gen.Mo
         expected = model.log_likelihood(whole.images, labels=labels, seed=0, rtol=1e-3, atol=1e-3)
         assert [row["log_prob"] for row in rows] == pytest.approx(expected.log_prob.tolist(), rel=1e-3, abs=0.1)
     assert json.loads((tmp_path / "data.json").read_text())["settings"]["labels"] == "data"
+    assert run(*words, "--labels", "data", "--out", tmp_path / "bound.csv", "--n", 40, "--bound", 8).exit_code == 0
+    bound = sd.likelihood_bound(PROCESS, model.class_score(0), model.scaled(whole.images, 0)[:30], 8, 0)
+    assert [row["bound"] for row in read_table(tmp_path / "bound.csv")][:30] == pytest.approx(bound.bits_per_dim(model.data_range).tolist(), rel=1e-3)
 
 
 def test_check_model_takes_the_labels_of_the_data(run: Any, data: Path, tmp_path: Path) -> None:
