@@ -209,3 +209,14 @@ def test_both_samplers_of_the_throughput_draw_the_data(steps: int, monkeypatch: 
     process = sd.VESDE(low, high)
     ours = sd.solve(process.reverse(sd.as_score(network, process, predicts="score", time="sigma")), process.prior(shape, seed=0), "pc", steps=steps, seed=0)
     assert len(calls) == 2 * steps + ours.nfe == 4 * steps
+
+
+def test_the_posterior_exam_marks_cases_and_says_which_are_out_of_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = loaded("posterior_exam.py", monkeypatch)
+    particles = bench.sit(bench.contenders(20)["smc"], True, "gaussian", "wide", 0.3)
+    assert particles["mean_error"] < 0.1 and abs(particles["coverage"] - 0.9) < 0.05
+    refused = bench.sit(bench.contenders(5)["projection"], True, "gaussian", "wide", 0.3)
+    assert "orthogonal rows" in refused["refused"]
+    good = {**particles, "mean_error": 0.01, "covariance_error": 0.04, "noise": 1.005, "rank_p": 0.02}
+    for figure in ({}, {"mean_error": 0.021}, {"covariance_error": 0.051}, {"noise": 0.989}, {"rank_p": 0.009}):
+        assert ("**out:**" in bench.cases({"smc": [{**good, **figure}]})) == bool(figure)

@@ -10,6 +10,7 @@ from test_gen_restoration import DOWN, SHAPE, STD, GaussianScore, colour_model, 
 
 import sdesolve as sd
 import sdesolve_gen as gen
+from sdesolve_gen.conditioning import Measurement, twist
 from sdesolve_gen.conditioning import operators as ops
 
 A = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
@@ -71,6 +72,17 @@ def test_a_draw_is_its_name() -> None:
     alone = m.restore(y[2:], DOWN, 0.1, draws=2, sample_ids=[2], **options)
     torch.testing.assert_close(alone.images, whole.images[2:, :2], rtol=0, atol=1e-5)
     torch.testing.assert_close(alone.log_evidence, whole.log_evidence[2:, :2])  # type: ignore[index]
+
+
+def test_a_draw_is_chosen_by_weight() -> None:
+    """The one that ``Particles.draw`` takes, and not any."""
+    m, y, operator, process = gaussian_model(), torch.ones(4, 5), ops.Matrix(SHAPE, A), sd.VPSDE()
+    r = m.restore(y, operator, NOISE, "smc", seed=3, steps=10, particles=8, resample=0.0, data_std=0.7)
+    ids = [i << 16 for i in range(4)]
+    x = process.prior((4, 8, *SHAPE), seed=3, sample_ids=ids)
+    out = sd.smc(process.reverse(m.score), x, twist(Measurement(operator, y, NOISE), process, 8, 0.7), steps=10, resample=0.0, seed=3, sample_ids=ids)
+    torch.testing.assert_close(r.images, out.draw(1).clamp(-4, 4))
+    assert not torch.allclose(r.images[:, 0], out.x[:, 0])
 
 
 def test_the_choice_among_a_row_of_particles_is_its_own() -> None:
