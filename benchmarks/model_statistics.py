@@ -72,7 +72,7 @@ def main() -> None:
         problem = process.probability_flow(mixture_score(target, process))
         data = target.sample(4096, seed=0)
         span = sd.Range(float((data - data.mean(0)).square().mean().sqrt()), data.mean(0)) if arguments.range else None
-        table(f"{name}, {type(process).__name__}", problem, process.prior((2000, *target.event), seed=77), span, 3, 512)
+        table(f"{name}, {type(process).__name__}", problem, process.prior((1000, *target.event), seed=77), span, 3, 512)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ be, s and b make that of g along the trajectories so, coordinate by coordinate [
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,7 +157,7 @@ class DPMSolverV3(Stepper):
         h = end - start
         if self.statistics is None:
             return _Way(h, 0.0 * h, 0.0 * h, [h * moment for moment in exponential_moments(-h, count)], 0.0 * h)
-        at, weights, inner = _gauss(x.device)
+        at, weights, inner = (values.to(x.device) for values in _GAUSS)
         linear, slope, offset = self.statistics.at(_points(start, h, x, at))
 
         def along(values: Tensor) -> Tensor:
@@ -188,11 +187,13 @@ def _points(start: Number, h: Number, x: Tensor, at: Tensor) -> Tensor:
     return (start + h * at.reshape(-1, *[1] * x.dim())).flatten(1)
 
 
-@functools.cache
-def _gauss(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _gauss() -> tuple[Tensor, Tensor, Tensor]:
     """Points and weights of Gauss's rule on (0, 1), and the weights of the integrals from 0 up to each point of the polynomial through all."""
     at, weights = np.polynomial.legendre.leggauss(_POINTS)
     basis: list[Any] = [np.polynomial.Legendre.basis(k, domain=[0, 1]) for k in range(_POINTS)]
     at = 0.5 + 0.5 * at
     values, integrals = (np.stack([p(at) for p in of], 1) for of in (basis, [p.integ(lbnd=0) for p in basis]))
-    return tuple(torch.tensor(a, device=device) for a in (at, 0.5 * weights, integrals @ np.linalg.inv(values)))  # type: ignore[return-value]
+    return torch.from_numpy(at), torch.from_numpy(0.5 * weights), torch.from_numpy(integrals @ np.linalg.inv(values))
+
+
+_GAUSS = _gauss()
