@@ -17,7 +17,7 @@ from .._errors import unknown
 from .problems import Network, Problem
 
 RHO = 7.0
-OPTIMISED_UP_TO = 20  # calls, beyond which nodes are worth little
+OPTIMISED_UP_TO = {"optimised": 20, "learned": 10}  # calls, beyond which nodes, or weights, are worth little
 
 Run = Callable[[Network, Tensor, int, int, int], Tensor]
 """(network, z, budget, seed, name of the first row) -> samples of x_0; at most ``budget`` calls of the network."""
@@ -34,12 +34,12 @@ class Contender(NamedTuple):
     flow: bool
     """Whether it solves the flow, so that it has a trajectory to compare."""
     run: Run
-    optimised: bool = False
-    """Whether it finds its nodes for the problem and the budget beforehand."""
+    optimised: str | None = None
+    """What it finds for the problem and the budget beforehand, "optimised" nodes or "learned" weights on such; None for nothing."""
 
     def suits(self, problem: Problem, budget: int) -> bool:
         """Whether there is something to run, and to measure."""
-        if self.optimised and (problem.trajectories is None or budget > OPTIMISED_UP_TO):
+        if self.optimised and (problem.trajectories is None or budget > OPTIMISED_UP_TO[self.optimised]):
             return False
         return self.flow or problem.has_reference
 
@@ -65,8 +65,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "pc": {"method": "pc"},
     "unipc, optimised": {"method": "unipc", "grid": "optimised"},
     "deis, optimised": {"method": "deis", "variant": "log_rho", "grid": "optimised"},
+    "unipc, learned": {"method": "unipc", "grid": "learned"},
+    "deis, learned": {"method": "deis", "variant": "log_rho", "grid": "learned"},
 }
-"""Label -> options of ``solve``.  An optimised grid is found once, from draws that no
+"""Label -> options of ``solve``.  An optimised grid, and the weights that are learned on it, are found once, from draws that no
 cell has, and kept; the calls that this takes are not the sampler's."""
 
 
@@ -91,14 +93,15 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
         p = network.problem
         problem = p.process.probability_flow(network.score) if flow else p.process.reverse(network.score)
         chosen = {"grid": "karras", "interval": span(p, budget), **options}
-        if chosen["grid"] == "optimised":
+        if chosen["grid"] in OPTIMISED_UP_TO:
             more = {name: value for name, value in options.items() if name not in ("method", "grid")}
-            chosen |= {"grid": optimised(p, budget, chosen["method"], **more), "interval": None}
+            grid = optimised(p, budget, chosen["method"], **more)
+            chosen = {"method": learned(p, budget, grid), "grid": grid} if chosen["grid"] == "learned" else {**chosen, "grid": grid, "interval": None}
         else:
             chosen |= {"nfe": budget, "denoise": True}
         return sd.solve(problem, z * p.process.prior_std, seed=seed, sample_ids=range(first, first + len(z)), **chosen).x
 
-    return Contender(label, family, setting, flow, run, options.get("grid") == "optimised")
+    return Contender(label, family, setting, flow, run, options["grid"] if options.get("grid") in OPTIMISED_UP_TO else None)
 
 
 def span(problem: Problem, budget: int) -> sd.Range:
@@ -117,6 +120,17 @@ def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.
         file.parent.mkdir(parents=True, exist_ok=True)
         found.save(file)
     return sd.OptimisedGrid.load(file)
+
+
+def learned(problem: Problem, budget: int, grid: sd.OptimisedGrid) -> sd.SolverCard:
+    """The weights of ``sd.optimize_card`` on such nodes, kept beside them."""
+    file = problem.cache / f"card-{'-'.join(map(str, (problem.name, grid.method, *dict(grid.options).values(), budget)))}.json"
+    if not file.is_file():
+        flow = problem.process.probability_flow(Network(problem).score)
+        assert problem.trajectories is not None
+        fitted = sd.optimize_card(flow, grid, shape=problem.event, samples=2 * problem.trajectories, seed=2**33 + 1, device=problem.device)
+        fitted.card.save(file)
+    return sd.SolverCard.load(file)
 
 
 def ladder(problem: Problem, n: int, budget: int) -> list[float]:

@@ -68,6 +68,7 @@ class Plan:
 
 FEW = frozenset({
     "auto", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc 3", "deis", "ipndm", "dpmpp_2m_sde", "unipc, optimised", "deis, optimised",
+    "unipc, learned",
     "diffusers UniPC", "diffusers UniPC, karras", "diffusers DPM++ 2M", "diffusers DPM++ 2M, karras", "diffusers DPM++ 3M, karras", "diffusers DEIS",
     "diffusers DEIS, karras", "diffusers EDM DPM++ 2M", "diffusers SA-Solver", "k-diffusion dpmpp_2m, karras EDM", "k-diffusion dpmpp_2m, karras VP",
     "azula zEAB-2", "torchdiffeq euler", "torchdiffeq midpoint",

@@ -1,0 +1,99 @@
+"""Is ``method="auto"`` as good as the best fixed choice?  Mean distance to where the flow takes the same draws, on problems with exact scores and a trained network.
+
+    python benchmarks/auto.py mixture_2d:1024 mixture_64d:400 lowrank_784d:48 mnist_mixture:16 mnist_model:8 --data ../shared/data --out runs/auto
+
+A fixed choice is one of eight methods on one of three grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
+interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
+error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdesolve as sd
+from sdesolve.files import atomic
+from sdesolve_gen.benchmark.contenders import span
+from sdesolve_gen.benchmark.problems import Network, Problem, Sources, make
+from sdesolve_gen.benchmark.runner import fine
+
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),
+]  # fmt: skip
+GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20)}
+AUTO = "auto"
+CHOICES: dict[str, dict[str, Any]] = {
+    " ".join([method, *map(str, options.values()), grid]): {"method": method, "grid": recipe, **options} for method, options in METHODS for grid, recipe in GRIDS.items()
+}
+
+
+def away(problem: Problem, how: dict[str, Any], calls: int, z: Tensor, ends: Tensor, whole: bool) -> Tensor:
+    """(rows,) distances to the flow's ends, root mean square over coordinates, in standard deviations of the data."""
+    flow = problem.process.probability_flow(Network(problem).score)
+    where = None if whole else span(problem, calls)
+    parts = [sd.solve(flow, x, nfe=calls, interval=where, denoise=True, **how).x for x in (z * problem.process.prior_std).split(problem.batch or len(z))]
+    return (torch.cat(parts).float() - ends).flatten(1).double().square().mean(1).sqrt() / problem.std
+
+
+def measured(problem: Problem, calls: int, whole: bool, seed: int) -> dict[str, Tensor]:
+    """Choice -> distances."""
+    z, ends = problem.start(seed), fine(problem, seed, problem.rows, problem.cache, centred=not whole)
+    return {name: away(problem, how, calls, z, ends, whole) for name, how in {AUTO: {"method": AUTO}, **CHOICES}.items()}
+
+
+def row(found: dict[str, Tensor]) -> dict[str, Any]:
+    """auto, the best fixed choice, and how much further away auto is, each with its standard error."""
+    means = {name: float(d.mean()) for name, d in found.items()}
+    best = min(CHOICES, key=means.__getitem__)
+    more = found[AUTO] - found[best]
+    errors = [float(d.std() / math.sqrt(len(d))) for d in (found[AUTO], more)]
+    return {"auto": means[AUTO], "se": errors[0], "best": best, "distance": means[best], "more": float(more.mean()), "more_se": errors[1], "means": means}
+
+
+def overall(rows: list[dict[str, Any]]) -> tuple[float, str, float]:
+    """auto's geometric mean ratio to the best of each row, and the fixed choice for which it is least."""
+    least = [min(row["means"].values()) for row in rows]
+
+    def ratio(name: str) -> float:
+        return math.exp(sum(math.log(row["means"][name] / low) for row, low in zip(rows, least, strict=True)) / len(rows))
+
+    best = min(CHOICES, key=ratio)
+    return ratio(AUTO), best, ratio(best)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="+", metavar="NAME:ROWS", help="as sdesolve-gen benchmark has them")
+    parser.add_argument("--budgets", nargs="+", type=int, default=[5, 8, 10, 15, 20, 35, 50, 100])
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seed", type=int, default=8)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    table: dict[int, list[dict[str, Any]]] = {n: [] for n in given.budgets}
+    print("| problem | calls | `auto` | best fixed choice | | `auto` - best |\n|---|---|---|---|---|---|")
+    for name, _, rows in (text.partition(":") for text in given.problems):
+        problem = make(name, int(rows or 64), Sources(given.data, None, given.out / "cache"))
+        for n in given.budgets:
+            line = row(measured(problem, n, given.whole, given.seed))
+            table[n].append({"problem": name, "rows": problem.rows, **line})
+            print(f"| {name} | {n} | {line['auto']:.4f} ± {line['se']:.4f} | {line['best']} | {line['distance']:.4f} | {line['more']:+.4f} ± {line['more_se']:.4f} |", flush=True)
+    print("\n| calls | `auto` | best fixed choice over all problems | |\n|---|---|---|---|")
+    for n in given.budgets:
+        ratio, best, least = overall(table[n])
+        print(f"| {n} | {ratio:.2f} | {best} | {least:.2f} |")
+    with atomic(given.out / f"auto-{'whole' if given.whole else 'range'}.json") as path:
+        path.write_text(json.dumps({"command": sys.argv[1:], "table": table}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
