@@ -15,6 +15,7 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve import exam
+from sdesolve._loops import adaptive
 from sdesolve.control import Control
 from sdesolve.methods import METHODS, make_method
 
@@ -98,6 +99,16 @@ def test_the_controller_s_factor() -> None:
         1.0,
     ]
     assert control.factor(err, previous).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("end", "steps"), [(1.0, 10), (1.004, 10), (1.006, 11)])
+def test_the_last_step_leaves_no_sliver(end: float, steps: int) -> None:
+    """A straight line is free of error: its steps are as long as is allowed, but for a last one that takes 5 % more."""
+    x, control = torch.zeros(2, 1, dtype=torch.float64), Control(1e-3, 1e-3, 5)
+    out = adaptive.run(make_method("rk45"), sd.ODE(lambda x, t: torch.ones_like(x)), x, adaptive.Task((0.0, end), control, (), 100, 0, first=0.1, longest=0.1))
+    assert out.accepted.tolist() == [steps, steps] and out.rejected.tolist() == [0, 0]
+    assert torch.allclose(out.x, torch.full_like(x, end))
+    assert out.nfe.tolist() == [1 + 6 * steps] * 2
 
 
 def test_a_sample_pays_for_itself_alone() -> None:

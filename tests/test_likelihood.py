@@ -160,7 +160,8 @@ def test_calls_are_counted() -> None:
     r = sd.log_likelihood(p, score, target.sample(3, seed=0), probes=2, seed=0)
     assert len(rows) == r.stats["calls"] == int(r.nfe.max())
     assert sum(rows) == int(r.nfe.sum()) == r.stats["rows"]
-    assert r.stats["vjps"] == 2 * len(rows)
+    steps = (len(rows) - 1) // 6  # the second stage of each is seen by nothing but the stages after it
+    assert len(rows) == 1 + 6 * steps <= 73 and r.stats["vjps"] == 2 * (len(rows) - steps)
     corrected = sd.log_likelihood(p, score, target.sample(3, seed=0), probes=2, seed=0, extrapolate=True)
     assert torch.equal(corrected.nfe, r.nfe + 1)
 

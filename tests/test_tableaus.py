@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from sdesolve.methods import METHODS
 from sdesolve.methods.rosenbrock import Rosenbrock
-from sdesolve.methods.runge_kutta import Dense, RungeKutta
+from sdesolve.methods.runge_kutta import Dense, RungeKutta, WithIntegrals
 from sdesolve.methods.trees import density, trees
 
 TABLEAUS = {name: make() for name, make in METHODS.items() if isinstance(make(), RungeKutta | Rosenbrock)}
@@ -102,3 +103,29 @@ def test_calls_a_step(name: str, evals: int) -> None:
 def test_a_method_is_built_once() -> None:
     """The check costs milliseconds, so a tableau is built when it is first asked for, and kept."""
     assert all(METHODS[name]() is METHODS[name]() for name in TABLEAUS)
+
+
+@pytest.mark.parametrize("name", ["bosh3", "rk45", "tsit5", "dop853"])
+def test_integrals_need_no_slope_that_nothing_sees(name: str) -> None:
+    """The second number is the integral of a function of the first: where it need not be known it is NaN, and no number changes."""
+
+    class Problem:
+        asked = 0
+
+        def drift(self, x: torch.Tensor, t: float) -> torch.Tensor:
+            y = x[:, 0]
+            return torch.stack([torch.sin(t * y), y * y], 1)
+
+        def path(self, x: torch.Tensor, t: float) -> torch.Tensor:
+            self.asked += 1
+            return self.drift(x, t) * torch.tensor([1.0, torch.nan])
+
+    method, problem, x = METHODS[name](), Problem(), torch.tensor([[0.7, 0.0], [-1.3, 2.0]], dtype=torch.float64)
+    lazy = WithIntegrals.of(method)
+    carry = method.init(problem, x, 0.3)
+    for t0, t1 in ((0.3, 0.9), (0.9, 1.1)):
+        plain, other = (m.step(problem, x, t0, t1, None, carry) for m in (method, lazy))
+        assert torch.equal(plain.x, other.x) and torch.equal(plain.error, other.error)
+        assert carry is None or torch.equal(plain.carry, other.carry)
+        x, carry = other.x, other.carry
+    assert problem.asked == 2 * {"bosh3": 0, "rk45": 1, "tsit5": 0, "dop853": 4}[name]

@@ -7,6 +7,7 @@ there rows to retire, or values wanted between the nodes?  (With noise one more:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from .promises import Promises
 WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
 _FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
 _SHRINK = 0.9  # the longest that may be tried after a rejection, in units of what was rejected
+_WHOLE = 0.95  # of what remains: a step as long as that takes all of it, and leaves no sliver; more than _SHRINK, or a rejection would be tried again
 _SMALLEST = 1e-12  # of the interval, and 16 roundings of its times: a step below that is no step
 
 
@@ -81,6 +83,10 @@ class Task(NamedTuple):
     noise: Promises | None = None
     record: Callable[[Try], None] | None = None
     """Told of every step that is tried."""
+    first: float | None = None
+    """Length of the first step, where it is known without asking the slopes."""
+    longest: float = math.inf
+    """Length that no step is to exceed."""
 
     @property
     def stops(self) -> tuple[float, ...]:
@@ -94,7 +100,7 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
     A method with a continuous extension is read off at the times to save, any other lands on them.
     """
     t0, t1 = task.interval
-    control, event = task.control, task.event
+    event = task.event
     sign = 1.0 if t1 > t0 else -1.0
     stops = torch.tensor(task.stops if stepper.facts.dense is None else (t1,), dtype=torch.float64, device=x.device)
     smallest = _SMALLEST * abs(t1 - t0) + 16 * torch.finfo(torch.float64).eps * max(abs(t0), abs(t1))
@@ -104,7 +110,7 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
     while len(rows.index):
         tries += 1
         try:
-            move, stuck = _advance(stepper, problem, rows, tries, sign, stops, control, smallest)
+            move, stuck = _advance(stepper, problem, rows, tries, sign, stops, task, smallest)
         except RuntimeError as error:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
@@ -199,7 +205,8 @@ def _start(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> _Rows:
     t0, t1 = task.interval
     t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
     carry = stepper.init(problem, x, t)
-    h = torch.full_like(t, _FIRST * abs(t1 - t0)) if task.noise else _first_step(problem, x, t, t1, carry, task.control)
+    first = _FIRST * abs(t1 - t0) if task.noise else task.first
+    h = _first_step(problem, x, t, t1, carry, task.control) if first is None else torch.full_like(t, first)
     return _Rows(
         index=torch.arange(len(x), device=x.device),
         x=x,
@@ -232,14 +239,14 @@ def _first_step(problem: Any, x: Tensor, t: Tensor, t1: float, slope: Tensor | N
 
 
 def _advance(
-    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stops: Tensor, control: Control, smallest: float
+    stepper: Stepper, problem: Any, rows: _Rows, tries: int, sign: float, stops: Tensor, task: Task, smallest: float
 ) -> tuple[Try, Tensor]:
     """Try a step of every row, in place; returns the step, and which rows cannot go on: rejected, and to be tried with a step that is none."""
-    calls = _tally.calls()
+    calls, control = _tally.calls(), task.control
     stop = stops[rows.stop] if len(stops) > 1 else stops
     nearest, h = _next_landing(rows, stop)
     remaining = (nearest - rows.t).abs()
-    cut = h >= remaining * (1 - 1e-10)
+    cut = h >= remaining * _WHOLE
     target = torch.where(cut, nearest, rows.t + sign * h)
     noise = rows.noise.draw(rows.t, target, tries) if rows.noise else None
     step = stepper.step(problem, rows.x, rows.t, target, noise, rows.carry)
@@ -252,7 +259,7 @@ def _advance(
 
     factor = control.factor(err, rows.err)
     grown = torch.minimum(h, remaining) * torch.where(accept, factor, factor.clamp(max=_SHRINK))
-    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
+    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown).clamp(max=task.longest)  # a step cut short says nothing against the longer one
     landed = accept & (target == stop)
     rows.t = torch.where(accept, target, rows.t)
     rows.x = torch.where(expand_time(accept, rows.x), step.x, rows.x)

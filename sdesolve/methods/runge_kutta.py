@@ -10,7 +10,7 @@ and between the nodes the continuous extension  x(t0 + theta h) = x + h sum_ij p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -88,6 +88,12 @@ class RungeKutta(Stepper):
         return self.a[-1] == self.b[:-1] and self.b[-1] == 0.0
 
     @cached_property
+    def seen(self) -> tuple[bool, ...]:
+        """Of each stage, whether the result or an error estimate sees it itself, and not only through the stages after it; the next step begins with the last."""
+        seen = [any(weights) for weights in zip(self.b, *(estimate.weights for estimate in self.estimates), strict=True)]
+        return (*seen[:-1], seen[-1] or self.first_same_as_last)
+
+    @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
         saved = int(self.first_same_as_last)
         return Facts(evals=len(self.b) - saved, start=saved, ode=self.order, dense=self.dense.order, reference=self.reference)
@@ -98,12 +104,16 @@ class RungeKutta(Stepper):
     def step(self, problem: Problem, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: Any) -> Step:
         h = bcast(t1 - t0, x)
         k = [problem.drift(x, t0) if carry is None else carry]
-        for row in self.a[1:]:
+        for i, row in enumerate(self.a[1:], 1):
             stage = _moved(x, h, row, k)
-            k.append(problem.drift(stage, between(t0, t1, sum(row))))
+            k.append(self._slope(problem, i, stage, between(t0, t1, sum(row))))
         if self.first_same_as_last:  # the last stage was evaluated at x1 itself
             return Step(stage, self._error(h, k), carry=k[-1], stages=k)
         return Step(_moved(x, h, self.b, k), self._error(h, k), stages=k)
+
+    def _slope(self, problem: Problem, i: int, x: Tensor, t: Number) -> Tensor:
+        """That of stage i at its place."""
+        return problem.drift(x, t)
 
     def _error(self, h: Number, k: list[Tensor]) -> Tensor | None:
         errors = [h * weighted(estimate.weights, k) for estimate in self.estimates]
@@ -139,6 +149,21 @@ def between(t0: Number, t1: Number, c: float) -> Number:
     if abs(c - 1) < 1e-12:
         return t1
     return torch.lerp(t0, t1, c) if isinstance(t0, Tensor) else t0 + c * (t1 - t0)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class WithIntegrals(RungeKutta):
+    """The method for a state that holds integrals along its path, which nothing else in it depends on: of stages that are not ``seen`` it asks
+    ``problem.path`` for a slope without them.  One stage in six of ``rk45``, four in twelve of ``dop853``, none of ``tsit5``."""
+
+    @classmethod
+    def of(cls, method: RungeKutta) -> WithIntegrals:
+        """``method`` for such a state."""
+        return cls(**{field.name: getattr(method, field.name) for field in fields(method)})
+
+    def _slope(self, problem: Any, i: int, x: Tensor, t: Number) -> Tensor:
+        slope: Tensor = problem.drift(x, t) if self.seen[i] else problem.path(x, t)
+        return slope
 
 
 @cache
