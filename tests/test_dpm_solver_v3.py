@@ -287,6 +287,18 @@ def test_each_coordinate_has_its_own_and_a_gaussian_is_exact() -> None:
     assert apart < 0.02 * usual
 
 
+def test_a_law_that_is_moved_has_another_offset_alone() -> None:
+    """By m: f becomes f - l m, so b becomes b - (l' - s l) m."""
+    modes = TwoModes(VP)
+    plain, moved = (
+        sd.model_statistics(VP.reverse(lambda x, t, m=m: modes.score(x - m * VP.alpha(t)[:, None].to(x), t)), shape=(1,), samples=64, nodes=32, dtype=torch.float64)
+        for m in (0.0, 2.0)
+    )
+    (rise,) = torch.gradient(plain.linear, spacing=(plain.last - plain.first) / 31, dim=0)
+    assert torch.allclose(moved.linear, plain.linear, atol=1e-6) and torch.allclose(moved.slope[8:], plain.slope[8:], atol=1e-3)
+    assert torch.allclose(moved.offset[8:], (plain.offset - 2 * (rise - plain.slope * plain.linear))[8:], atol=1e-2)
+
+
 def test_a_share_of_what_is_open_keeps_slopes_from_being_chance() -> None:
     """A law that is symmetric and nearly Gaussian when noise is wide, where f is nearly zero: its slope stays one of a trajectory."""
     p, ring = PROCESSES["EDM"], exam.ring_2d()
