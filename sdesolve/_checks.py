@@ -30,6 +30,7 @@ AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 
 DEFAULT_STEPS = 500
+MOST_STEPS = 1_000_000  # of a grid: more is a slip of the hand, and takes memory before the first step
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
@@ -289,6 +290,8 @@ def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, eve
 
 def check_compile(compile: bool, stepper: Stepper, chosen: bool, gradient: str | None) -> None:
     """There is a step of ours to compile; ``chosen``: whether rows may leave the batch."""
+    if not isinstance(compile, bool):
+        raise TypeError(f"compile={compile!r}; expected True or False.")
     if compile and gradient in ("checkpoint", "adjoint"):
         raise ValueError(f"gradient={gradient!r} looks into each step for what it depends on, and a compiled one shows nothing; expected gradient='backprop'.")
     if compile and isinstance(stepper, Backend):
@@ -407,8 +410,10 @@ def _chosen_grid(
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        recipe = grid or default_grid(stepper, process)
-        return make_grid(recipe, process, *interval, integer("steps", DEFAULT_STEPS if steps is None else steps, 1))
+        recipe, count = grid or default_grid(stepper, process), integer("steps", DEFAULT_STEPS if steps is None else steps, 1)
+        if count > MOST_STEPS:
+            raise ValueError(f"{f'steps={count}' if nfe is None else f'nfe={nfe}'} makes a grid of {count} steps; expected at most {MOST_STEPS}, as in steps=1000.")
+        return make_grid(recipe, process, *interval, count)
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)

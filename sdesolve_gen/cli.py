@@ -25,6 +25,7 @@ from tqdm import tqdm
 import sdesolve as sd
 
 from . import benchmark
+from ._memory import exhausted
 from .benchmark import PROBLEMS
 from .class_conditional import labels_of
 from .classifiers import embedded_classifiers, load_classifier
@@ -340,8 +341,12 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
         _fail(f"error: {error}", 1)
     except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         _fail(f"error: {error}", 2)
-    except OSError as error:
+    except (OSError, sd.SolveError) as error:
         _fail(f"error: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise  # a defect of ours, which its traceback describes
+        _fail(f"error: out of memory ({str(error).splitlines()[0][:200] if str(error) else 'Python'}); expected less at a time: a smaller --batch-size, --batch or --size.", 1)
 
 
 def _fail(message: str, code: int) -> None:

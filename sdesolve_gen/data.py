@@ -30,10 +30,13 @@ from PIL import Image, ImageOps
 from pyarrow import ArrowException
 from torch import Tensor
 
+from ._memory import check_room
+
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 EXPECTED = "expected a parquet file with a column 'image' of {bytes, path}, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error, EOFError, Image.DecompressionBombError)  # what decoders raise
 _ROWS = 1024  # of a parquet file in memory at once
+_SMALLER = "a smaller size, as in size=64 (--size 64), or fewer images"
 
 
 class _Unsupported(Exception):
@@ -262,6 +265,7 @@ def _datasets(name: str) -> Any:
 def _filled(where: str, sources: list[_Source], size: int) -> Data:
     """One array for all, filled picture by picture; grey pictures among coloured ones become coloured."""
     total = sum(one.size for one in sources)
+    check_room(total * size * size, f"{total} images of {size} x {size}", _SMALLER)
     ids: list[int] = []
     named: list[str] = []
     skipped: list[str] = []
@@ -275,6 +279,7 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
             skipped.append(name)
             continue
         if not ids:
+            check_room(total * picture.nbytes, f"{total} images {picture.shape}", _SMALLER)
             images = np.empty((total, *picture.shape), picture.dtype)
         elif (picture.shape[0], images.shape[1]) == (3, 1):
             images = np.repeat(images, 3, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,16 @@ import sdesolve as sd
 from sdesolve.noise import check_seed
 
 from ._errors import as_int
+from ._memory import check_room
 from .class_conditional import class_labels, class_score, rows_leave
 from .classifiers import Classifier
 from .conditioning.classifier_free import Guidance
 
 if TYPE_CHECKING:
     from .models import Model
+
+
+_PER_ID = 36  # bytes of an integer in a list
 
 
 class Samples(NamedTuple):
@@ -56,7 +61,8 @@ def draw(
     **options: Any,
 ) -> Samples:
     """Solve the model's reverse SDE from its prior, ``batch_size`` images at a time; see ``Model.sample``."""
-    ids = names(count("n", n), sample_ids)
+    check_room(count("n", n) * (math.prod(model.shape) * 4 + _PER_ID), f"{n} images", f"fewer at a time, as in n={min(n, 1000)} with other sample_ids each time")
+    ids = names(n, sample_ids)
     size = n if batch_size is None else count("batch_size", batch_size)
     seed = checked_seed(seed)
     for name in ("save", "callback"):
@@ -82,6 +88,31 @@ def draw(
     samples = Samples(x.clamp(*model.data_range), ids, nfe, np.concatenate([solution.status for solution in solutions])[order.numpy()], seed)
     _warn(samples)
     return samples
+
+
+class _Called(Exception):
+    """The network would have been called."""
+
+
+@contextmanager
+def before_the_first_call(model: Model) -> Iterator[None]:
+    """What is done within ends where it would call the model's network: arguments are checked, and nothing is computed."""
+
+    def stop(*_: Any) -> None:
+        raise _Called
+
+    handle = model._executed.register_forward_pre_hook(stop)
+    try:
+        with suppress(_Called):
+            yield
+    finally:
+        handle.remove()
+
+
+def check_sampler(model: Model, **options: Any) -> None:
+    """Raises what :func:`draw` does for these arguments, without a network call."""
+    with before_the_first_call(model):
+        draw(model, 1, **{**options, "compile": False} if options.get("compile") is True else options)
 
 
 def _chunks(labels: Tensor | None, n: int, size: int, apart: bool) -> list[list[int]]:

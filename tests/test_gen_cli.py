@@ -219,3 +219,42 @@ def test_help_teaches_by_example(command):
     assert f"sdesolve-gen {command}" in result.output
     assert "--seed" in result.output
     assert "--out" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "restart", "--option", 'intervals={"a": 1}'], "intervals has 'a'; expected (low, high, repeats, steps)"),
+        (["--method", "restart", "--option", "intervals=3"], "intervals=3; expected a list of (low, high, repeats, steps)"),
+        (["--method", "annealed_langevin", "--option", "corrector=langevin"], "annealed_langevin has its own; expected method='pc' with it"),
+        (["--option", "grid=[1, 2]"], "grid runs from 1.0 to 2.0"),
+        (["--option", "nfe=1000000000000000000000000000000"], "expected at most 1000000"),
+        (["--n", str(10**15)], "GiB are free; expected fewer at a time, as in n=1000"),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_one_line(model, tmp_path, options, message):
+    result = run("sample", "--model", model, "--out", tmp_path / "a.png", *options)
+    assert result.exit_code == 2 and message in result.output and len(result.output.splitlines()) == 1, result.output
+
+
+def test_no_memory_is_one_line_and_a_defect_is_not(model, tmp_path, monkeypatch):
+    full = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    for error, code in ((MemoryError(), 1), (full, 1), (RuntimeError("ours"), None), (IndexError("ours"), None)):
+
+        def fails(*arguments, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(gen.Model, "draw", fails)
+        result = sample(model, "--out", tmp_path / "a.png")
+        if code is None:
+            assert result.exception is error
+        else:
+            assert result.exit_code == code and "expected less at a time" in result.output and len(result.output.splitlines()) == 1
+
+
+def test_pictures_for_which_there_is_no_room_are_told_before_they_are_made(tmp_path):
+    data = random_parquet(tmp_path / "train.parquet", n=60)
+    start = time.process_time()
+    result = run("train", "--data", data, "--out", tmp_path / "out", "--name", "a", "--size", 100_000)
+    assert result.exit_code == 2 and "60 images of 100000 x 100000 take 558.8 GiB of memory" in result.output, result.output
+    assert "--size 64" in result.output and time.process_time() - start < 2 and not (tmp_path / "out").exists()

@@ -333,6 +333,29 @@ def test_bad_input_is_told_before_the_first_network_call(model, data, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "pcc"}, "'pcc' is not known as method"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 10**30}, "expected at most 1000000"),
+        ({"method": "pc", "snr": 7}, "snr=7"),
+        ({"method": "restart", "intervals": [[0.3, 0.06, 1, 1]]}, r"intervals has \[0.3, 0.06, 1, 1\]; expected \(low, high, repeats, steps\)"),
+        ({"method": "rk45", "rtol": -1.0}, "rtol"),
+        ({"guidance": "much"}, "guidance"),
+        ({"compile": "yes"}, "compile='yes'; expected True or False"),
+        ({"metrics": ["bpd"], "likelihood": {"rtol": -1.0}}, "rtol"),
+        ({"metrics": ["bpd"], "likelihood": {"divergence": "hutch"}}, "hutch"),
+    ],
+)
+def test_a_solve_that_cannot_be_is_told_before_anything_is_read(model, tmp_path, monkeypatch, changes, message):
+    """Even before the data, which are not there, and Inception, which is fetched."""
+    monkeypatch.setattr(model.network, "forward", lambda *a: pytest.fail("a network call"))
+    with pytest.raises((ValueError, TypeError), match=message):
+        evaluate(**{"model": model, "data": "nowhere.parquet", "features": "inception", "out": tmp_path / "out", **changes})
+    assert not (tmp_path / "out").exists() and not model.network._forward_pre_hooks
+
+
 def test_what_makes_a_distance_doubtful_is_warned_of(model, data, tmp_path):
     with pytest.warns(UserWarning, match="8 images span at most 7 of 64 feature directions.*samples is singular"):
         evaluate(model, data, tmp_path, ["fid"], n=8, features=nn.Flatten())

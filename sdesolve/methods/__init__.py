@@ -55,6 +55,9 @@ def pc(
 
 def annealed_langevin(corrector_steps: int = 1, **corrector_options: Any) -> PredictorCorrector:
     """Corrector-only sampling: Langevin steps at each level of a falling noise.  [Song & Ermon 2019, algorithm 1]"""
+    for name in ("predictor", "corrector"):
+        if name in corrector_options:
+            raise ValueError(f"{name}={corrector_options[name]!r}: annealed_langevin has its own; expected method='pc' with it.")
     return pc(None, "annealed_langevin", corrector_steps, **corrector_options)
 
 

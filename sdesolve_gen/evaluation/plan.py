@@ -22,6 +22,7 @@ from ..class_conditional import class_labels, labels_drawn, labels_of
 from ..data import Data, check_shape, of_tensor, read_data
 from ..images import to_uint8
 from ..models import Model
+from ..sampling import before_the_first_call, check_sampler
 from .chunks import Shard
 from .features import Features, make_features
 from .frechet import Gaussian
@@ -93,7 +94,9 @@ def planned(
     if likelihood and "bpd" not in metrics:
         raise ValueError(f"likelihood={dict(likelihood)} is for the metric 'bpd', which is not among metrics={list(metrics)}; add it, or leave this out.")
     _check_options(draw)
-    parts, reference = Shard.read(shard), _reference(data, model, size, metrics)
+    parts = Shard.read(shard)
+    _check_solvers(model, draw, dict(likelihood or {}))
+    reference = _reference(data, model, size, metrics)
     network = None
     if set(metrics) & set(OF_FEATURES):
         network = make_features(features, weights, model.shape, model.device, model.data_range)
@@ -136,6 +139,19 @@ def _check_options(draw: dict[str, Any]) -> None:
         raise TypeError(f"options={draw!r} ({error}); expected numbers, texts and lists of these, by which a run that goes on knows them again.") from error
 
 
+def _check_solvers(model: Model, draw: dict[str, Any], likelihood: dict[str, Any]) -> None:
+    """Try the solves on one image up to their first network call: what is wrong with their arguments is told before anything is read."""
+    one: dict[str, Any] = {"labels": 0} if model.classes else {}
+    check_sampler(model, **{**draw, **one} if model.classes else {name: value for name, value in draw.items() if name != "labels"})
+    options = {name: value for name, value in likelihood.items() if name not in ("data", "n", "labels")}
+    known = set(inspect.signature(sd.log_likelihood).parameters) - {"process", "score", "x0", "sample_ids"}
+    for name in options:
+        if name not in known:
+            raise ValueError(unknown("likelihood option", name, known | {"data", "n", "labels"}))
+    with before_the_first_call(model):
+        model.log_likelihood(torch.full((1, *model.shape), sum(model.data_range) / 2), **{"seed": 0, **options}, **one)
+
+
 def _likelihood(
     options: dict[str, Any], reference: Data | Gaussian, size: int, model: Model, seed: int
 ) -> tuple[Data, Tensor | None, dict[str, Any]]:
@@ -143,10 +159,6 @@ def _likelihood(
     data, n = options.pop("data", None), options.pop("n", None)
     if n is not None and (as_int(n) or 0) < 1:
         raise ValueError(f"likelihood n={n!r}; expected an integer >= 1, as in likelihood={{'n': 256}}.")
-    known = set(inspect.signature(sd.log_likelihood).parameters) - {"process", "score", "x0", "sample_ids"} | {"labels"}
-    for name in options:
-        if name not in known:
-            raise ValueError(unknown("likelihood option", name, known | {"data", "n", "labels"}))
     images = reference if data is None else _read(data, model, size)
     if not isinstance(images, Data):
         raise ValueError("bits/dim are of images, and the reference are moments; expected likelihood={'data': ...} beside it.")

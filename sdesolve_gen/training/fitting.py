@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from .._errors import unknown
+from .._memory import check_room
 from ..data import Data
 from ..models import load
 from ..networks import NETWORKS, widened
 from .config import TrainConfig
 
 _OF_THE_DATA = ("channels", "image_size", "classes")  # options of a network that a run does not choose by ``network``
+_OF_A_BATCH = 4  # arrays of its shape at least: images, noise, state and output
 
 
 def check_out(out: str) -> None:
@@ -53,6 +55,10 @@ def check_data(config: TrainConfig, data: Data, processes: int) -> None:
     c, n = config, len(data.images)
     if n < c.batch:
         raise ValueError(f"{c.data} has {n} images, fewer than batch={c.batch}; expected batch <= {n}.")
+    check_room(
+        4 * _OF_A_BATCH * c.batch * data.images[0].numel() // c.accumulate, f"{_OF_A_BATCH} arrays of batch={c.batch} images {tuple(data.images.shape[1:])}",
+        "a smaller batch or size, or more parts, as in accumulate=4",
+    )  # fmt: skip
     if c.batch % (c.accumulate * processes):
         raise ValueError(f"batch={c.batch} cannot be divided among {processes} processes in {c.accumulate} parts; expected a multiple of {c.accumulate * processes}.")
     if c.classes and data.labels is None:
