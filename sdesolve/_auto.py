@@ -2,7 +2,7 @@
 
 Along the flow of a score the rules below, for few coordinates and many (from 256), over a :class:`Range` of noise and over the whole interval.  They were
 read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids), on mixtures in
-2 and 64 dimensions, and for many coordinates on a mixture of low rank, one fitted to digits, and a trained network: ``benchmarks/auto.py``.  Data with many coordinates
+2 and 64 dimensions and a ring, and for many coordinates on a mixture of low rank, one fitted to digits, and a trained network: ``benchmarks/auto.py``.  Data with many coordinates
 have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are
 long the grid matters more than the method.  Ending with the denoiser is better than a step more.
 """
