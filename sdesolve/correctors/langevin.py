@@ -9,8 +9,8 @@ E|eps/sigma|^2 = d / sigma_t^2:
     e = 2 (snr sigma_t)^2,
 
 which is the published annealed rule, agrees with the batch rule wherever the noise dominates the score, needs no reduction,
-and is a function of t alone.  The published code for VP also multiplies e by 1 - beta_i, which is within 2 % of 1 at 1000 steps
-and depends on their number; it is left out here, in both rules.  On a Gaussian of variance V each step multiplies the stationary variance by
+and is a function of t alone.  For VP and subVP the published code also multiplies e by 1 - beta_i, of its 1000 levels, within 2 % of 1; so does
+norm="batch", which is there to reproduce it, and nothing else.  On a Gaussian of variance V each step multiplies the stationary variance by
 1 / (1 - e / 2V): 1.026 at snr = 0.16 where V = sigma_t^2.
 """
 
@@ -24,9 +24,11 @@ from torch import Tensor
 from .._arrays import Number, plus, xp
 from .._errors import as_float, choice
 from ..problems import ScoreProblem
+from ..processes import VPSDE, Process
 from .base import Corrector, Normals
 
 NORMS = ("expected", "batch")
+_LEVELS = 1000  # of the published code
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Langevin(Corrector):
 
     Arguments:
         snr: the published signal-to-noise ratio r > 0 of a step; 0.16 for CIFAR-10, 0.075 for 256 x 256 images.
-        norm: "expected", the rule above, or "batch", the published mean over the batch (couples the samples).
+        norm: "expected", the rule above, or "batch", the published one: norms averaged over the batch, which couples the samples, and the factor
+            1 - beta(t) T/1000 for VP and subVP.
     """
 
     snr: float = 0.16
@@ -62,7 +65,7 @@ class Langevin(Corrector):
 
     def _step(self, problem: ScoreProblem, x: Tensor, t: Number, normal: Tensor) -> Tensor:
         score = problem.score(x, t)
-        e = 2 * (self.snr * self._score_radius(problem, t, score, normal)) ** 2
+        e = 2 * self._kept(problem.process, t) * (self.snr * self._score_radius(problem, t, score, normal)) ** 2
         return plus(plus(x, e, score), xp(e).sqrt(2 * e), normal)
 
     def _score_radius(self, problem: ScoreProblem, t: Number, score: Tensor, normal: Tensor) -> Number:
@@ -70,6 +73,10 @@ class Langevin(Corrector):
         if self.norm == "expected":
             return problem.process.sigma_(t)
         return _mean_norm(normal) / _mean_norm(score)
+
+    def _kept(self, process: Process, t: Number) -> Number:
+        """The published 1 - beta_i; 1 for "expected"."""
+        return 1 - process.beta_(t) * process.T / _LEVELS if self.norm == "batch" and isinstance(process, VPSDE) else 1.0
 
 
 def _mean_norm(x: Tensor) -> Tensor:
