@@ -17,7 +17,7 @@ from torch import nn
 
 import sdesolve as sd
 import sdesolve_gen as gen
-from sdesolve.files import atomic
+from sdesolve.files import atomic, atomic_set
 from sdesolve_gen import _writing, models
 from sdesolve_gen import images as pictures
 from sdesolve_gen.processes import PROCESSES
@@ -196,6 +196,21 @@ def test_atomic_files(tmp_path):
         raise RuntimeError
     assert path.read_text() == "one"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_set_of_files_is_replaced_together(tmp_path):
+    files = [tmp_path / "a" / "one.txt", tmp_path / "two.txt"]
+    with atomic_set(*files) as temporaries:
+        for file, temporary in zip(files, temporaries, strict=True):
+            temporary.write_text("old")
+            assert not file.exists() and temporary.suffix == ".txt"
+    with pytest.raises(FileNotFoundError), atomic_set(*files) as temporaries:
+        temporaries[0].write_text("new")
+        temporaries[1].unlink()  # found before anything is renamed
+    assert [file.read_text() for file in files] == ["old", "old"]
+    with pytest.raises(FileExistsError), atomic_set(tmp_path / "three.txt", files[1] / "under.txt"):
+        pytest.fail("there is no place for the second")
+    assert sorted(file for file in tmp_path.rglob("*") if file.is_file()) == files
 
 
 def test_devices_are_checked(folder):
@@ -410,8 +425,8 @@ def test_what_is_no_picture_is_refused(bad):
 
 def test_the_npz_holds_what_was_drawn(tmp_path):
     drawn = tiny_model().draw(3, "ddim", steps=2, seed=7, sample_ids=[5, 6, 9])
-    pictures.write_npz(tmp_path / "a.npz", drawn)
-    pictures.write_npz(tmp_path / "b.npz", drawn)
+    pictures.save_npz(tmp_path / "a.npz", drawn)
+    pictures.save_npz(tmp_path / "b.npz", drawn)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         assert np.array_equal(file["images"], drawn.images.numpy())
         assert file["ids"].tolist() == [5, 6, 9]
