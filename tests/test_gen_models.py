@@ -436,6 +436,27 @@ def test_the_npz_holds_what_was_drawn(tmp_path):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"progress": "x"}, "progress='x'; expected True or False"),
+        ({"x": 3}, "x=... is the model's to give"),
+        ({"problem": 3}, "problem=... is the model's to give"),
+        ({"n": 8, "sample_ids": [0, 1, 2, 3, 4, 5, 6, -7]}, r"sample_ids has -7; expected n = 8 integers >= 0"),
+        ({"n": 2**63}, r"n has 64 bits; expected an integer, 1 <= n < 2\*\*63"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_a_draw_is_not_told(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tiny_model().draw(**{"n": 2, "method": "ddim", "steps": 2, **options})
+
+
+def test_a_name_is_found_whatever_its_case():
+    with pytest.raises(ValueError, match="Did you mean 'mnist'"):
+        gen.load("MNIST")
+
+
 def test_a_fresh_card_is_checked_too():
     with pytest.raises(gen.ModelFileError, match="card lacks levels"):
         gen.Model(tiny_network(), {key: value for key, value in tiny_card().items() if key != "levels"})
