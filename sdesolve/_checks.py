@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._backends import Backend, make_backend
-from ._errors import as_float, as_int, choice, integer
+from ._errors import as_float, as_int, choice, integer, truth
 from ._loops.dense import Event
 from ._loops.parallel import Parallel
 from .brownian import BrownianPath
@@ -290,8 +290,7 @@ def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, eve
 
 def check_compile(compile: bool, stepper: Stepper, chosen: bool, gradient: str | None) -> None:
     """There is a step of ours to compile; ``chosen``: whether rows may leave the batch."""
-    if not isinstance(compile, bool):
-        raise TypeError(f"compile={compile!r}; expected True or False.")
+    truth("compile", compile)
     if compile and gradient in ("checkpoint", "adjoint"):
         raise ValueError(f"gradient={gradient!r} looks into each step for what it depends on, and a compiled one shows nothing; expected gradient='backprop'.")
     if compile and isinstance(stepper, Backend):

@@ -8,6 +8,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 CHANGED = "changed its x in place, which is the solver's state; expected a new tensor: begin with x = x.clone()."
 
 
@@ -16,8 +18,9 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
-    near = difflib.get_close_matches(str(value), names, 1, 0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    folded = {one.casefold(): one for one in names}
+    near = difflib.get_close_matches(str(value).casefold(), folded, 1, 0.4)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     raise ValueError(f"{value!r} is not known as {name}; expected one of: {', '.join(names) or 'none'}.{hint}")
 
 
@@ -35,6 +38,13 @@ def as_float(value: Any) -> float | None:
         return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
     except OverflowError:
         return None
+
+
+def truth(name: str, value: object) -> bool:
+    """``value`` as a bool if it is one of Python or numpy; otherwise a TypeError: a text is true whatever it says."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r}; expected True or False.")
+    return bool(value)
 
 
 def integer(name: str, value: object, least: int, example: int = 100) -> int:

@@ -18,19 +18,34 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The content is forced to disk before the rename, so that neither an exception, a Ctrl-C nor a power cut leaves half a file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+    with atomic_set(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_set(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
+    """Temporary paths beside ``paths``, as :func:`atomic` has one: all are forced to disk before the first is renamed, and renamed in the order given.
+
+    What fails before the renames, a full disk too, leaves the files that were there as they were; the last path is best the one that vouches for the others.
+    """
+    targets, temporaries = [Path(path) for path in paths], list[Path]()
     try:
-        yield Path(name)
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+            temporaries.append(Path(name))
+            os.close(handle)
+        yield temporaries
+        for temporary in temporaries:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            os.replace(temporary, target)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
+        for temporary in temporaries:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
         raise
 
 

@@ -231,7 +231,9 @@ def sample_ids_of(sample_ids: Tensor | Sequence[int] | None, rows: int) -> Tenso
         ids = torch.arange(rows) if sample_ids is None else torch.as_tensor(sample_ids).cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"sample_ids={sample_ids!r}; expected {rows} integers, 0 <= id < 2**63, one a row: range({rows}).") from None
-    if ids.shape != (rows,) or ids.dtype not in _SIGNED or bool((ids < 0).any()):
+    if ids.shape == (rows,) and ids.dtype in _SIGNED and bool((ids < 0).any()):
+        raise ValueError(f"sample_ids[{int(ids.argmin())}] is {int(ids.min())}; expected {rows} integers >= 0, one a row: range({rows}).")
+    if ids.shape != (rows,) or ids.dtype not in _SIGNED:
         raise ValueError(f"sample_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected {rows} integers >= 0, one a row: range({rows}).")
     return ids
 

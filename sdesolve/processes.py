@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ._arrays import Number, bcast, softplus, xp
+from ._errors import as_float, as_int
 from .noise import DATA, PRIOR, SeededNormals, check_seed, sample_ids_of
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Process(ABC):
             x0: data, (B, *event), floating point.
             t: time, float or tensor () or (B,).
             seed: names the draw.
-            sample_ids: (B,) names of the rows, default 0..B-1.
+            sample_ids: (B,) names of the rows, default 0..B-1; rows of one name have the same noise.
         """
         if isinstance(t, Tensor) and t.dim() and t.shape != x0.shape[:1]:
             raise ValueError(f"t has shape {tuple(t.shape)} for {len(x0)} samples; expected () or ({len(x0)},).")
@@ -157,7 +158,7 @@ class Process(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """A draw of x_T ~ N(0, prior_std^2 I) of the given shape (B, *event); row i depends on (seed, sample_ids[i]) alone."""
+        """A draw of x_T ~ N(0, prior_std^2 I) of the given shape (B, *event); row i depends on (seed, sample_ids[i]) alone, so rows of one name are equal."""
         return self.prior_std * _standard_normal(shape, seed, sample_ids, dtype, device, PRIOR)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
@@ -171,6 +172,10 @@ class Process(ABC):
         Arguments:
             score: grad_x ln p_t(x), from :func:`sdesolve.as_score`, or any function (x, t) -> score with t of shape (B,).
             eps: where to stop, 0 < eps < T; default ``process.eps``.
+
+        Raises:
+            TypeError: a score that cannot be called.
+            ValueError: an ``eps`` outside (0, T), or a score of another process.
         """
         from .problems import ReverseSDE
 
@@ -184,7 +189,7 @@ class Process(ABC):
 
     def _checked(self, t: Number) -> Number:
         """``t`` if it lies in [0, T]; a tensor is taken at its word, for to look at it may be to wait for a device."""
-        if not isinstance(t, Tensor) and not 0 <= t <= self.T * (1 + 1e-9):
+        if not isinstance(t, Tensor) and not 0 <= _as_number(t) <= self.T * (1 + 1e-9):
             raise ValueError(f"t={t!r} lies outside [0, {self.T}], where {type(self).__name__} is defined.")
         return t
 
@@ -210,8 +215,9 @@ class VPSDE(Process):
     T: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self, "beta_min", 0 < self.beta_min < self.beta_max < math.inf, "0 < beta_min < beta_max")
-        _require(self, "T", 0 < self.T < math.inf, "a finite T > 0")
+        _check_numbers(self, "beta_min", "beta_max", "T")
+        _require(self, "beta_min", 0 < self.beta_min < self.beta_max, "0 < beta_min < beta_max")
+        _require(self, "T", self.T > 0, "T > 0")
 
     @property
     def eps(self) -> float:  # type: ignore[override]
@@ -292,8 +298,9 @@ class VESDE(Process):
     T: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self, "sigma_min", 0 < self.sigma_min < self.sigma_max < math.inf, "0 < sigma_min < sigma_max")
-        _require(self, "T", 0 < self.T < math.inf, "a finite T > 0")
+        _check_numbers(self, "sigma_min", "sigma_max", "T")
+        _require(self, "sigma_min", 0 < self.sigma_min < self.sigma_max, "0 < sigma_min < sigma_max")
+        _require(self, "T", self.T > 0, "T > 0")
 
     @property
     def eps(self) -> float:  # type: ignore[override]
@@ -341,7 +348,8 @@ class EDM(Process):
     default_grid: ClassVar[str] = "karras"
 
     def __post_init__(self) -> None:
-        _require(self, "sigma_min", 0 < self.sigma_min < self.sigma_max < math.inf, "0 < sigma_min < sigma_max")
+        _check_numbers(self, "sigma_min", "sigma_max")
+        _require(self, "sigma_min", 0 < self.sigma_min < self.sigma_max, "0 < sigma_min < sigma_max")
 
     @property
     def T(self) -> float:  # type: ignore[override]
@@ -390,7 +398,8 @@ class Cosine(Process):
     T: float = 0.9946
 
     def __post_init__(self) -> None:
-        _require(self, "s", 0 < self.s < math.inf, "a finite s > 0")
+        _check_numbers(self, "s", "T")
+        _require(self, "s", self.s > 0, "s > 0")
         _require(self, "T", 0 < self.T < 1, "0 < T < 1: at t = 1 there is no signal left")
 
     @property
@@ -453,6 +462,7 @@ class RectifiedFlow(Process):
     T: float = 0.999
 
     def __post_init__(self) -> None:
+        _check_numbers(self, "T")
         _require(self, "T", self.eps < self.T < 1, f"{self.eps} < T < 1: at t = 1 there is no signal left")
 
     @property
@@ -491,7 +501,12 @@ class RectifiedFlow(Process):
 
 def _as_number(t: Any) -> Number:
     """A user's time as the hooks want it: float64 tensor or host float."""
-    return t.double() if isinstance(t, Tensor) else float(t)
+    if isinstance(t, Tensor):
+        return t.double()
+    number = as_float(t)
+    if number is None:
+        raise TypeError(f"{t!r} is a {type(t).__name__}; expected a number, as in process.alpha(0.5), or a tensor of them.")
+    return number
 
 
 def _standard_normal(
@@ -502,12 +517,22 @@ def _standard_normal(
     device: torch.device | str,
     stream: int,
 ) -> Tensor:
-    if not shape or min(shape) < 1:
-        raise ValueError(f"shape={tuple(shape)}; expected (B, *event) with at least one sample and one element, as in (16, 1, 28, 28).")
+    sizes = [as_int(size) for size in shape] if isinstance(shape, Iterable) else []
+    event = [size for size in sizes if size is not None and size > 0]
+    if not event or len(event) < len(sizes):
+        raise ValueError(f"shape={shape!r}; expected (B, *event) with at least one sample and one element, as in (16, 1, 28, 28).")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}; expected a real floating dtype: noise has no integer values.")
-    ids = sample_ids_of(sample_ids, shape[0])
-    return SeededNormals(check_seed(seed), ids, shape[1:], dtype=dtype, device=device, stream=stream).normal(0)
+    ids = sample_ids_of(sample_ids, event[0])
+    return SeededNormals(check_seed(seed), ids, event[1:], dtype=dtype, device=device, stream=stream).normal(0)
+
+
+def _check_numbers(process: Process, *names: str) -> None:
+    for name in names:
+        value = as_float(getattr(process, name))
+        if value is None or not math.isfinite(value):
+            got = f"{type(process).__name__}: {name} = {getattr(process, name)!r}"
+            raise ValueError(f"{got} is not a finite number; expected one, as in {name}={getattr(type(process), name)}.")
 
 
 def _require(process: Process, name: str, holds: bool, expected: str) -> None:

@@ -20,6 +20,7 @@ float64; the model runs in its own dtype; the casts happen where :class:`Score` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from . import _tally
 from ._arrays import Number, bcast, per_row, plus, version, xp
-from ._errors import CHANGED, as_int, choice
+from ._errors import CHANGED, as_float, as_int, choice
 from .processes import Process
 
 Model: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -102,8 +103,13 @@ class Score:
     """
 
     def __init__(self, model: Model, process: Process, predicts: str, time: TimeConvention, sigma_data: float) -> None:
+        if not callable(model):
+            raise TypeError(f"the score or model is a {type(model).__name__}; expected a function of (x, t), as in process.reverse(lambda x, t: -x).")
+        spread = as_float(sigma_data)
+        if spread is None or not 0 < spread < math.inf:
+            raise ValueError(f"sigma_data={sigma_data!r}; expected a finite number > 0, as in sigma_data=0.5.")
         self.model, self.process = model, process
-        self.predicts, self.sigma_data = predicts, sigma_data
+        self.predicts, self.sigma_data = predicts, spread
         self.time: TimeConvention = time if (levels := as_int(time)) is None else levels
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
         self._network_time = time_convention(self.time)
@@ -183,10 +189,11 @@ def as_score(
         predicts: what the model returns: "score", "epsilon", "x0", "v", "flow" or "edm" (table at the top of this file).
         time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N (index
             round((t - origin) (N-1)/(horizon - origin)) of a model with N levels), or a callable from t, (B,) float64, to what it wants.
-        sigma_data: standard deviation of the data, for "edm" alone.
+        sigma_data: standard deviation of the data, > 0, for "edm" alone.
 
     Raises:
-        ValueError: unknown ``predicts`` or ``time``; and, at the first call, an output of the wrong shape, dtype or device.
+        TypeError: a model that cannot be called.
+        ValueError: unknown ``predicts`` or ``time``, or a ``sigma_data`` that is no finite number > 0; and, at the first call, an output of the wrong shape, dtype or device.
     """
     return Score(model, process, predicts, time, sigma_data)
 

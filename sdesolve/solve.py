@@ -15,7 +15,7 @@ from torch import Tensor
 from . import _auto, _checks, _progress, _tally
 from ._backends import Backend
 from ._checks import AnyProblem, Stochastic
-from ._errors import integer
+from ._errors import integer, truth
 from ._loops import adaptive, adjoint, fixed
 from ._loops import parallel as in_parallel
 from ._loops.adaptive import Task
@@ -101,7 +101,7 @@ def solve(
         seed: 0 <= seed < 2**64, names the noise: with ``sample_ids`` it fixes every sample whatever the batch around it.
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
-        sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
+        sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.  Rows of one name have the same noise: from equal states they end equal.
         noise: "seeded", increments named by (seed, id, step), the cheapest; "brownian", one path named by (seed, id) that is the same for
             every number of steps and every method on this interval; or a :class:`BrownianPath` of your own.
         save: "all" for every node of a grid, or times to save: nodes of the grid, and any times where steps are chosen, where the method has a
@@ -155,6 +155,7 @@ def solve(
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
+        progress, throw = truth("progress", progress), truth("throw", throw)
         how = _checks.gradient_of(gradient, stepper, problem, event)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)

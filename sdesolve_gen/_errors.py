@@ -16,8 +16,9 @@ class ModelFileError(ValueError):
 def unknown(what: str, got: object, known: Iterable[str]) -> str:
     """A message that lists the known names and suggests the nearest."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(got), names, 1, 0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(str(got).casefold(), folded, 1, 0.5)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return f"{what} {got!r} is not known; expected one of: {', '.join(names) or '(none)'}.{hint}"
 
 

@@ -109,7 +109,7 @@ def sample_command(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", sd.SolveWarning)
             samples = loaded.draw(n, method, steps=steps, seed=seed, batch_size=batch_size, denoise=denoise, progress=True, classifier=judge, **classes, **options)
-        settings = {"method": method, "steps": steps, "batch_size": batch_size, "device": device, "denoise": denoise, "options": options}
+        settings = {"method": method, "batch_size": batch_size, "device": device, "denoise": denoise, "options": options}
         if classes["labels"] is not None:
             settings |= {**classes, "classifier": None if judge is None else {"name": judge.card["name"], "sha256": judge.card.get("sha256")}}
         record = Record(loaded, samples, settings, time.perf_counter() - start, sys.argv[1:])
@@ -405,6 +405,7 @@ def _labels(text: str | None) -> int | list[int] | None:
 
 
 _OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol", "labels", "classifier", "classifier_scale", "guidance")
+_GIVEN = ("self", "model", "problem", "x", "generator", "progress")
 
 
 def _sampler_options(texts: list[str] | None) -> dict[str, Any]:
@@ -413,4 +414,7 @@ def _sampler_options(texts: list[str] | None) -> dict[str, Any]:
     for name in _OWN_FLAGS:
         if name in pairs:
             raise ValueError(f"--option {name}={pairs[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
+    for name in _GIVEN:
+        if name in pairs:
+            raise ValueError(f"--option {name}={pairs[name]}: that is given by other flags; expected an option of sdesolve.solve or the method.")
     return pairs

@@ -229,7 +229,7 @@ def _begin(
     for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std", "noise", "peak"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
-    for name in ("images", "mask", "gray", "weights", "y", "operator", "model", "sample_ids", "progress"):
+    for name in ("self", "images", "mask", "gray", "weights", "y", "operator", "model", "sample_ids", "progress", "problem", "x", "generator"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: that is given by other flags; expected an option of the conditioning method or the sampler.")
     options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})

@@ -19,14 +19,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sdesolve.files import atomic, sha256
+from sdesolve.files import atomic_set
 
 from ._versions import versions
 from .conditioning import Operator
 from .conditioning.metrics import WINDOW, psnr, ssim
-from .images import SEPARATOR, grid, to_uint8, write_png
+from .images import SEPARATOR, grid, save_png, to_uint8
 from .models import Model
-from .outputs import outputs
+from .outputs import hashes, picture, writable
 from .restoration import Restored
 
 _HEADER = 14  # pixels above the columns, for their names
@@ -80,28 +80,19 @@ class Comparison(NamedTuple):
 
 
 def comparison_files(out: str, stem: str, overwrite: bool) -> ComparisonFiles:
-    """The paths of ``--out``, checked before anything is computed; raises ValueError as :func:`outputs`."""
-    png, npz, manifest = outputs(out, stem, overwrite)
-    files = ComparisonFiles(png, png.with_name(f"{png.stem}-mean.png"), png.with_name(f"{png.stem}-std.png"), npz, manifest)
-    there = [str(file) for file in files if file.exists()]
-    if there and not overwrite:
-        raise ValueError(f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; add --overwrite, or choose another --out.")
-    return files
+    """The paths of ``--out``, checked before anything is computed; raises ValueError as :func:`picture` and :func:`writable` do."""
+    png = picture(out, stem)
+    beside = ComparisonFiles(png, png.with_name(f"{png.stem}-mean.png"), png.with_name(f"{png.stem}-std.png"), png.with_suffix(".npz"), png.with_suffix(".json"))
+    return writable(out, beside, overwrite)
 
 
 def write_comparison(files: ComparisonFiles, found: Comparison) -> None:
-    """Write the files, the manifest last; each is whole or absent."""
+    """Write the files, as one set, the manifest last."""
     r, std = found.restored, torch.nan_to_num(found.restored.std)
     white = max(float(std.max()), 1e-12)
-    with atomic(files.png) as path:
-        compared(found).save(path, format="PNG")
-    write_png(files.mean, r.mean, found.model.data_range)
-    write_png(files.std, std, (0.0, white))
     tensors = {"images": r.images, "mean": r.mean, "std": r.std, "y": found.y, "residual": r.residual, "nfe": r.nfe}
     tensors |= {} if r.log_evidence is None or r.ess is None else {"log_evidence": r.log_evidence, "ess": r.ess}
     arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    with atomic(files.npz) as path:
-        np.savez_compressed(path, **arrays, status=r.status, names=np.array(found.names), seed=np.uint64(r.seed))
     said = {
         "command": ["sdesolve-gen", *found.command],
         "versions": versions(),
@@ -114,10 +105,14 @@ def write_comparison(files: ComparisonFiles, found: Comparison) -> None:
         "figures": found.figures(),
         "std_white": white,
         "wall_time_seconds": round(found.wall_time, 3),
-        "files": {file.name: sha256(file) for file in files[:-1]},
     }
-    with atomic(files.manifest) as path:
-        path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    with atomic_set(*files) as temporaries:
+        png, mean, deviation, npz, manifest = temporaries
+        compared(found).save(png, format="PNG")
+        save_png(mean, r.mean, found.model.data_range)
+        save_png(deviation, std, (0.0, white))
+        np.savez_compressed(npz, **arrays, status=r.status, names=np.array(found.names), seed=np.uint64(r.seed))
+        manifest.write_text(json.dumps(said | {"files": hashes(files, temporaries[:-1])}, indent=2) + "\n", encoding="utf-8")
 
 
 def compared(found: Comparison) -> Image.Image:

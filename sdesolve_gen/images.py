@@ -51,6 +51,11 @@ def write_png(path: str | Path, images: Tensor, data_range: tuple[float, float])
     write_grid(path, to_uint8(images, data_range))
 
 
+def save_png(file: Path, images: Tensor, data_range: tuple[float, float]) -> None:
+    """:func:`write_png` into a file that is somebody's temporary one."""
+    Image.fromarray(grid(to_uint8(images, data_range))).save(file, format="PNG")
+
+
 def write_grid(path: str | Path, images: Tensor) -> None:
     """Write images, (n, C, H, W) uint8, as one grid; whole or not at all."""
     picture = Image.fromarray(grid(images))
@@ -58,14 +63,13 @@ def write_grid(path: str | Path, images: Tensor) -> None:
         picture.save(temporary, format="PNG")
 
 
-def write_npz(path: str | Path, samples: Samples) -> None:
-    """Write ``images`` (n, C, H, W) float32, ``ids``, ``nfe``, ``status`` and ``seed``; whole or not at all."""
-    with atomic(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            images=samples.images.cpu().numpy(),
-            ids=np.array(samples.ids, np.uint64),
-            nfe=samples.nfe.numpy(),
-            status=samples.status,
-            seed=np.uint64(samples.seed),
-        )
+def save_npz(file: Path, samples: Samples) -> None:
+    """``images`` (n, C, H, W) float32, ``ids``, ``nfe``, ``status`` and ``seed`` into a file that is somebody's temporary one."""
+    np.savez_compressed(
+        file,
+        images=samples.images.cpu().numpy(),
+        ids=np.array(samples.ids, np.uint64),
+        nfe=samples.nfe.numpy(),
+        status=samples.status,
+        seed=np.uint64(samples.seed),
+    )

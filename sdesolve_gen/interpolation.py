@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve.files import atomic, sha256
+from sdesolve.files import atomic_set
 
 from ._versions import versions
 from .class_conditional import labels_of, on_the_way
 from .data import Data
-from .images import grid, to_uint8, write_png
+from .images import grid, save_png, to_uint8
 from .models import Model
-from .outputs import outputs
+from .outputs import hashes, picture, writable
 
 _PAUSE, _FRAME = 800, 120  # milliseconds at the ends, and on the way
 
@@ -54,29 +54,24 @@ class Way:
 
 
 def animation_files(out: str, stem: str, overwrite: bool) -> AnimationFiles:
-    """The paths of ``--out``, checked before anything is computed; raises ValueError as :func:`outputs`."""
-    png, _, manifest = outputs(out, stem, overwrite)
-    files = AnimationFiles(png, png.with_suffix(".gif"), manifest)
-    if files.gif.exists() and not overwrite:
-        raise ValueError(f"{files.gif} is there already; add --overwrite, or choose another --out.")
-    return files
+    """The paths of ``--out``, checked before anything is computed; raises ValueError as :func:`picture` and :func:`writable` do."""
+    png = picture(out, stem)
+    return writable(out, AnimationFiles(png, png.with_suffix(".gif"), png.with_suffix(".json")), overwrite)
 
 
 def write_animation(files: AnimationFiles, images: Tensor, model: Model, settings: dict[str, Any], command: list[str]) -> None:
-    """Write the three files, the manifest last; each is whole or absent."""
-    write_png(files.png, images, model.data_range)
+    """Write the three files, as one set, the manifest last."""
     frames = [Image.fromarray(grid(to_uint8(image[None], model.data_range))) for image in images]
     there_and_back = frames + frames[-2:0:-1]
     pauses = [_PAUSE if frame in (0, len(frames) - 1) else _FRAME for frame in range(len(there_and_back))]
-    with atomic(files.gif) as path:
-        there_and_back[0].save(path, format="GIF", save_all=True, append_images=there_and_back[1:], duration=pauses, loop=0)
     said = {
         "command": ["sdesolve-gen", *command],
         "versions": versions(),
         "model": {"name": model.card["name"], "sha256": model.card.get("sha256")},
         **settings,
         "finite": bool(torch.isfinite(images).all()),
-        "files": {file.name: sha256(file) for file in (files.png, files.gif)},
     }
-    with atomic(files.manifest) as path:
-        path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    with atomic_set(*files) as (png, gif, manifest):
+        save_png(png, images, model.data_range)
+        there_and_back[0].save(gif, format="GIF", save_all=True, append_images=there_and_back[1:], duration=pauses, loop=0)
+        manifest.write_text(json.dumps(said | {"files": hashes(files, (png, gif))}, indent=2) + "\n", encoding="utf-8")

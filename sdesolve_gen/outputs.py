@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from sdesolve.files import atomic, sha256
+from sdesolve.files import atomic_set, sha256
 
 from ._versions import versions
-from .images import write_npz, write_png
+from .images import save_npz, save_png
 from .models import Model
 from .sampling import Samples
+
+Set = TypeVar("Set", bound=tuple[Path, ...])
 
 
 class Files(NamedTuple):
@@ -48,49 +52,88 @@ class Record(NamedTuple):
 
 
 def outputs(out: str, stem: str, overwrite: bool) -> Files:
-    """The three paths of ``--out``, checked before anything is computed.
+    """The three paths of ``--out``, checked before anything is computed; raises ValueError as :func:`picture` and :func:`writable` do."""
+    png = picture(out, stem)
+    return writable(out, Files(png, png.with_suffix(".npz"), png.with_suffix(".json")), overwrite)
+
+
+def picture(out: str, stem: str) -> Path:
+    """The .png that ``--out`` names: itself, or ``stem`` in the folder that it is.
 
     Raises:
-        ValueError: a file name that is not .png, files that are there already, or a folder that cannot be written to.
+        ValueError: a file name that does not end in .png, or has nothing before it.
     """
-    path = Path(out).expanduser()
-    if path.suffix and path.suffix.lower() != ".png" and not path.is_dir():
-        raise ValueError(f"--out {out}: expected a name that ends in .png, or a folder: --out {path.with_suffix('.png')}")
-    if path.suffix.lower() != ".png" or path.is_dir():
-        path = path / f"{stem}.png"
-    files = Files(path, path.with_suffix(".npz"), path.with_suffix(".json"))
-    there = [str(file) for file in files if file.exists()]
-    if there and not overwrite:
-        raise ValueError(f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; add --overwrite, or choose another --out.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(out).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"--out {out}: {error}") from error
+    if out.endswith(("/", os.sep)) or path.is_dir():
+        return path / f"{stem}.png"
+    if path.name.lower() == ".png":
+        raise ValueError(f"--out {out}: there is no name before .png; expected one, as in --out {path.with_name('samples.png')}.")
+    if path.suffix and path.suffix.lower() != ".png":
+        meant = path.with_suffix(".png") if path.suffix[1:].isalpha() else f"{path}.png"
+        raise ValueError(
+            f"--out {out}: {path.suffix!r} was taken for a file type, and pictures are written as .png; expected a name that ends in .png, as in "
+            f"--out {meant}, or for a folder of that name a slash at its end: --out {out}/"
+        )
+    return path if path.suffix else path / f"{stem}.png"
+
+
+def writable(out: str, files: Set, overwrite: bool) -> Set:
+    """``files``, if they can be written: the folder is made, and beside each a temporary file, which goes again.
+
+    Raises:
+        ValueError: files that are there already and shall not be replaced, or are folders; a folder that cannot be made or written to.
+    """
+    try:
+        folders = [str(file) for file in files if file.is_dir()]
+        there = [str(file) for file in files if file.exists()]
+        if folders:
+            raise ValueError(f"--out {out}: {', '.join(folders)} would be written, and {'is a folder' if len(folders) == 1 else 'are folders'}; expected another --out.")
+        if there and not overwrite:
+            raise ValueError(f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; add --overwrite, or choose another --out.")
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", suffix=file.suffix):
+                pass
     except OSError as error:
-        raise ValueError(f"--out {out}: the folder {path.parent} cannot be made ({error.strerror}).") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--out {out}: the folder {path.parent} cannot be written to.")
+        raise ValueError(f"--out {out}: nothing can be written beside {files[0]} ({error.strerror}); expected a place where files can be made.") from error
     return files
 
 
 def write(files: Files, record: Record) -> None:
-    """Write the three files, the manifest last; each is whole or absent."""
-    write_png(files.png, record.samples.images, record.model.data_range)
-    write_npz(files.npz, record.samples)
-    with atomic(files.manifest) as path:
-        path.write_text(json.dumps(_manifest(files, record), indent=2) + "\n", encoding="utf-8")
+    """Write the three files, as one set, the manifest last."""
+    with atomic_set(*files) as (png, npz, manifest):
+        save_png(png, record.samples.images, record.model.data_range)
+        save_npz(npz, record.samples)
+        said = _manifest(record) | {"files": hashes(files, (png, npz))}
+        manifest.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
-def _manifest(files: Files, record: Record) -> dict[str, Any]:
+def hashes(files: Sequence[Path], written: Sequence[Path]) -> dict[str, str]:
+    """The SHA-256 of what is ``written`` in the first temporary files, by the names that ``files`` will have."""
+    return {file.name: sha256(temporary) for file, temporary in zip(files, written, strict=False)}
+
+
+def _manifest(record: Record) -> dict[str, Any]:
     samples, card = record.samples, record.model.card
     return {
         "command": ["sdesolve-gen", *record.command],
         "versions": versions(),
         "model": {"name": card["name"], "sha256": card.get("sha256")},
         **record.settings,
+        "steps": _steps(samples),
         "seed": samples.seed,
         "ids": samples.ids,
         "nfe": samples.nfe.tolist(),
         "status": samples.status.tolist(),
         "statuses": record.statuses(),
         "wall_time_seconds": round(record.wall_time, 3),
-        "files": {file.name: sha256(file) for file in (files.png, files.npz)},
     }
+
+
+def _steps(samples: Samples) -> int | list[int]:
+    """The steps that were walked: one number where all images walked as many, otherwise each image's."""
+    walked: list[int] = samples.steps.tolist()
+    return walked[0] if len(set(walked)) == 1 else walked

@@ -41,6 +41,8 @@ class Samples(NamedTuple):
     status: np.ndarray
     """(n,) strings: "ok", "non_finite", "max_steps" or "min_step"."""
     seed: int
+    steps: Tensor
+    """(n,) int64, steps each image walked, of a grid or of its own."""
 
 
 def draw(
@@ -68,6 +70,11 @@ def draw(
     for name in ("save", "callback"):
         if name in options:
             raise ValueError(f"{name}=... is not for whole batches of images: use sdesolve.solve(m.process.reverse(m.score), x, {name}=...) on a prior draw x.")
+    for name in ("problem", "x"):
+        if name in options:
+            raise ValueError(f"{name}=... is the model's to give; expected an option of sdesolve.solve or of the method.")
+    if not isinstance(progress, bool):
+        raise TypeError(f"progress={progress!r}; expected True or False.")
     if options.get("compile") and isinstance(guidance, Guidance) and guidance.interval is not None:
         raise ValueError("compile=True makes one step for all times, and guidance with an interval asks other networks at other times; expected one of them.")
     wanted = class_labels(model, n, labels, guidance, classifier, classifier_scale)
@@ -84,8 +91,8 @@ def draw(
                 sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise=denoise, callback=callback, **options)
             )
     order = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
-    x, nfe = torch.cat([solution.x for solution in solutions])[order], torch.cat([calls(solution) for solution in solutions])[order]
-    samples = Samples(x.clamp(*model.data_range), ids, nfe, np.concatenate([solution.status for solution in solutions])[order.numpy()], seed)
+    x, nfe, walked = (torch.cat([of(solution) for solution in solutions])[order] for of in (lambda solution: solution.x, calls, _walked))
+    samples = Samples(x.clamp(*model.data_range), ids, nfe, np.concatenate([solution.status for solution in solutions])[order.numpy()], seed, walked)
     _warn(samples)
     return samples
 
@@ -126,6 +133,12 @@ def _chunks(labels: Tensor | None, n: int, size: int, apart: bool) -> list[list[
 def calls(solution: sd.Solution) -> Tensor:
     """(B,) network calls."""
     return torch.as_tensor(solution.nfe).cpu().expand(len(solution.x))
+
+
+def _walked(solution: sd.Solution) -> Tensor:
+    """(B,) steps."""
+    steps = solution.stats["steps"]
+    return torch.as_tensor(solution.stats["accepted"] if steps is None else steps).cpu().expand(len(solution.x))
 
 
 def _warn(samples: Samples) -> None:
@@ -171,6 +184,8 @@ def count(name: str, value: object) -> int:
     whole = as_int(value)
     if whole is None or whole < 1:
         raise ValueError(f"{name}={value!r}; expected an integer >= 1, as in {name}=16.")
+    if whole >= 2**63:
+        raise ValueError(f"{name} has {whole.bit_length()} bits; expected an integer, 1 <= {name} < 2**63, as in {name}=16.")
     return whole
 
 
@@ -180,6 +195,9 @@ def names(n: int, sample_ids: Sequence[int] | Tensor | None) -> list[int]:
         return list(range(n))
     given = sample_ids.tolist() if isinstance(sample_ids, Tensor) else list(sample_ids) if isinstance(sample_ids, Iterable) else [sample_ids]
     ids = [i for i in map(as_int, given) if i is not None and i >= 0]
+    wrong = next((i for i in given if (as_int(i) or 0) < 0), None)
+    if wrong is not None:
+        raise ValueError(f"sample_ids has {wrong}; expected n = {n} integers >= 0, as in range({n}).")
     if len(ids) != n or len(given) != n:
         raise ValueError(f"sample_ids={given[:5]}{'...' if len(given) > 5 else ''} ({len(given)} of them); expected n = {n} integers >= 0, as in range({n}).")
     return ids

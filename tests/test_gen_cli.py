@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gen_fixtures import NETWORK, random_parquet, tiny_model
 from PIL import Image
 from typer.testing import CliRunner
@@ -46,7 +47,7 @@ def test_sample_writes_three_files_that_agree(model, tmp_path):
     assert said["options"] == {"corrector_steps": 2, "snr": 0.1}
     assert said["nfe"] == [4 * 3 + 1] * 5
     assert said["status"] == ["ok"] * 5
-    assert set(said["versions"]) == {"sdesolve", "torch", "python"}
+    assert set(said["versions"]) == {"sdesolve", "torch", "numpy", "python"}
     with np.load(npz) as file:
         expected = gen.load(model).sample(5, steps=4, seed=3, batch_size=2, snr=0.1, corrector_steps=2)
         assert np.array_equal(file["images"], expected.numpy())
@@ -94,7 +95,22 @@ BAD = {
     "seed": (["--seed", "-1"], "--seed"),
     "steps": (["--steps", "none"], "--steps"),
     "device": (["--device", "nowhere"], "device='nowhere' cannot be used"),
-    "out": (["--out", "a.jpg"], "ends in .png"),
+    "out": (["--out", "a.jpg"], "'.jpg' was taken for a file type, and pictures are written as .png; expected a name that ends in .png, as in --out a.png"),
+    "out with a dot": (["--out", "o/v1.5"], "as in --out o/v1.5.png, or for a folder of that name a slash at its end: --out o/v1.5/"),
+    "out without a name": (["--out", "o/.png"], "there is no name before .png; expected one, as in --out o/samples.png"),
+    "out of nobody": (["--out", "~nobody-like-this/a.png"], "--out ~nobody-like-this/a.png: Could not determine home directory"),
+    "out too long": (["--out", f"{250 * 'a'}.png"], "nothing can be written beside"),
+    "out under a file": (["--out", f"{__file__}/a.png"], "nothing can be written beside"),
+    "option x": (["--option", "x=3"], "--option x=3: that is given by other flags"),
+    "option model": (["--option", "model=mnist"], "--option model=mnist: that is given by other flags"),
+    "option problem": (["--option", "problem=3"], "--option problem=3: that is given by other flags"),
+    "option progress": (["--option", "progress=false"], "--option progress=False: that is given by other flags"),
+    "option seed": (["--option", "seed=3"], "as in --seed"),
+    "option sample_ids": (["--option", "sample_ids=3"], "sample_ids=[3] (1 of them); expected n = 16 integers"),
+    "option throw": (["--option", "throw=maybe"], "throw='maybe'; expected True or False"),
+    "method in capitals": (["--method", "PC"], "Did you mean 'pc'?"),
+    "n beyond any list": (["--n", str(10**22)], "expected an integer, 1 <= n < 2**63"),
+    "n beyond any float": (["--n", str(10**400)], "expected an integer, 1 <= n < 2**63"),
     "unknown flag": (["--colour"], "--colour"),
 }
 
@@ -113,6 +129,39 @@ def test_a_bad_value_is_a_message_and_exit_code_2(model, tmp_path, monkeypatch, 
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
+@pytest.mark.parametrize("suffix", ["png", "npz", "json"])
+def test_a_folder_where_a_file_shall_be_is_told_before_the_first_call(model, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(gen.Model, "draw", lambda *arguments, **options: pytest.fail("sampled"))
+    (tmp_path / f"tiny-pc-seed0.{suffix}").mkdir()
+    for more in ([], ["--overwrite"]):
+        result = sample(model, "--out", tmp_path, *more)
+        assert result.exit_code == 2 and len(result.output.splitlines()) == 1, result.output
+        assert f"--out {tmp_path}: " in result.output and "is a folder; expected another --out" in result.output
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="wants a file system in which nobody can make a file")
+def test_where_no_file_can_be_made_is_told_before_the_first_call(model, monkeypatch):
+    monkeypatch.setattr(gen.Model, "draw", lambda *arguments, **options: pytest.fail("sampled"))
+    result = sample(model, "--out", "/proc/x.png")
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1, result.output
+    assert "--out /proc/x.png: nothing can be written beside /proc/x.png" in result.output
+
+
+def test_a_slash_makes_a_folder_of_a_name_with_a_dot(model, tmp_path):
+    assert sample(model, "--n", 1, "--out", f"{tmp_path}/v1.5/").exit_code == 0
+    assert (tmp_path / "v1.5" / "tiny-pc-seed0.png").is_file()
+
+
+def test_the_manifest_has_the_steps_that_were_walked(model, tmp_path):
+    assert run("sample", "--model", model, "--method", "ddim", "--option", "nfe=4", "--n", 2, "--out", tmp_path / "grid.png").exit_code == 0
+    assert json.loads((tmp_path / "grid.json").read_text())["steps"] == 3  # and a call for the denoiser
+    result = run("sample", "--model", model, "--method", "bosh3", "--rtol", "0.1", "--atol", "0.1", "--n", 3, "--batch-size", 2, "--out", tmp_path / "own.png")
+    assert result.exit_code == 0, result.output
+    expected = gen.load(model).draw(3, "bosh3", rtol=0.1, atol=0.1, seed=0).steps
+    said = json.loads((tmp_path / "own.json").read_text())["steps"]
+    assert expected.min() > 0 and torch.equal(torch.as_tensor(said).expand(3), expected)
+
+
 @pytest.mark.parametrize("damage", [b"", b"not tensors"], ids=["empty", "text"])
 def test_a_damaged_model_is_a_message(model, tmp_path, damage):
     (tmp_path / "card.json").write_bytes((model / "card.json").read_bytes())
@@ -129,21 +178,20 @@ def test_failed_images_are_told_and_exit_code_1(model, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["statuses"] == {"max_steps": 2}
 
 
-@pytest.mark.parametrize("when", ["write_png", "write_npz"])
-def test_an_interruption_leaves_whole_files(model, tmp_path, monkeypatch, when):
-    def interrupted(path, *rest):
-        with outputs.atomic(path) as temporary:
-            temporary.write_bytes(b"half")
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("when", ["save_png", "save_npz"])
+def test_an_interruption_leaves_the_old_set_or_none(model, tmp_path, monkeypatch, when):
+    def interrupted(temporary, *rest):
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
 
+    for suffix in ("png", "npz", "json"):
+        (tmp_path / f"old.{suffix}").write_text("old")
     monkeypatch.setattr(outputs, when, interrupted)
-    result = sample(model, "--out", tmp_path / "a.png")
-    assert result.exit_code == 130
-    assert "interrupted" in result.output
-    left = sorted(file.name for file in tmp_path.iterdir())
-    assert left == ([] if when == "write_png" else ["a.png"])
-    for file in left:
-        Image.open(tmp_path / file).verify()
+    for name in ("new", "old"):
+        result = sample(model, "--n", 1, "--out", tmp_path / f"{name}.png", "--overwrite")
+        assert result.exit_code == 130
+        assert "interrupted" in result.output
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(("old.png", "old.npz", "old.json"), "old")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")

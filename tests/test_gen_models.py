@@ -17,7 +17,7 @@ from torch import nn
 
 import sdesolve as sd
 import sdesolve_gen as gen
-from sdesolve.files import atomic
+from sdesolve.files import atomic, atomic_set
 from sdesolve_gen import _writing, models
 from sdesolve_gen import images as pictures
 from sdesolve_gen.processes import PROCESSES
@@ -196,6 +196,21 @@ def test_atomic_files(tmp_path):
         raise RuntimeError
     assert path.read_text() == "one"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_set_of_files_is_replaced_together(tmp_path):
+    files = [tmp_path / "a" / "one.txt", tmp_path / "two.txt"]
+    with atomic_set(*files) as temporaries:
+        for file, temporary in zip(files, temporaries, strict=True):
+            temporary.write_text("old")
+            assert not file.exists() and temporary.suffix == ".txt"
+    with pytest.raises(FileNotFoundError), atomic_set(*files) as temporaries:
+        temporaries[0].write_text("new")
+        temporaries[1].unlink()  # found before anything is renamed
+    assert [file.read_text() for file in files] == ["old", "old"]
+    with pytest.raises(FileExistsError), atomic_set(tmp_path / "three.txt", files[1] / "under.txt"):
+        pytest.fail("there is no place for the second")
+    assert sorted(file for file in tmp_path.rglob("*") if file.is_file()) == files
 
 
 def test_devices_are_checked(folder):
@@ -410,8 +425,8 @@ def test_what_is_no_picture_is_refused(bad):
 
 def test_the_npz_holds_what_was_drawn(tmp_path):
     drawn = tiny_model().draw(3, "ddim", steps=2, seed=7, sample_ids=[5, 6, 9])
-    pictures.write_npz(tmp_path / "a.npz", drawn)
-    pictures.write_npz(tmp_path / "b.npz", drawn)
+    pictures.save_npz(tmp_path / "a.npz", drawn)
+    pictures.save_npz(tmp_path / "b.npz", drawn)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         assert np.array_equal(file["images"], drawn.images.numpy())
         assert file["ids"].tolist() == [5, 6, 9]
@@ -419,6 +434,27 @@ def test_the_npz_holds_what_was_drawn(tmp_path):
         assert file["status"].tolist() == ["ok"] * 3
         assert int(file["seed"]) == 7
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"progress": "x"}, "progress='x'; expected True or False"),
+        ({"x": 3}, "x=... is the model's to give"),
+        ({"problem": 3}, "problem=... is the model's to give"),
+        ({"n": 8, "sample_ids": [0, 1, 2, 3, 4, 5, 6, -7]}, r"sample_ids has -7; expected n = 8 integers >= 0"),
+        ({"n": 2**63}, r"n has 64 bits; expected an integer, 1 <= n < 2\*\*63"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_a_draw_is_not_told(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tiny_model().draw(**{"n": 2, "method": "ddim", "steps": 2, **options})
+
+
+def test_a_name_is_found_whatever_its_case():
+    with pytest.raises(ValueError, match="Did you mean 'mnist'"):
+        gen.load("MNIST")
 
 
 def test_a_fresh_card_is_checked_too():

@@ -75,7 +75,19 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown calculus": (lambda: sd.SDE(untouched, untouched, calculus="itô"), "expected one of: ito, stratonovich"),
     "beta reversed": (lambda: sd.VPSDE(beta_min=20, beta_max=0.1), "expected 0 < beta_min < beta_max"),
     "sigma negative": (lambda: sd.VESDE(sigma_min=-1.0), "expected 0 < sigma_min < sigma_max"),
-    "sigma NaN": (lambda: sd.EDM(sigma_max=NAN), "expected 0 < sigma_min < sigma_max"),
+    "sigma NaN": (lambda: sd.EDM(sigma_max=NAN), "EDM: sigma_max = nan is not a finite number; expected one, as in sigma_max=80.0"),
+    "beta infinite": (lambda: sd.VPSDE(0.1, INF), "^VPSDE: beta_max = inf is not a finite number"),
+    "beta a word": (lambda: sd.SubVPSDE("a", 1), "^SubVPSDE: beta_min = 'a' is not a finite number; expected one, as in beta_min=0.1"),  # type: ignore[arg-type]
+    "end a word": (lambda: sd.VESDE(T="1"), "T = '1' is not a finite number"),  # type: ignore[arg-type]
+    "end of a flow a word": (lambda: sd.RectifiedFlow("1"), "T = '1' is not a finite number"),  # type: ignore[arg-type]
+    "offset infinite": (lambda: sd.Cosine(INF), "s = inf is not a finite number"),
+    "time a word": (lambda: VP.alpha("a"), r"'a' is a str; expected a number, as in process.alpha\(0.5\)"),  # type: ignore[arg-type]
+    "time of a drift a word": (lambda: VP.drift(X, "0.5"), "'0.5' is a str; expected a number"),  # type: ignore[arg-type]
+    "score a number": (lambda: VP.reverse(3), r"the score or model is a int; expected a function of \(x, t\)"),  # type: ignore[arg-type]
+    "score a word": (lambda: VP.probability_flow("x"), "the score or model is a str"),  # type: ignore[arg-type]
+    "model a number": (lambda: sd.as_score(3, VP, predicts="epsilon"), "the score or model is a int"),  # type: ignore[arg-type]
+    "sigma_data negative": (lambda: sd.as_score(untouched, VP, predicts="edm", sigma_data=-1), "sigma_data=-1; expected a finite number > 0"),
+    "sigma_data NaN": (lambda: sd.as_score(untouched, VP, predicts="edm", sigma_data=NAN), "sigma_data=nan; expected a finite number > 0"),
     "time before 0": (lambda: VP.sigma(-1.0), r"t=-1.0 lies outside \[0, 1.0\]"),
     "time after T": (lambda: sd.VESDE().sigma(2.0), r"t=2.0 lies outside \[0, 1.0\]"),
     "times of another batch": (lambda: VP.perturb(X, torch.rand(3), seed=0), r"expected \(\) or \(2,\)"),
@@ -83,6 +95,8 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "prior of no samples": (lambda: VP.prior((0, 2), seed=0), "at least one sample"),
     "prior with a negative seed": (lambda: VP.prior((1, 2), seed=-1), "expected an integer, 0 <= seed"),
     "prior with too few names": (lambda: VP.prior((3, 2), seed=0, sample_ids=[1, 2]), "expected 3 integers >= 0"),
+    "prior of a number": (lambda: VP.prior(3, seed=0), r"shape=3; expected \(B, \*event\)"),  # type: ignore[arg-type]
+    "prior of floats": (lambda: VP.prior((2.0, 2), seed=0), r"shape=\(2.0, 2\); expected \(B, \*event\)"),  # type: ignore[list-item]
     # the state
     "x a list": (solve(x=[[1.0]]), "x is a list; expected a tensor"),
     "x of integers": (solve(x=torch.zeros(2, 3, dtype=torch.int64)), r"expected a real floating dtype: x.float\(\)"),
@@ -100,6 +114,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     # the method
     "unknown method": (solve(method="eular_maruyama"), "as method; .* Did you mean 'euler_maruyama'"),
+    "method in capitals": (solve(method="PC"), "'PC' is not known as method; .* Did you mean 'pc'"),
     "method a number": (solve(method=3), "expected a name from sdesolve.methods"),
     "no option dt": (solve(dt=0), "'dt' is not known as an option of method='euler_maruyama'"),
     "unknown option": (solve(method="pc", snrr=0.1), "'snrr' is not known as an option of corrector='langevin'; .* Did you mean 'snr'"),
@@ -111,6 +126,9 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "restart intervals none": (solve(method="restart", intervals=None), "intervals=None; expected a list of"),
     "restart s_noise infinite": (solve(method="restart", s_noise=INF), "s_noise=inf; expected a finite number > 0"),
     "edm s_noise infinite": (solve(method="edm", s_noise=INF), "s_noise=inf; expected a finite number > 0"),
+    "throw a word": (solve(throw="x"), "throw='x'; expected True or False"),
+    "progress a word": (solve(progress="x"), "progress='x'; expected True or False"),
+    "compile a word": (solve(compile="maybe"), "compile='maybe'; expected True or False"),
     "denoise a word": (solve(denoise="no"), "denoise='no'; expected True, False, or None"),
     "tau NaN": (solve(method="sa_solver", tau=lambda t: NAN), r"tau\(1\) is nan; expected a function of t that gives numbers >= 0"),
     "tau negative": (solve(method="sa_solver", tau=lambda t: -1.0), r"tau\(1\) is -1.0"),
@@ -192,7 +210,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "generator a number": (solve(generator=3), "generator is a int; expected torch.Generator"),
     "seed and generator": (solve(seed=1, generator=torch.Generator()), "both given"),
     "sample_ids too few": (solve(sample_ids=[1]), "expected 2 integers >= 0"),
-    "sample_ids negative": (solve(sample_ids=[0, -1]), "expected 2 integers >= 0"),
+    "sample_ids negative": (solve(sample_ids=[0, -7]), r"sample_ids\[1\] is -7; expected 2 integers >= 0"),
     "sample_ids floats": (solve(sample_ids=[0.0, 1.0]), "expected 2 integers >= 0"),
     "sample_ids truths": (solve(sample_ids=[False, True]), "expected 2 integers >= 0"),
     "sample_ids words": (solve(sample_ids=["a", "b"]), r"expected 2 integers, 0 <= id < 2\*\*63"),
