@@ -354,10 +354,10 @@ HOSTILE = {
     "hash is no hash": (card_changes(sha256="x"), "expected 64 hexadecimal digits"),
     "no weights": (lambda f: weights(f).unlink(), "model.safetensors is not a file"),
     "weights are empty": (write_weights(b""), "model.safetensors is not a whole safetensors file"),
-    "weights are text": (write_weights(b"hello, world, this is no tensor"), "is not a whole safetensors file"),
+    "weights are text": (write_weights(b"hello, world, this is no tensor"), "is no safetensors file"),
     "weights are cut": (lambda f: write_weights(weights(f).read_bytes()[:-100])(f), "is not a whole safetensors file"),
     "header is cut": (lambda f: write_weights(weights(f).read_bytes()[:50])(f), "is not a whole safetensors file"),
-    "header claims too much": (write_weights(struct.pack("<Q", 2**62) + b"{}"), "is not a whole safetensors file"),
+    "header claims too much": (write_weights(struct.pack("<Q", 2**62) + b"{}"), "is no safetensors file"),
     "offsets lie": (write_weights(header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})), "is not a whole safetensors file"),
     "a tensor is missing": (tensors_changed(lambda t: t.pop("stem.weight")), "lacks stem.weight"),
     "a tensor is too many": (tensors_changed(lambda t: t.update(extra=torch.zeros(1))), "has besides extra"),
@@ -384,7 +384,7 @@ def test_loading_runs_no_code(folder, tmp_path, pickled):
     else:
         torch.save(Bomb(bomb), weights(folder))
     with_card(folder)
-    with pytest.raises(gen.ModelFileError, match="is not a whole safetensors file"):
+    with pytest.raises(gen.ModelFileError, match="is no safetensors file"):
         gen.load(folder)
     assert not bomb.exists()
 

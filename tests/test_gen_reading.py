@@ -74,6 +74,8 @@ def test_every_command_takes_every_source(place: Path, tmp_path: Path, monkeypat
     seen: list[torch.Tensor] = []
 
     def ask(model: gen.Model, images: torch.Tensor, *rest: Any, **options: Any) -> None:
+        if len(images) == 1 and images.unique().numel() == 1:
+            return  # what evaluate tries before it reads anything
         seen.append(images)
         raise Seen("seen")
 

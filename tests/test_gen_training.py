@@ -588,7 +588,7 @@ def test_generators_are_named_and_not_global():
     [
         ({"steps": 0}, "steps=0; expected"), ({"steps": 1.5}, "steps=1.5; expected an integer"), ({"batch": True}, "batch=True"),
         ({"warmup": 0}, "warmup=0"), ({"seed": -1}, "seed=-1"), ({"learning_rate": float("nan")}, "learning_rate=nan"), ({"ema": 1.0}, "ema=1.0"),
-        ({"precision": "fp16"}, "precision='fp16'"), ({"loss": "dsm"}, "loss 'dsm' is not known"), ({"weight": "sigma"}, "Did you mean 'sigma2'"),
+        ({"precision": "fp8"}, "precision='fp8'"), ({"loss": "dsm"}, "loss 'dsm' is not known"), ({"weight": "sigma"}, "Did you mean 'sigma2'"),
         ({"times": "levels"}, "a network that counts its levels, as in time=1000"), ({"accumulate": 3}, "accumulate=3; expected a divisor of batch=8"),
         ({"flip": 1}, "flip=1; expected true or false"), ({"keep": 0}, "keep=0"), ({"label_dropout": 1.5}, "label_dropout=1.5"),
         ({"data_range": [1, 0]}, "data_range=\\[1, 0\\]; expected"),
