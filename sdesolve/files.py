@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,6 +58,15 @@ def read_json(path: str | os.PathLike[str], largest: int, writer: str) -> Any:
         return json.loads(path.read_bytes(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); expected a file that {writer} wrote.") from error
+
+
+def read_entries(path: str | os.PathLike[str], largest: int, writer: str, kind: str, names: Iterable[str]) -> dict[str, Any]:
+    """Exactly the entries ``names`` of a JSON file, as :func:`read_json` reads it, that says ``"format": kind``; a ValueError where it has others."""
+    found, wanted = read_json(path, largest, writer), sorted(names)
+    if not isinstance(found, dict) or found.get("format") != kind or sorted(found) != sorted([*wanted, "format"]):
+        holds = ", ".join(sorted(found)) if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise ValueError(f'{Path(path)} holds {holds}; expected the entries {", ".join(wanted)}, and "format": "{kind}", as {writer} writes them.')
+    return {name: found[name] for name in wanted}
 
 
 def _refuse(constant: str) -> NoReturn:

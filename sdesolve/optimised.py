@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._errors import as_float
-from .files import atomic, read_json
+from .files import atomic, read_entries
 from .grids import Grid
 from .methods import make_method
 from .processes import Process
@@ -85,11 +85,7 @@ class OptimisedGrid(Grid):
             ValueError: no such file, or one that holds something else; the message names the file and the entry.
         """
         path = Path(path)
-        content = read_json(path, LARGEST_FILE, "OptimisedGrid.save")
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise ValueError(f'{path} does not say "format": "{FORMAT}"; expected a file that OptimisedGrid.save wrote.')
-        if set(content) != set(_ENTRIES):
-            raise ValueError(f"{path} has the entries {', '.join(sorted(content))}; expected {', '.join(_ENTRIES)}.")
+        content = read_entries(path, LARGEST_FILE, "OptimisedGrid.save", FORMAT, _ENTRIES)
         for name, (holds, expected) in _ENTRIES.items():
             if not holds(content[name]):
                 raise ValueError(f"{path}: {name} = {str(content[name])[:80]}; expected {expected}.")

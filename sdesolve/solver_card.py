@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ._arrays import Number, finite_numbers
 from ._errors import as_float, choice, integer
-from .files import atomic, read_json
+from .files import atomic, read_entries
 from .grids import Grid
 from .methods import METHODS, Facts, Stepper, make_method
 from .methods.linear import History, LinearSampler, Row
@@ -139,17 +139,13 @@ class SolverCard(LinearSampler):
         Raises:
             ValueError: what is there is no card: not JSON, another format, entries missing or unknown, numbers that break a card's rules.
         """
-        found = read_json(path, LARGEST_FILE, "SolverCard.save")
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(found, dict) or found.get("format") != _FORMAT or found.keys() != names | {"format"}:
-            entries = sorted(found) if isinstance(found, dict) else type(found).__name__
-            raise ValueError(f"{os.fspath(path)} holds {entries}; expected the entries format={_FORMAT!r}, {', '.join(sorted(names))}.")
+        found = read_entries(path, LARGEST_FILE, "SolverCard.save", _FORMAT, [field.name for field in dataclasses.fields(cls)])
         if not isinstance(found["process"], str):
             raise ValueError(f"process={found['process']!r}; expected the repr of a process, as in 'VPSDE(beta_min=0.1, beta_max=20.0, T=1.0)'.")
         for name in _NUMBERS:
             if not _listed(found[name], 2 if name == "b" else 1):
                 raise ValueError(f"{os.fspath(path)}: {name}={str(found[name])[:80]}; expected {'rows of numbers' if name == 'b' else 'numbers'}.")
-        return cls(**{name: found[name] for name in names})
+        return cls(**found)
 
     def _place(self, t: Number) -> int | Tensor:
         """Which node ``t`` is."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ._arrays import finite_numbers
 from ._errors import as_float, as_int
-from .files import atomic, read_json
+from .files import atomic, read_entries
 from .processes import Process
 
 _FORMAT = "sdesolve model statistics 1"
@@ -97,11 +97,7 @@ class ModelStatistics:
         Raises:
             ValueError: what is there are no statistics: not JSON, another format, entries missing or unknown, tables that do not fit.
         """
-        found = read_json(path, LARGEST_FILE, "ModelStatistics.save")
-        names = {"format", "process", "first", "last", "event", *_TABLES}
-        if not isinstance(found, dict) or found.get("format") != _FORMAT or found.keys() != names:
-            entries = sorted(found) if isinstance(found, dict) else type(found).__name__
-            raise ValueError(f"{os.fspath(path)} holds {entries}; expected the entries {', '.join(sorted(names))}, and format={_FORMAT!r}.")
+        found = read_entries(path, LARGEST_FILE, "ModelStatistics.save", _FORMAT, ("process", "first", "last", "event", *_TABLES))
         if not isinstance(found["process"], str) or as_float(found["first"]) is None or as_float(found["last"]) is None:
             raise ValueError(f"{os.fspath(path)}: process, first and last are {str([found[name] for name in ('process', 'first', 'last')])[:80]}; expected a text and two numbers.")
         event = found["event"]
