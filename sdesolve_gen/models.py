@@ -30,7 +30,7 @@ from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
 from .conditioning.labels import checked_labels
 from .conditioning.operators import LUMA
-from .networks import Execution
+from .networks import Execution, check_told
 from .processes import make_process, network_time
 from .restoration import Restored, colorize, inpaint, restore
 from .sampling import Samples, draw, names
@@ -47,6 +47,9 @@ class Model:
         network: (x, time) -> output; becomes frozen, in evaluation mode.
         card: as described in :mod:`sdesolve_gen.card`.
 
+    Raises:
+        ModelFileError, ValueError: a card that is none, or of other classes than the network's.
+
     Attributes:
         network, card: as given.
         process: the forward process, :class:`sdesolve.Process`.
@@ -62,6 +65,7 @@ class Model:
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any]) -> None:
         check_card(card, "card")
+        check_told(network, card.get("classes", 0))
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
         self._told = network_time(card["time"], self.process)

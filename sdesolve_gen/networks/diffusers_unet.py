@@ -64,13 +64,13 @@ class DiffusersUNet2D(nn.Module):
             from diffusers import UNet2DModel
         except ImportError as error:
             raise ImportError('this model\'s network is diffusers\' UNet2DModel; expected that package: pip install "sdesolve[hub]"') from error
-        self.time_scale, self.conditional = time_scale, options.get("num_class_embeds") is not None
+        self.time_scale, self.classes = time_scale, options.get("num_class_embeds") or 0
         build: Any = UNet2DModel
         self.unet: nn.Module = build(**options)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """The output for images x, (B, C, H, W), times (B,) and, for a class-conditional network, labels (B,) of integers."""
-        if self.conditional and labels is None:
+        if self.classes and labels is None:
             raise ValueError("this model is class-conditional, and no class was named; expected m.of_class(3).sample(16).")
         told = time if self.time_scale == 1 else time * self.time_scale
         output: Tensor = self.unet(x, told, labels).sample
