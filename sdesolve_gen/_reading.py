@@ -76,7 +76,8 @@ def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"):
             sd.as_score(network, process, predicts=card["predicts"], time=network_time(card["time"], process))
             labels = [torch.zeros(1, dtype=torch.long)] if card.get("classes") else []
-            output = network(torch.empty(1, *shape), torch.empty(1), *labels)
+            time = torch.empty(1, dtype=torch.long if isinstance(card["time"], int) else None)
+            output = network(torch.empty(1, *shape), time, *labels)
     except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
     if list(output.shape[1:]) != shape:

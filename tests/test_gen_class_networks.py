@@ -75,9 +75,11 @@ def test_it_is_trained_drawn_guided_and_measured(name: str, tmp_path: Path, monk
     told: list[Tensor] = []
     forward = NETWORKS[kind].forward
     monkeypatch.setattr(NETWORKS[kind], "forward", lambda self, x, t, labels=None: told.append(labels) or forward(self, x, t, labels))
-    config = tiny_config(random_parquet(tmp_path / "train.parquet"), tmp_path / "run", steps=3, network_name=kind, network=options, classes=CLASSES, label_dropout=0.4, time="sigma")
-    trained = gen.train(config, progress=False)
-    training = torch.cat([labels for labels in told if labels is not None and labels.device.type == "cpu"])
+    asked = {"steps": 3, "network_name": kind, "network": options, "classes": CLASSES, "label_dropout": 0.4, "time": "sigma", "sample_every": 3, "samples": 22}
+    trained = gen.train(tiny_config(random_parquet(tmp_path / "train.parquet"), tmp_path / "run", **asked), progress=False)
+    pictures = [labels for labels in told if labels is not None and len(labels) == 22]
+    assert pictures and all(torch.equal(labels, torch.arange(22) % CLASSES) for labels in pictures)  # each class in turn
+    training = torch.cat([labels for labels in told if labels is not None and labels.device.type == "cpu" and len(labels) == 8])
     assert 0 < int((training == CLASSES).sum()) < len(training) and int(training.max()) == CLASSES  # some were dropped, not all
     m = gen.load(tmp_path / "run")
     assert m.classes == CLASSES and m.knows_none and m.card["network_options"][str(classes_option(NETWORKS[kind]))] == CLASSES
@@ -114,7 +116,7 @@ def test_a_network_that_cannot_be_told_says_who_can(kind: str, tmp_path: Path) -
     assert told_classes() == able.split(", ")
     net = NETWORKS[kind]()
     card = tiny_card(network=kind, network_options={}, shape=[1, 32, 32], classes=3)
-    with pytest.raises(ValueError, match=f"classes = 3, and of its network 0; expected the same, which {kind} cannot have; networks that can: {able}"):
+    with pytest.raises(ValueError, match=rf"classes = 3, and of its network 0; expected the same, which {kind} cannot have; networks that can: {able}\."):
         gen.Model(net, card)
     plain = gen.Model(net, {key: value for key, value in card.items() if key != "classes"})
     plain.save(tmp_path / "m")
@@ -122,7 +124,7 @@ def test_a_network_that_cannot_be_told_says_who_can(kind: str, tmp_path: Path) -
     (tmp_path / "m" / "card.json").write_text(json.dumps({**written, "classes": 3}))
     with pytest.raises(gen.ModelFileError, match=rf"card\.json: classes = 3.*networks that can: {able}"):
         gen.load(tmp_path / "m")
-    with pytest.raises(ValueError, match=f"network_name='{kind}' knows no classes; .*{able}, or classes=0"):
+    with pytest.raises(ValueError, match=rf"network_name='{kind}' knows no classes; .*{able}, or classes=0"):
         gen.train(tiny_config(random_parquet(tmp_path / "train.parquet"), tmp_path / "run", network_name=kind, network={}, classes=CLASSES), progress=False)
     assert not (tmp_path / "run").exists()
 

@@ -236,7 +236,8 @@ def test_ctrl_c_while_it_is_being_imported(moment, tmp_path):
 
 def test_an_interrupt_that_is_ignored_stays_so(tmp_path):
     """As for the background jobs of a shell."""
-    line = "import signal as s; s.signal(s.SIGINT, s.SIG_IGN); import sdesolve_gen_command as c, sdesolve_gen.cli as d; d.app = lambda: print(s.getsignal(s.SIGINT) is s.SIG_IGN); c.main()"
+    line = "import signal as s; s.signal(s.SIGINT, s.SIG_IGN); import sdesolve_gen_command as c, sdesolve_gen.cli as d; "
+    line += "d.app = lambda: print(s.getsignal(s.SIGINT) is s.SIG_IGN); c.main()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     assert subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, env=environment, check=True).stdout == "True\n"
 

@@ -37,6 +37,7 @@ OPTIONS: dict[str, Callable[[Any], bool]] = {
     "add_attention": _of(True, False), "num_class_embeds": _whole(1_000_000, optional=True), "num_train_timesteps": _whole(1_000_000, optional=True),
 }  # fmt: skip
 """Options of UNet2DModel that may come from a card, and what is accepted: a card cannot make us build for ever."""
+MOST_BLOCKS = 64  # on the way down: levels times layers; published networks have up to 16
 
 
 class DiffusersUNet2D(nn.Module):
@@ -58,6 +59,9 @@ class DiffusersUNet2D(nn.Module):
                 raise ValueError(f"option {name!r} of UNet2DModel is not known; expected one of: {', '.join(OPTIONS)}.")
             if not OPTIONS[name](value):
                 raise ValueError(f"option {name}={str(value)[:80]} of UNet2DModel is out of range.")
+        levels, layers = len(options.get("block_out_channels", ())), options.get("layers_per_block", 2)
+        if levels * layers > MOST_BLOCKS:
+            raise ValueError(f"UNet2DModel of {levels} levels with layers_per_block={layers} each; expected at most {MOST_BLOCKS} together.")
         if not _real(1e6, 1e-6)(time_scale):
             raise ValueError(f"time_scale={time_scale!r}; expected a number > 0, as in time_scale=1000.0.")
         try:
