@@ -134,7 +134,7 @@ def test_classes_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         for classes in (-1, 1.0, True, 10**9):
             with pytest.raises(ValueError, match=r"classes=.*expected an integer from 0"):
                 make(classes=classes)
-    with pytest.raises(ValueError, match="classes=3 and conditional=False: .* expected conditional=True"):
+    with pytest.raises(ValueError, match=r"classes=3 and conditional=False: .* expected conditional=True"):
         NCSNpp(width=8, classes=3, conditional=False)
     with pytest.raises(ValueError, match="classes = 4, and of its network 3; expected the same"):
         gen.Model(network("SongUNet"), tiny_card(network="EDMUNet", classes=4))
