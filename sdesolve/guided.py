@@ -105,7 +105,7 @@ class Guided(Score):
         if not isinstance(term, Tensor) or term.shape != x.shape:
             got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise ValueError(f"the term added to the score returned {got}; expected a tensor like the state, {tuple(x.shape)}.")
-        return plus(raw if attached else raw.detach(), self._weight(linear, t), term.to(x))
+        return plus(raw if attached else raw.detach(), self._weight(linear, t), term.to(raw))
 
     def _weight(self, linear: Linear, t: Number) -> Number:
         """What the term is multiplied by in the model's output."""

@@ -94,6 +94,8 @@ def configured(preset: str | None, file: str | Path | None, flags: Mapping[str, 
     values: dict[str, Any] = {}
     for name, value in {**(_preset(preset) if preset else {}), **from_file, **flags}.items():
         _put(values, name, value)
+    if sets.get("network_name", values.get("network_name", TrainConfig.network_name)) != TrainConfig.network_name:
+        values.setdefault("network", {})  # the options by default are of the network by default
     for name, value in sets.items():
         field, dot, _ = name.partition(".")
         if field not in _KNOWN or (dot and not _is_dict(field)):
