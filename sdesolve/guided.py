@@ -13,6 +13,7 @@ coefficients are float64 numbers, multiplied out before they meet the state, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -21,8 +22,8 @@ import torch
 from torch import Tensor
 
 from . import _tally
-from ._arrays import Number, plus
-from ._errors import choice
+from ._arrays import Number, expand_time, plus
+from ._errors import as_float, choice
 from .processes import Process
 from .scores import Linear, Score, combined
 
@@ -84,15 +85,19 @@ Term: TypeAlias = Callable[[Prediction], Tensor]
 class Guided(Score):
     """A score with a term added; made by :func:`guided`."""
 
-    def __init__(self, base: Score, term: Term, to: str, derivative: bool) -> None:
+    def __init__(self, base: Score, term: Term, to: str, derivative: bool, within: tuple[float, float] | None) -> None:
         super().__init__(base.model, base.process, base.predicts, base.time, base.sigma_data)
         self._base, self._term, self._derivative = base, term, derivative
         self._to_x0 = choice("to", to, ("score", "x0")) == "x0"
+        self._within = None if within is None else noise_levels("within", within)
 
     def linear(self, t: Number) -> Linear:
         return self._base.linear(t)
 
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
+        inside = self._inside(t)
+        if inside is False:
+            return self._base._output(x, t, scale)
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
             with torch.inference_mode(False), torch.no_grad():
                 return self.model_output(x.clone(), t.clone() if isinstance(t, Tensor) else t)
@@ -105,7 +110,15 @@ class Guided(Score):
         if not isinstance(term, Tensor) or term.shape != x.shape:
             got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise ValueError(f"the term added to the score returned {got}; expected a tensor like the state, {tuple(x.shape)}.")
-        return plus(raw if attached else raw.detach(), self._weight(linear, t), term.to(raw))
+        added = term.to(raw) if inside is True else torch.where(expand_time(inside, x), term.to(raw), 0.0)
+        return plus(raw if attached else raw.detach(), self._weight(linear, t), added)
+
+    def _inside(self, t: Number) -> bool | Tensor:
+        """Whether the term is added at t; a tensor, of which no host looks at the values, where the time is one."""
+        if self._within is None:
+            return True
+        (low, high), level = self._within, self.process.sigma_(t) / self.process.alpha_(t)
+        return (low < level) & (level <= high) if isinstance(level, Tensor) else low < level <= high
 
     def _weight(self, linear: Linear, t: Number) -> Number:
         """What the term is multiplied by in the model's output."""
@@ -113,7 +126,17 @@ class Guided(Score):
         return weight if linear.on_output is None else weight / linear.on_output
 
 
-def guided(score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False) -> Score:
+def noise_levels(name: str, value: object) -> tuple[float, float]:
+    """``value`` as noise levels 0 <= low < high, of which high may be infinite; otherwise a ValueError."""
+    low, high = (as_float(end) for end in value) if isinstance(value, tuple | list) and len(value) == 2 else (None, None)
+    if low is None or high is None or not 0 <= low < high <= math.inf:
+        raise ValueError(f"{name}={value!r}; expected noise levels 0 <= low < high, in units of sigma/alpha, as in {name}=(0.3, 3.0).")
+    return low, high
+
+
+def guided(
+    score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False, within: tuple[float, float] | None = None
+) -> Score:
     """A score with a term added, for every process, parameterisation and solver, at no network call more.
 
     As in ``guided(score, lambda p: strength * (target - p.x0))``; scores that are guided already can be guided again.
@@ -123,8 +146,10 @@ def guided(score: Score, term: Term, *, to: Literal["score", "x0"] = "score", de
         term: from a :class:`Prediction` (x, t, x0, and derivatives) to what is added, (B, *event); each row by itself.
         to: what it is added to: the score, as grad ln p_t(y | x) is, or E[x_0 | x].
         derivative: whether the term asks for ``pullback``, which needs the memory of the model's graph during a call.
+        within: noise levels (low, high], in units of sigma/alpha, at which it is added; None for all.  At others, on a fixed grid, it is not asked, and no graph is
+            kept; where rows have times of their own it is asked of all of them.
 
     Raises:
-        ValueError: an unknown ``to``; and, at the first call, a term of the wrong shape.
+        ValueError: an unknown ``to``, noise levels that are none; and, at the first call, a term of the wrong shape.
     """
-    return Guided(score, term, to, derivative)
+    return Guided(score, term, to, derivative, within)

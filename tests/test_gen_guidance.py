@@ -98,6 +98,19 @@ def test_stochastic_solvers_draw_from_the_posterior(method: str, options: dict[s
     assert (torch.cov(x.T) - problem.covariance).norm() < 0.05 * problem.covariance.norm()
 
 
+@pytest.mark.parametrize(("method", "options"), [("pigdm", {"prior_std": STD}), ("mmps", {"iterations": 8})])
+def test_what_y_says_late_makes_up_for_what_it_does_not_say_early(method: str, options: dict[str, Any]) -> None:
+    """At sigma/alpha > 20 data of spread c have the share (c/20)^2 of x_t's variance, by which a stochastic walk forgets how it began; too low a level is not made up for."""
+    problem, process, n = Problem(ISOTROPIC, 2, 0.3), sd.VPSDE(), 8000
+    off, vjps = {}, {}
+    for high in (math.inf, 20.0, 0.5):
+        score = problem.score(process, method, within=(0.0, high), **options)
+        sol = sd.solve(process.reverse(score, eps=1e-4), process.prior((n, 4), seed=0, dtype=torch.float64), "dpmpp_2m_sde", steps=60, seed=1)
+        off[high], vjps[high] = float((sol.x.mean(0) - problem.mean).norm() / problem.mean.norm()), sol.stats["vjps"]
+    assert off[math.inf] < 0.02 and off[20.0] < 0.02 < 0.05 < off[0.5], off
+    assert vjps[0.5] < 0.7 * vjps[20.0] < 0.7 * 0.9 * vjps[math.inf], vjps
+
+
 def test_pigdm_is_off_where_the_spread_differs_between_directions() -> None:
     """The covariance by which MMPS is exact is what PiGDM lacks."""
     problem, process = Problem(CORRELATED, 4, 0.3), sd.VPSDE()
@@ -390,6 +403,9 @@ def test_a_measurement_that_cannot_be_is_refused(arguments: tuple[Any, ...], err
     ("method", "options", "message"),
     [
         (dps, {"zeta": -1.0}, "zeta=-1.0; expected a finite number >= 0"),
+        (dps, {"within": (1.0, 0.0)}, "within=.*; expected noise levels 0 <= low < high"),
+        (mmps, {"within": 3.0}, "within=3.0; expected noise levels"),
+        (pigdm, {"within": (0.0, "20")}, "within=.*; expected noise levels"),
         (dps, {"steps": 0}, "steps=0; expected an integer >= 1"),
         (dps, {"steps": 2.5}, "steps=2.5; expected an integer"),
         (pigdm, {"prior_std": 0.0}, "prior_std=0.0; expected a finite number > 0"),

@@ -58,7 +58,8 @@ class Measurement:
             got = str(self.y.dtype) if isinstance(self.y, Tensor) else type(self.y).__name__
             raise TypeError(f"y is {got}; expected a floating tensor, (B, {', '.join(map(str, measured))}), in the units of the data.")
         if tuple(self.y.shape[1:]) != measured or not len(self.y):
-            hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ""
+            image = tuple(self.y.shape[1:]) == tuple(self.operator.event)
+            hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ": operator.forward(y) where y are images to be measured" if image else ""
             raise ValueError(f"y has shape {tuple(self.y.shape)}; expected (B, {', '.join(map(str, measured))}), as {_name(self.operator)} measures{hint}.")
         if not bool(torch.isfinite(self.y).all()):
             raise ValueError(f"y has {int((~torch.isfinite(self.y)).sum())} values that are not finite; expected a mask in the operator for what was not measured.")
