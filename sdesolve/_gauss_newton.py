@@ -42,11 +42,11 @@ class GaussNewton:
     def cost(self, z: Tensor, part: Part) -> float:
         return cost_of(self.apart(z, part))
 
-    def refined(self, z: Tensor, advance: Callable[[], None]) -> Tensor:
+    def refined(self, z: Tensor, advance: Callable[[], None], rounds: int = ROUNDS) -> Tensor:
         """The best pieces by the held-back half along a path of damped Gauss-Newton steps on the other."""
         apart, damping = self.residual(z), 1e-2
         best, kept, failed = self.cost(z, self.held), z, 0
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             advance()
             gram, slope = self._normal_equations(z, apart)
             for _ in range(5):
