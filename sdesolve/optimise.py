@@ -35,7 +35,7 @@ from .problems import ProbabilityFlow, ReverseSDE
 from .ranges import gaussian_start
 from .solve import SolveWarning, solve
 
-FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.05, 0.15)  # ranges tried, in standard deviations of the data
+FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.25, 0.5)  # ranges tried, in standard deviations of the data; the last over the number of steps
 STARTS = 2  # candidates of a method that are refined
 RACE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),
@@ -229,7 +229,7 @@ class Search(GaussNewton):
         process, (whole_first, whole_last) = self.flow.process, self.flow.interval
         for first, last, recipe in itertools.product(FIRST, LAST if self.denoise else LAST[:1], (karras(), log_snr(), arctan(self.std))):
             t0 = min(whole_first, time_at_ratio(process, first * self.std)) if first < math.inf else whole_first
-            t1 = max(whole_last, time_at_ratio(process, last * self.std)) if last else whole_last
+            t1 = max(whole_last, time_at_ratio(process, last / self.steps * self.std)) if last else whole_last
             if t0 > t1:
                 yield self._pieces(make_grid(recipe, process, t0, t1, self.steps).ts)
 

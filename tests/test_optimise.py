@@ -84,11 +84,11 @@ def test_the_nodes_are_a_minimum() -> None:
         assert search.cost(z + move * torch.eye(len(z), dtype=z.dtype)[i], search.seen) > 0.99 * here
 
 
-def test_the_weights_are_the_derivative_of_thecost_of() -> None:
+def test_the_weights_are_the_derivative_of_the_cost() -> None:
     apart = 0.3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     d = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    slope = (cost_of(apart + 1e-6 * d) - cost_of(apart - 1e-6 * d)) / 2e-6
-    assert slope == pytest.approx(float((2 * weights_of(apart) * (apart * d).mean(1)).mean()), rel=1e-6)
+    slope = (cost_of(apart + 1e-6 * d, 0.2) - cost_of(apart - 1e-6 * d, 0.2)) / 2e-6
+    assert slope == pytest.approx(float((2 * weights_of(apart, 0.2) * (apart * d).mean(1)).mean()), rel=1e-6)
 
 
 @given(z=st.lists(st.floats(-6, 6), min_size=9, max_size=9), denoise=st.booleans(), process=st.sampled_from(sorted(PROCESSES)))
