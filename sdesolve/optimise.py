@@ -1,7 +1,7 @@
 """Time nodes for one model, method and budget, found from a few hundred trajectories of its flow.
 
 A deterministic sampler with N steps takes a draw x_T of the prior to an end that depends on its N + 1 nodes; the flow itself, solved to a
-tolerance, takes it to another.  The distance of the two, in mean square over the draws, is a smooth function of the nodes, and a sum of
+tolerance, takes it to another.  The distance of the two, but for draws that leap to another mode, is a smooth function of the nodes, and its square a sum of
 squares: Gauss-Newton steps with damping [Levenberg 1944; Marquardt 1963] find its minimum in a few rounds, each of which costs a solve for
 every node, for the derivative by that node is a difference.  The nodes are lengths on the axis of half the log-SNR,
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from . import _checks, _progress, _tally
 from ._errors import integer
-from ._gauss_newton import ROUNDS, GaussNewton, Part
+from ._gauss_newton import ROUNDS, GaussNewton, Part, distances
 from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
@@ -251,4 +251,4 @@ class Search(GaussNewton):
 
     def error(self, grid: Grid) -> float:
         """Mean distance of the held-back half, root mean square over coordinates, in units of the data."""
-        return self.std * float(self._apart(grid, self.held).double().square().mean(1).sqrt().mean())
+        return self.std * float(distances(self._apart(grid, self.held)).mean())
