@@ -142,12 +142,12 @@ def test_on_nodes_of_its_own_nothing_fixed_is_better(target: str, nfe: int) -> N
 
 
 def test_the_race_is_won_by_the_nearest() -> None:
-    """Which is not always UniPC; and by fewer calls than refining all of them to the end."""
+    """Which is not always UniPC; as near as it comes alone, and for less than the calls of six."""
     grid, flow = raced(5), flow_of("2d", "VP")[0]
-    alone = {(m, *o.values()): sd.optimize_grid(flow, m, nfe=5, shape=(2,), samples=128, **o) for m, o in RACE}
-    assert (grid.method, *dict(grid.options).values()) == min(alone, key=lambda name: alone[name].error) == ("deis", "log_rho")
-    assert grid.error < 1.1 * alone["deis", "log_rho"].error < 0.9 * alone[("unipc",)].error
-    assert grid.nfe == 5 and grid.rows < 0.9 * sum(one.rows for one in alone.values())
+    assert (grid.method, grid.options, grid.nfe) == ("deis", (("variant", "log_rho"),), 5)
+    unipc, deis = (sd.optimize_grid(flow, m, nfe=5, shape=(2,), samples=128, **o) for m, o in (RACE[0], RACE[3]))
+    assert grid.error < 1.1 * deis.error < 0.9 * unipc.error
+    assert deis.rows < grid.rows < 5 * deis.rows
 
 
 def test_options_are_refused() -> None:
