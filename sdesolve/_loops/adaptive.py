@@ -7,7 +7,6 @@ there rows to retire, or values wanted between the nodes?  (With noise one more:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
