@@ -7,7 +7,6 @@ there rows to retire, or values wanted between the nodes?  (With noise one more:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -85,8 +84,8 @@ class Task(NamedTuple):
     """Told of every step that is tried."""
     first: float | None = None
     """Length of the first step, where it is known without asking the slopes."""
-    longest: float = math.inf
-    """Length that no step is to exceed."""
+    longest: Callable[[Tensor, Tensor], Tensor] | None = None
+    """(B,) lengths that steps from states x at times t are not to exceed."""
 
     @property
     def stops(self) -> tuple[float, ...]:
@@ -259,12 +258,13 @@ def _advance(
 
     factor = control.factor(err, rows.err)
     grown = torch.minimum(h, remaining) * torch.where(accept, factor, factor.clamp(max=_SHRINK))
-    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown).clamp(max=task.longest)  # a step cut short says nothing against the longer one
+    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
     landed = accept & (target == stop)
     rows.t = torch.where(accept, target, rows.t)
     rows.x = torch.where(expand_time(accept, rows.x), step.x, rows.x)
     if rows.carry is not None:
         rows.carry = torch.where(expand_time(accept, rows.carry), step.carry, rows.carry)
+    rows.h = rows.h if task.longest is None else torch.minimum(rows.h, task.longest(rows.x, rows.t))
     rows.err = err
     rows.nfe = rows.nfe + (_tally.calls() - calls)
     rows.accepted = rows.accepted + accept
