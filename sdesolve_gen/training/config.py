@@ -132,7 +132,7 @@ class TrainConfig:
         return values
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs the same run: not the folders, which may move, nor what is written how often."""
+        """What makes two runs the same run, with the content of data and init: not the folders, which may move, nor what is written how often."""
         return {name: value for name, value in self.for_card().items() if name not in _BESIDE}
 
 
