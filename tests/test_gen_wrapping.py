@@ -114,7 +114,8 @@ class Other(sd.EDM):
         ({"process": Other()}, "process 'Other' is not known"),
         ({"shape": (4, 4)}, r"^shape=\(4, 4\); expected \[C, H, W\].*, as in shape=\(3, 32, 32\)"), ({"shape": 4}, "^shape=4; expected"),
         ({"data_range": (1, -1)}, r"^data_range=\(1, -1\)"), ({"time": lambda t: t}, "^time=<function"),
-        ({"predicts": "noise"}, "'noise' is not known"), ({"sigma_data": 0.0}, r"^sigma_data=0\.0; expected"), ({"classes": 0}, "^classes=0; expected"), ({"name": "a/b"}, "^name='a/b'; expected"),
+        ({"predicts": "noise"}, "'noise' is not known"), ({"sigma_data": 0.0}, r"^sigma_data=0\.0; expected"),
+        ({"classes": 0}, "^classes=0; expected"), ({"name": "a/b"}, "^name='a/b'; expected"),
     ],
 )  # fmt: skip
 def test_what_no_card_takes_is_refused(options: dict[str, Any], message: str) -> None:

@@ -18,9 +18,9 @@ _ANEW = "use another out= (--out), or start anew with resume='never' (--resume n
 
 def origin(config: TrainConfig, data: Data, init: str | None) -> dict[str, Any]:
     """What is kept of it in a checkpoint: the data, with a hash of every pixel and of the labels that are told, and that of the first weights."""
-    digest = hashlib.blake2b(data.images.numpy(), digest_size=8)
+    digest = hashlib.blake2b(data.images.numpy().data, digest_size=8)
     if config.classes and data.labels is not None:
-        digest.update(data.labels.numpy())
+        digest.update(data.labels.numpy().data)
     return {"data": config.data, "shape": list(data.images.shape), "pixels": digest.hexdigest(), "init": config.init, "weights": init}
 
 
