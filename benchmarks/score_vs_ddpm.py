@@ -207,7 +207,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         f = row["figures"]
         plain = [f"{f[name]['value']:.{digits}f}" if name in f else "" for name, digits in (("nfe", 0), ("precision", 3), ("recall", 3), ("seconds", 0))]
-        measured = "".join(f"{_pair(f[name], scale):>{width}}" for name, scale, width in (("fid", 1, 17), ("fid_infinity", 1, 17), ("kid", 1000, 18)))
+        measured = "".join(f"{_pair(f.get(name), scale):>{width}}" for name, scale, width in (("fid", 1, 17), ("fid_infinity", 1, 17), ("kid", 1000, 18)))
         rough = f"{f['variation']['value']:.1f} ({f['variation']['standard_error']:.1f})"
         lines.append(f"{row['training']:<12}{row['sampler']:<11}{plain[0]:>6}{measured}{plain[1]:>11}{plain[2]:>8}{rough:>14}{plain[3]:>7}")
     best = {row["training"]: row for row in sorted(rows, key=lambda row: -row["figures"]["fid"]["value"])}
@@ -219,8 +219,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _pair(figure: dict[str, Any], scale: float) -> str:
-    return f"{scale * figure['value']:.3f} ({scale * figure['standard_error']:.3f})"
+def _pair(figure: dict[str, Any] | None, scale: float) -> str:
+    return f"{scale * figure['value']:.3f} ({scale * figure['standard_error']:.3f})" if figure else ""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from .networks import Execution, check_told
 from .processes import make_process, network_time
 from .restoration import Restored, colorize, inpaint, restore
 from .sampling import Samples, draw, names
-from .wrapping import check
+from .wrapping import as_module, check
 
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -87,8 +87,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+        """Where the weights are; of a network without any, the CPU."""
+        return next((tensor.device for tensor in (*self.network.parameters(), *self.network.buffers())), torch.device("cpu"))
 
     def to(self, device: torch.device | str | None = None, **execution: Any) -> Model:
         """Move the weights, in place, and choose how the network is executed; returns the model.
@@ -395,7 +395,7 @@ def load(
     config: str | Path | Mapping[str, Any] | None = None,
     ema: bool = True,
     revision: str | None = None,
-    network: nn.Module | None = None,
+    network: nn.Module | Callable[..., Tensor] | None = None,
     **execution: Any,
 ) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
@@ -435,7 +435,7 @@ def load(
     card = read_card(folder / CARD)
     if network is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card).to(**execution)
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, None if network is None else as_module(network)), card).to(**execution)
 
 
 def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:

@@ -150,7 +150,7 @@ def test_a_corrector_has_as_many_calls_as_the_predictor_alone(monkeypatch: pytes
     assert [(row["predictor"], row["steps"], row["snr"]) for row in rows] == [*alone_and_two, *alone_and_two, ("", 0, None)]
     assert {row["nfe"] for row in rows[:-1]} == {5}  # and one to denoise
     for first in range(0, 12, 3):
-        alone, *corrected = (row["figures"]["fid_infinity"] for row in rows[first : first + 3])
+        alone, *corrected = (row["figures"]["fid"] for row in rows[first : first + 3])
         assert corrected[0] != corrected[1]  # the ratio is heard
         for row, figure in zip(rows[first + 1 : first + 3], corrected, strict=True):
             assert row["gain"]["value"] == pytest.approx(alone["value"] - figure["value"])

@@ -92,11 +92,12 @@ def make_network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
     return make(**options)
 
 
-def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) -> None:
-    """Take over the weights of a trained model; raises ValueError where its network is another, and says in what."""
+def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) -> str | None:
+    """Take over the weights of a trained model; the SHA-256 of its file, where its card says it.  Raises ValueError where its network is another, and says in what."""
     model = load(config.init)
     try:
         network.load_state_dict(widened(model.network.state_dict(), network.state_dict()))
+        return model.card.get("sha256")
     except RuntimeError as error:
         there, here = _described(model.card["network"], model.card["network_options"]), _described(config.network_name, options_of(config, shape))
         names = ["network_name"] if there["network_name"] != here["network_name"] else [name for name in {**there, **here} if there.get(name) != here.get(name)]
