@@ -185,7 +185,7 @@ def read(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         change(folder)
         messages[folder.name] = message
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path])}
-    ran = subprocess.run([sys.executable, files.__file__, str(place)], capture_output=True, text=True, env=environment, timeout=300)
+    ran = subprocess.run([sys.executable, files.__file__, str(place)], capture_output=True, text=True, env=environment, timeout=900)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return {**json.loads(ran.stdout.splitlines()[-1]), "canary": canary, "messages": messages}
 

@@ -332,10 +332,12 @@ def test_likelihood_says_which_class_each_image_was_told(run: Any, model: gen.Mo
     assert [row["bound"] for row in read_table(tmp_path / "bound.csv")][:30] == pytest.approx(bound.bits_per_dim(model.data_range).tolist(), rel=1e-3)
 
 
-def test_check_model_takes_the_labels_of_the_data(run: Any, data: Path, tmp_path: Path) -> None:
+def test_check_model_takes_the_labels_of_the_data(run: Any, model: gen.Model, data: Path, tmp_path: Path) -> None:
     words = ["check-model", "known", "--n", 40]
     assert run(*words, "--data", data, "--labels", "data").exit_code == 0
-    assert run(*words[:2], "--n", 20, "--data", data, "--labels", "data").exit_code == 0  # every second one, with its own
+    assert run(*words[:2], "--n", 20, "--data", data, "--labels", "data", "--out", tmp_path / "part.json").exit_code == 0
+    part = gen.data.read_data(data).rows(torch.linspace(0, 39, 20).long().tolist())  # about every second one, with its own label
+    assert json.loads((tmp_path / "part.json").read_text())["error"] == pytest.approx(model.check(part.images, labels=part.labels, seed=0).error, rel=1e-6)
     one = run(*words, "--data", data, "--labels", 1)
     assert one.exit_code == 1 and "the model is not what was claimed" in one.output
     assert run(*words, "--labels", "balanced", "--out", tmp_path / "a.json").exit_code == 0
