@@ -48,7 +48,7 @@ from .solution import Solution, arrived
 from .solve import SolveWarning
 
 _LONGEST = 2.5  # step in log-SNR at rtol + atol = 2e-5, the first one too, where Gaussian data have their poles pi away: beyond lie only rejections
-_PATH = 10.0  # tolerances that the path itself may be off by where ln p does not feel it
+_PATH = 2.5  # tolerances that the path itself may be off by where ln p does not feel it: networks of random weights amplify the error of x
 _MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
 
 
@@ -201,7 +201,7 @@ def log_likelihood(
         divergence, probes, noise: as ``method``, ``probes`` and ``noise`` of :func:`sdesolve.divergence`.  Probes are drawn once, before the solve.
             "exact" costs d backward passes a call.
         rtol, atol: tolerances of a step: its errors change ln p by no more than rtol + atol in nats per dimension, and x, in units of its spread,
-            by no more than ten times the tolerance.
+            by no more than 2.5 times the tolerance, root mean square.
         seed: names the probes, with ``sample_ids``; default: drawn from torch's global generator.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
         eps: where the flow starts; default the smaller of ``process.eps`` and the published 1e-5 T.  A score is least known there, and a
