@@ -431,3 +431,38 @@ def test_states_that_do_not_fit_the_measurement_are_refused(name: str) -> None:
     for shape in ((3, 3), (2, 4)):
         with pytest.raises(ValueError, match=rf"the state has shape \({shape[0]}, {shape[1]}\)"):
             sd.solve(process.reverse(c.score), torch.zeros(shape), (c.method or made)("ddim"), steps=2, constraint=c.constraint)
+
+
+@pytest.mark.parametrize("operator", ["matrix", "function"])
+@pytest.mark.parametrize("method", ["dps", "pigdm", "mmps", "ddnm", "diffpir"])
+def test_tangents_go_through_a_guided_score(method: str, operator: str) -> None:
+    """torch.func's transforms, by which ``rodas5p`` has its Jacobian: the derivative along v is that of central differences."""
+    problem, process = Problem(CORRELATED, 2, 0.3), PROCESSES[0]
+    matrix = problem.operator.matrix
+    held = problem.measurement if operator == "matrix" else Measurement(operators.as_operator(lambda x: x @ matrix.to(x).T, (4,)), problem.measurement.y, 0.3)
+    score = CONDITIONINGS[method](sd.as_score(CORRELATED.score(process), process, predicts="score"), held).score
+    x, v, t = normals(3, 4, seed=11), normals(3, 4, seed=12), torch.full((3,), 0.4, dtype=torch.float64)
+    with torch.no_grad():
+        _, along = torch.func.jvp(lambda x: score(x, t), (x,), (v,))
+        torch.testing.assert_close(along, (score(x + 1e-5 * v, t) - score(x - 1e-5 * v, t)) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stiff_solver_takes_a_guided_score() -> None:
+    process, problem = PROCESSES[0], Problem(CORRELATED, 2, 0.3)
+    x, score = process.prior((2, 4), seed=0, dtype=torch.float64), problem.score(process, "pigdm", prior_std=STD)
+    stiff, plain = (sd.solve(process.probability_flow(score), x, method, rtol=1e-4, atol=1e-4) for method in ("rodas5p", "rk45"))
+    assert stiff.ok().all() and stiff.stats["vjps"] > 0
+    torch.testing.assert_close(stiff.x, plain.x, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["dps", "pigdm", "mmps", "ddnm", "diffpir"])
+@pytest.mark.parametrize(("method", "options"), [("rk45", {"rtol": 1e-3, "atol": 1e-3}), ("ddim", {"steps": 12, "parallel": 4})])
+def test_every_row_keeps_its_own_measurement(name: str, method: str, options: dict[str, Any]) -> None:
+    """Where rows that have arrived leave the batch, and where many steps of a row stand in it: each ends where it ends alone with its y."""
+    process, problem = PROCESSES[0], Problem(CORRELATED, 2, 0.3)
+    base, x, y = sd.as_score(CORRELATED.score(process), process, predicts="score"), process.prior((3, 4), seed=0, dtype=torch.float64), 3 * normals(3, 2, seed=5)
+    ends = []
+    for rows in (slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)):
+        score = CONDITIONINGS[name](base, Measurement(problem.operator, y[rows], 0.3)).score
+        ends.append(sd.solve(process.probability_flow(score), x[rows], method, **options).x)
+    torch.testing.assert_close(ends[0], torch.cat(ends[1:]), rtol=1e-6, atol=1e-6)

@@ -102,7 +102,7 @@ class DDRM(sd.Stepper):
 
     def _measured(self, d: Tensor, z: Tensor, level: Tensor) -> Tensor:
         """The measured coordinates, (B, k), at a noise level."""
-        s, tau, known = shaped(level, d), self.spread.to(d), self.known.to(d)
+        s, tau, known = shaped(level, d), self.spread.to(d), sd.of_rows(self.known, d).to(d)
         noisier = d + (1 - self.eta**2) ** 0.5 * s / tau.clamp_min(torch.finfo(d.dtype).tiny) * (known - d) + self.eta * s * z
         better = (1 - self.eta_b) * d + self.eta_b * known + (s.square() - (self.eta_b * tau).square()).clamp(min=0).sqrt() * z
         return torch.where(s < tau, noisier, better)
@@ -112,4 +112,4 @@ class DDRM(sd.Stepper):
         if not isinstance(t, float) or t != 0:
             return x
         seen = self.svd.analyse(x)
-        return x + self.svd.synthesise(self.eta_b * (self.known.to(x) - seen))
+        return x + self.svd.synthesise(self.eta_b * (sd.of_rows(self.known, x).to(x) - seen))

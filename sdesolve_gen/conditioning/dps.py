@@ -45,7 +45,7 @@ def dps(score: sd.Score, measurement: Measurement, *, zeta: float = 1.0, steps: 
 
     def term(p: sd.Prediction) -> Tensor:
         measured, pull = _measured(measurement, p.x0)
-        residual, variance = measurement.y.to(measured) - measured, measurement.variance(measured)
+        residual, variance = measurement.seen(measured) - measured, measurement.variance(measured)
         weighted = residual * _mean(variance) / variance if isinstance(variance, Tensor) else residual
         length = _total(residual * weighted).sqrt().clamp_min(torch.finfo(measured.dtype).tiny)
         pulled = pull(weighted)  # |r| A'u
