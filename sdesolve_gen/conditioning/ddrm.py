@@ -50,7 +50,7 @@ def ddrm(score: sd.Score, measurement: Measurement, eta: float = 0.85, eta_b: fl
     if svd is None:
         raise ValueError(
             f"{type(measurement.operator).__name__} has no singular value decomposition, in whose basis DDRM works; expected another method of conditioning, as in "
-            "method='projection'."
+            "method='pigdm'."
         )
     eta, eta_b = number("eta", eta, 0, most=1), number("eta_b", eta_b, 0, most=1)
     values = svd.values.to(measurement.y)
