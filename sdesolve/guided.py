@@ -37,9 +37,9 @@ class Prediction:
         t: its time, a float or a float64 tensor (B,).
     """
 
-    def __init__(self, process: Process, x: Tensor, t: Number, linear: Linear, output: Tensor, attached: bool) -> None:
+    def __init__(self, process: Process, x: Tensor, t: Number, linear: Linear, output: Tensor, attached: bool, pull: Pull | None = None) -> None:
         self.process, self.x, self.t = process, x, t
-        self._linear, self._output, self._attached = linear, output, attached
+        self._linear, self._output, self._attached, self._pull = linear, output, attached, pull
 
     @property
     def alpha(self) -> Number:
@@ -65,6 +65,9 @@ class Prediction:
         Raises:
             RuntimeError: the score was guided without ``derivative=True``.
         """
+        if self._pull:
+            _tally.pullback()
+            return self._pull(v)[0]
         if not self.x.requires_grad:
             raise RuntimeError("the term asks for a derivative of the model, whose graph was not kept; expected guided(score, term, derivative=True).")
         if not self._graph.requires_grad:  # the model does not depend on x
@@ -75,9 +78,10 @@ class Prediction:
     @cached_property
     def _graph(self) -> Tensor:
         with torch.set_grad_enabled(self._output.requires_grad or self._attached):
-            return combined(self._linear, self.x, self._output, 1 / self.alpha, self.sigma**2 / self.alpha)
+            return _denoised(self.process, self._linear, self.x, self.t, self._output)
 
 
+Pull: TypeAlias = Callable[[Tensor], tuple[Tensor]]
 Term: TypeAlias = Callable[[Prediction], Tensor]
 """What is added to a score, (B, *event), each row by itself."""
 
@@ -101,17 +105,31 @@ class Guided(Score):
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
             with torch.inference_mode(False), torch.no_grad():
                 return self.model_output(x.clone(), t.clone() if isinstance(t, Tensor) else t)
-        attached, t = torch.is_grad_enabled(), t.double() if isinstance(t, Tensor) else t
-        with torch.set_grad_enabled(attached or self._derivative):
-            at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
-            raw = self._base._output(at, t, scale)
-        linear = self.linear(t)
-        term = self._term(Prediction(self.process, at, t, linear, raw, attached))
+        inner = transformed()  # where tangents hang on what a detached tensor would lose
+        attached, t = torch.is_grad_enabled() or inner, t.double() if isinstance(t, Tensor) else t
+        at, pull, linear = x, None, self.linear(t)
+        if inner and self._derivative:
+            raw, pull = self._pulled(x, t, scale)
+        else:
+            with torch.set_grad_enabled(attached or self._derivative):
+                at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
+                raw = self._base._output(at, t, scale)
+        term = self._term(Prediction(self.process, at, t, linear, raw, attached, pull))
         if not isinstance(term, Tensor) or term.shape != x.shape:
             got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise ValueError(f"the term added to the score returned {got}; expected a tensor like the state, {tuple(x.shape)}.")
         added = term.to(raw) if inside is True else torch.where(expand_time(inside, x), term.to(raw), 0.0)
         return plus(raw if attached else raw.detach(), self._weight(linear, t), added)
+
+    def _pulled(self, x: Tensor, t: Number, scale: Number | None) -> tuple[Tensor, Pull]:
+        """The base's output, and v -> (dx0/dx)' v as torch.func has it, which alone works inside its own transforms."""
+
+        def denoised(at: Tensor) -> tuple[Tensor, Tensor]:
+            raw = self._base._output(at, t, scale)
+            return _denoised(self.process, self._base.linear(t), at, t, raw), raw
+
+        found: Any = torch.func.vjp(denoised, x, has_aux=True)
+        return found[2], found[1]
 
     def _inside(self, t: Number) -> bool | Tensor:
         """Whether the term is added at t; a tensor, of which no host looks at the values, where the time is one."""
@@ -124,6 +142,16 @@ class Guided(Score):
         """What the term is multiplied by in the model's output."""
         weight: Any = self.process.alpha_(t) / self.process.sigma_(t) ** 2 if self._to_x0 else 1.0
         return weight if linear.on_output is None else weight / linear.on_output
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func, as ``jvp``, is under way: inside it ``requires_grad_`` is refused."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _denoised(process: Process, linear: Linear, x: Tensor, t: Number, output: Tensor) -> Tensor:
+    """E[x_0 | x] of a model's output at x."""
+    return combined(linear, x, output, 1 / process.alpha_(t), process.sigma_(t) ** 2 / process.alpha_(t))
 
 
 def noise_levels(name: str, value: object) -> tuple[float, float]:

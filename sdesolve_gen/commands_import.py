@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._versions import versions
+from ._writing import write_json
 from .class_conditional import labels_drawn, labels_of
 from .data import Data
 from .flags import IMAGES, Size, one_or_more, read_for, word
@@ -156,4 +156,4 @@ def _evenly(data: Data, n: int) -> Data:
 
 def _write(path: Path, said: dict[str, Any]) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps({"command": ["sdesolve-gen", *sys.argv[1:]], "versions": versions(), **said}, indent=2) + "\n", encoding="utf-8")
+        write_json(temporary, {"command": ["sdesolve-gen", *sys.argv[1:]], "versions": versions(), **said})

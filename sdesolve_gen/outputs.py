@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from sdesolve.files import atomic_set, sha256
 
 from ._versions import versions
+from ._writing import write_json
 from .images import save_npz, save_png
 from .models import Model
 from .sampling import Samples
@@ -110,7 +110,7 @@ def write(files: Files, record: Record) -> None:
         save_png(png, record.samples.images, record.model.data_range)
         save_npz(npz, record.samples)
         said = _manifest(record) | {"files": hashes(files, (png, npz))}
-        manifest.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        write_json(manifest, said)
 
 
 def hashes(files: Sequence[Path], written: Sequence[Path]) -> dict[str, str]:

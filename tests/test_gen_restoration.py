@@ -1,6 +1,7 @@
 """Images from measurements: the draws are the posterior's, what was measured is kept, and bad input is refused before any network call."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -235,9 +236,13 @@ class Unfinished(Operator):
         (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, zeta=2.0), "zeta=2.0 is an option of method='dps', and the method here is 'pigdm', which has prior_std, within"),
         (lambda m: m.restore(torch.zeros(1, *SHAPE), lambda x: x.mul_(0.5), 0.1), "changed its x in place"),
         (lambda m: m.restore(torch.zeros(1, *SHAPE), lambda x: x.mean(), 0.1), "returned a single number; expected a tensor"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, draws=65537), "draws=65537; expected at most 65536"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, "dps", sampler="ddim", zetta=1.0), "'zetta' is not known; .*Did you mean 'zeta'"),
+        (lambda m: m.inpaint(torch.zeros(1, *SHAPE), torch.full((4, 4), math.nan)), r"mask holds nan; expected 0 and 1 alone, 1 where the pixel is known$"),
+        (lambda m: m.restore(torch.zeros(1, 7, 7), ops.Radon(SHAPE, 7), 0.1, "ddrm"), "no singular value decomposition.*method='pigdm'"),
         (lambda m: m.restore(torch.zeros(1, *SHAPE), Unfinished(), 0.1), "Unfinished has no event and no measured; expected the shapes"),
     ],
-    ids=range(26),
+    ids=range(30),
 )
 def test_bad_input_is_refused_before_any_call(call, message):
     m = gaussian_model()
@@ -306,3 +311,34 @@ def test_draws_far_from_the_measurement_are_told() -> None:
         y, known = torch.zeros(1, 784), ops.Mask((1, 28, 28), torch.ones(28, 28))
         gen.load("mnist").restore(y, known, 0.01, "dps", steps=3, seed=0)
     assert caught[0].filename == __file__  # and not a line of the library
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 100.0])
+def test_far_from_the_measurement_is_in_its_units(unit: float) -> None:
+    """A x = unit x: the same draws are as far, whatever y is counted in."""
+    m, y = gaussian_model(), unit * torch.full((1, *SHAPE), 3.0)
+    with pytest.warns(sd.SolveWarning, match="1 of 1 draws are far"):
+        m.restore(y, lambda x: unit * x, 0.02 * unit, "dps", zeta=0.0, steps=10, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        m.restore(y, lambda x: unit * x, 0.02 * unit, steps=40, seed=0)
+
+
+@pytest.mark.parametrize("operator", [ops.Mask(SHAPE, half(4)), DOWN], ids=["mask", "downsample"])
+def test_what_was_given_without_noise_is_kept_beyond_the_data_range(operator: Operator) -> None:
+    """A twentieth beyond is let in, and so comes back."""
+    y = operator.forward(torch.full((2, *SHAPE), 4.3))
+    r = gaussian_model().restore(y, operator, 0.0, seed=0, steps=4)
+    torch.testing.assert_close(operator.forward(r.images[:, 0]), y)
+
+
+def test_pictures_may_be_numpy() -> None:
+    x = pictures(2, SHAPE)
+    one, other = (gaussian_model().inpaint(given, half(4), seed=0, steps=4).images for given in (x, x.numpy()))
+    assert torch.equal(one, other)
+
+
+def test_no_spread_is_the_models_own_spread() -> None:
+    y, m = torch.ones(1, 1, 2, 2), gaussian_model(sigma_data=0.3)
+    found = [m.restore(y, DOWN, 0.1, "pigdm", seed=0, steps=4, **how).images for how in ({}, {"prior_std": None}, {"method_options": {"prior_std": None}})]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import _tally
 from .._arrays import expand_time
+from .._given import given
 from ..control import Control
 from ..methods import Stepper
 from ..problems import Interval
@@ -24,7 +25,7 @@ from .dense import Event, Piece, joined, read_off
 from .fixed import Moment, Observer, Outcome
 from .promises import Promises
 
-WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
+WHOLE_BATCH = "A function that holds a tensor of the whole batch needs sdesolve.of_rows(tensor, x) in its place, or fixed steps, as in steps=100."
 _FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
 _SHRINK = 0.9  # the longest that may be tried after a rejection, in units of what was rejected
 _WHOLE = 0.95  # of what remains: a step as long as that takes all of it, and leaves no sliver; more than _SHRINK, or a rejection would be tried again
@@ -109,7 +110,8 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
     while len(rows.index):
         tries += 1
         try:
-            move, stuck = _advance(stepper, problem, rows, tries, sign, stops, task, smallest)
+            with given(rows.index, len(x)):
+                move, stuck = _advance(stepper, problem, rows, tries, sign, stops, task, smallest)
         except RuntimeError as error:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
@@ -124,7 +126,8 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
         any_inside, any_leaving = torch.stack((inside.any(), leaving.any())).tolist()
         if any_inside:
             which = inside.nonzero().flatten()
-            piece = _piece(stepper, problem, rows, move, which)
+            with given(rows.index[which], len(x)):
+                piece = _piece(stepper, problem, rows, move, which)
             out.save(rows, which, piece, reached)
             if event and piece:
                 out.keep_crossings(rows, which, piece, before, hit)

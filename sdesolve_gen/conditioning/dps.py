@@ -22,8 +22,8 @@ def dps(score: sd.Score, measurement: Measurement, *, zeta: float = 1.0, steps: 
 
     The first is the gradient of the likelihood of PiGDM in the direction u that the residual has, brought to its expected length sqrt(m) s: it depends on no step, so
     that every solver has the same limit, and not on the scale of A.  The second is the paper's: each step of a solver that takes N equal ones in time moves x by
-    -zeta grad|r|,  as its algorithm 1 does (where zeta is zeta'_i, and the gradient of |r| is half that of |r|^2 over |r|); more steps are a stronger
-    pull, and another grid or solver a different method.  With Poisson noise every number counts by its own variance.  [Chung et al. 2023, algorithms 1 and 2]
+    -zeta grad|r|,  as the authors' code does with its "scale"; algorithm 1 moves it by  -zeta' grad|r|^2/|r| = -2 zeta' grad|r|,  so that zeta = 2 zeta'.  More steps are a
+    stronger pull, and another grid or solver a different method.  With Poisson noise every number counts by its own variance.  [Chung et al. 2023, algorithms 1 and 2]
 
     One network call and one vjp for each evaluation, with a forward and an adjoint.  Exact for nothing: the length of the residual is all that it
     takes from the noise level.  To be taken for operators that are not linear, which no other method can do, and as what others compare with.
@@ -45,7 +45,7 @@ def dps(score: sd.Score, measurement: Measurement, *, zeta: float = 1.0, steps: 
 
     def term(p: sd.Prediction) -> Tensor:
         measured, pull = _measured(measurement, p.x0)
-        residual, variance = measurement.y.to(measured) - measured, measurement.variance(measured)
+        residual, variance = measurement.seen(measured) - measured, measurement.variance(measured)
         weighted = residual * _mean(variance) / variance if isinstance(variance, Tensor) else residual
         length = _total(residual * weighted).sqrt().clamp_min(torch.finfo(measured.dtype).tiny)
         pulled = pull(weighted)  # |r| A'u

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdesolve.guided import transformed
+
 from ..operator import Operator
 from .matrix import Matrix
 
@@ -66,6 +68,8 @@ def adjoint_of(forward: Map, event: Sequence[int]) -> Map:
     """
 
     def adjoint(y: Tensor) -> Tensor:
+        if transformed():
+            return torch.func.vjp(forward, y.new_zeros(len(y), *event))[1](y)[0]
         with torch.enable_grad():
             x = y.new_zeros(len(y), *event).requires_grad_()
             measured = forward(x)
