@@ -14,6 +14,7 @@ coefficients are float64 numbers, multiplied out before they meet the state, so 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from . import _tally
 from ._arrays import Number, plus
+from ._autograd import check_constant, graph, usable
 from ._errors import choice
 from .processes import Process
 from .scores import Linear, Score, combined
@@ -95,11 +97,13 @@ class Guided(Score):
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
             with torch.inference_mode(False), torch.no_grad():
-                return self.model_output(x.clone(), t.clone() if isinstance(t, Tensor) else t)
+                return self.model_output(usable(x), usable(t))
         attached, t = torch.is_grad_enabled(), t.double() if isinstance(t, Tensor) else t
-        with torch.set_grad_enabled(attached or self._derivative):
+        with graph() if self._derivative else nullcontext():
             at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
             raw = self._base._output(at, t, scale)
+        if self._derivative and not raw.requires_grad:
+            check_constant(lambda y: self._base._output(y, t, scale), x, raw)
         linear = self.linear(t)
         term = self._term(Prediction(self.process, at, t, linear, raw, attached))
         if not isinstance(term, Tensor) or term.shape != x.shape:
@@ -125,6 +129,6 @@ def guided(score: Score, term: Term, *, to: Literal["score", "x0"] = "score", de
         derivative: whether the term asks for ``pullback``, which needs the memory of the model's graph during a call.
 
     Raises:
-        ValueError: an unknown ``to``; and, at the first call, a term of the wrong shape.
+        ValueError: an unknown ``to``; and, at the first call, a term of the wrong shape, or a model that computes without autograd where its derivative is asked for.
     """
     return Guided(score, term, to, derivative)

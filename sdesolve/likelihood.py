@@ -26,6 +26,7 @@ from torch import Tensor
 
 from . import _checks, _progress, _tally
 from ._arrays import bcast, plus, row_mean
+from ._autograd import outside_inference
 from ._errors import as_float, integer
 from ._loops import adaptive
 from ._loops.adaptive import Task, Try
@@ -163,7 +164,7 @@ class Likelihood:
         return f"Likelihood({len(self.log_prob)} samples, {int((~self.ok()).sum())} failed, log_prob: mean {mean} nats)"
 
 
-@torch.no_grad()
+@outside_inference
 def log_likelihood(
     process: Process,
     score: Callable[[Tensor, Tensor], Tensor],
@@ -211,7 +212,7 @@ def log_likelihood(
         A :class:`Likelihood`.  Samples that fail have a status and NaN, and disturb no others.
 
     Raises:
-        ValueError, TypeError: bad arguments, before the first network call.
+        ValueError, TypeError: bad arguments, before the first network call; a score that computes without autograd, at the first one.
     """
     stepper = _checks.stepper_of(method, {}, None, at_tolerance=True)  # type: ignore[arg-type]
     if stepper.facts.kinds or stepper.error_order is None or stepper.facts.dense is None or stepper.facts.largest is not None:

@@ -38,3 +38,12 @@ def test_codes_of_a_model() -> None:
         m.encode(images[0])
     with pytest.raises(ValueError, match="none of 256 levels"):
         m.log_likelihood(torch.full((1, 1, 8, 8), 256))
+
+
+def test_inference_mode_changes_no_likelihood() -> None:
+    m, labels = tiny_model(classes=3), [0, 2]
+    pixels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    wanted = m.log_likelihood(pixels, labels=labels, seed=4, **LOOSE).log_prob
+    with torch.inference_mode():
+        found = m.log_likelihood(pixels.clone(), labels=torch.tensor(labels), seed=4, **LOOSE).log_prob
+    assert torch.allclose(found, wanted, rtol=1e-4)

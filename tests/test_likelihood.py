@@ -248,6 +248,18 @@ def test_a_broken_row_disturbs_no_other() -> None:
     assert short.status.tolist() == ["max_steps"] * 3 and torch.isnan(short.log_prob).all()
 
 
+def test_autograd_may_be_off_outside_and_not_within() -> None:
+    """Without derivatives the likelihood would be wrong, and its status ok."""
+    p, target = sd.VPSDE(), coupled((4,))
+    x, score = target.sample(3, seed=0), target.score(p)
+    expected = sd.log_likelihood(p, score, x, seed=0).log_prob
+    with torch.inference_mode():
+        assert torch.equal(sd.log_likelihood(p, score, x.clone(), seed=0).log_prob, expected)
+    for cut in (torch.no_grad()(lambda y, t: score(y, t)), lambda y, t: score(y.detach(), t)):
+        with pytest.raises(ValueError, match="autograd was cut off"):
+            sd.log_likelihood(p, cut, x, seed=0)
+
+
 def test_a_prior_that_does_not_fit_is_told() -> None:
     p, target = sd.VESDE(sigma_max=2.0), coupled((4,))
     with pytest.warns(sd.SolveWarning, match="KL divergence is .* bits/dim"):
