@@ -174,8 +174,13 @@ def interpolate(a: Tensor, b: Tensor, count: int = 8) -> Tensor:
         count: number of codes, >= 2.
 
     Raises:
-        ValueError: other shapes; codes that are opposite to each other, between which there is no way.
+        ValueError, TypeError: other shapes; codes that are not finite, or opposite to each other, between which there is no way.
     """
+    for name, code in (("a", a), ("b", b)):
+        if not isinstance(code, Tensor):
+            raise TypeError(f"{name} is a {type(code).__name__}; expected a tensor of codes, (B, *event), as latent.x of sd.encode.")
+        if not code.is_floating_point() or code.numel() == 0 or not bool(code.isfinite().all()):
+            raise ValueError(f"{name} is a {tuple(code.shape)} {code.dtype} tensor; expected finite floats, at least one: codes of samples that arrived, latent.x[latent.ok()].")
     if a.shape != b.shape or a.dim() < 1:
         raise ValueError(f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}; expected two codes of one shape (B, *event): a.expand_as(b).")
     w = torch.linspace(0, 1, integer("count", count, 2, example=8), dtype=torch.float64, device=a.device).reshape(-1, *(1,) * a.dim())

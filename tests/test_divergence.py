@@ -206,6 +206,6 @@ def test_inference_mode_changes_no_divergence() -> None:
     with torch.inference_mode():
         found = sd.divergence(field, x + 0, t + 0)
         other = Mixing((4,))
-        with pytest.raises(ValueError, match="made in torch.inference_mode.*a model that is made outside of it"):
+        with pytest.raises(ValueError, match=r"made in torch\.inference_mode.*a model that is made outside of it"):
             sd.divergence(other, x, 0.3)
     assert torch.equal(found, expected) and float(expected.abs().min()) > 0

@@ -113,5 +113,8 @@ def test_bad_decoding_and_interpolation() -> None:
         sd.interpolate(torch.ones(2, 3), torch.ones(3, 2))
     with pytest.raises(ValueError, match="sample 1 are opposite"):
         sd.interpolate(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+    for bad, message in ((torch.full((2, 3), math.nan), "finite floats"), ([1.0, 2.0], "a is a list"), (torch.ones(0, 3), "at least one"), (sd.Latent, "a is a type")):
+        with pytest.raises((ValueError, TypeError), match=message):
+            sd.interpolate(bad, bad)
     with pytest.raises(ValueError, match="count=1"):
         sd.interpolate(torch.eye(2), torch.eye(2), 1)
