@@ -10,7 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def outside_inference(function: Callable[P, R]) -> Callable[P, R]:
@@ -19,7 +20,7 @@ def outside_inference(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def outside(*args: P.args, **options: P.kwargs) -> R:
         with torch.inference_mode(False), torch.no_grad():
-            return function(*map(usable, args), **{name: usable(value) for name, value in options.items()})  # type: ignore[arg-type]
+            return function(*map(usable, args), **{name: usable(value) for name, value in options.items()})
 
     return outside
 

@@ -138,6 +138,10 @@ def _given(noise: Tensor, count: int, x: Tensor) -> Tensor:
     if probes.shape[1:] != x.shape or len(probes) < 1 or count not in (1, len(probes)) or not bool(probes.isfinite().all()):
         expected = f"{tuple(x.shape)}, or {(count, *x.shape)} for probes={count}"
         raise ValueError(f"noise has shape {tuple(noise.shape)}; expected finite numbers of shape {expected}: torch.randn({count}, *x.shape).sign()")
+    silent = (probes == 0).reshape(len(probes), len(x), -1).all(2)
+    if bool(silent.any()):
+        i, row = silent.nonzero()[0].tolist()
+        raise ValueError(f"noise: probe {i} of row {row} is 0 and sees nothing; expected E[v v'] = 1: torch.randn({count}, *x.shape).sign()")
     return probes.to(x)
 
 

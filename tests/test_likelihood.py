@@ -93,6 +93,14 @@ def test_intervals_cover_what_they_claim(repeated) -> None:
     assert abs(float(r.log_prob.mean()) - exact) < 4 * float(r.log_prob.std()) / math.sqrt(1000)
 
 
+def test_few_dimensions_are_exact_unless_told_otherwise() -> None:
+    """Of a few combinations of signs no standard error can be had."""
+    p = sd.VPSDE()
+    for d, options, kind in ((16, {}, "exact"), (17, {}, "hutchinson"), (16, {"probes": 2}, "hutchinson"), (2, {"noise": "gaussian"}, "hutchinson")):
+        r = sd.log_likelihood(p, sd.exam.Gaussian(torch.zeros(d), std=1.0).score(p), torch.zeros(1, d), rtol=1e-2, atol=1e-2, seed=0, **options)
+        assert r.stats["divergence"] == kind, d
+
+
 def test_the_variance_falls_as_one_over_the_probes(repeated) -> None:
     p, target, x, _ = repeated
     options = {"rtol": 1e-3, "atol": 1e-3}
@@ -278,6 +286,10 @@ BAD = {
     "stiff": ({"method": "rodas5p"}, "expected 'rk45'"),
     "sde": ({"method": "pc"}, "does not choose steps"),
     "tolerance": ({"rtol": -1.0}, "rtol=-1.0"),
+    "no error is small": ({"rtol": 1e9, "atol": 1e-5}, "expected less than 1 together, as in rtol=1e-4, atol=1e-4"),
+    "half a nat each": ({"rtol": 0.5, "atol": 0.5}, "errors of whole nats a dimension"),
+    "no process": ({"process": None}, "process is a NoneType; expected the forward process of the model, as in sd.VPSDE()"),
+    "silent probe": ({"divergence": "hutchinson", "noise": torch.tensor([[1.0, 1.0], [0.0, 0.0]])}, "probe 0 of row 1 is 0"),
     "rounding": ({"rtol": 1e-12, "atol": 1e-12}, "below one rounding"),
     "eps": ({"eps": 0.0}, "expected 0 < eps < T"),
     "seed": ({"seed": 1.5}, "seed=1.5"),
