@@ -35,7 +35,7 @@ def dequantise(
 
     Arguments:
         x: (B, *event) values low + k (high - low)/(levels - 1), k = 0..levels - 1, as pixels come: 0..255 in data_range=(0, 255), or those / 255 in
-            (0, 1).  Integers become float32.
+            (0, 1).  Integers and half precision, which has few numbers in a bin, become float32.
         data_range: (low, high), the values of the first and last level, which become the outer edges of the bins.
         levels: K >= 2; 32 for 5-bit data.
         seed, sample_ids: name the draw; default ids 0..B-1.
@@ -45,7 +45,7 @@ def dequantise(
         ValueError: a value outside the range, off the levels, or NaN; the message names the sample.
     """
     bins, levels = level_of(x, data_range, levels), integer("levels", levels, 2, example=256)
-    return from_bins(bins, uniforms(bins, seed, sample_ids, draw), data_range, levels).to(x.dtype if x.is_floating_point() else torch.float32)
+    return from_bins(bins, uniforms(bins, seed, sample_ids, draw), data_range, levels).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def bits_per_dim(log_prob: Tensor, dimensions: int, data_range: tuple[float, float], levels: int) -> Tensor:

@@ -116,17 +116,20 @@ def discrete_log_likelihood(
         options: of :func:`sdesolve.log_likelihood`.
 
     Raises:
-        ValueError: data off the levels or outside the range; draws < 1; a dequantiser that leaves the bins or returns other shapes.
+        ValueError: data off the levels or outside the range; draws < 1; a dequantiser that leaves the bins or returns other shapes; probes of one's own
+            for several draws.
     """
     draws, (low, high) = integer("draws", draws, 1, example=8), check_range(data_range)
     bins, levels = level_of(x0, data_range, levels), integer("levels", levels, 2, example=256)
     ids, seed = sample_ids_of(sample_ids, len(x0)), int(torch.randint(2**62, ())) if seed is None else check_seed(seed)
-    dtype = x0.dtype if x0.is_floating_point() else torch.float32
+    dtype = torch.promote_types(x0.dtype, torch.float32)
+    if draws > 1 and isinstance(options.get("noise"), Tensor):
+        raise ValueError(f"noise is a tensor of probes, which all {draws} draws would share, so that their scatter would not know it; expected noise='rademacher' and a seed.")
     volume = bins[0].numel() * math.log((high - low) / levels)
     found, log_probs = [], []
     for draw in range(draws):
         u = uniforms(bins, seed, ids, draw)
-        u, log_q = (u, torch.zeros(len(u), dtype=torch.float64, device=u.device)) if dequantiser is None else _checked(*dequantiser(bins, u), bins)
+        u, log_q = (u, torch.zeros(len(u), dtype=torch.float64, device=u.device)) if dequantiser is None else _checked(dequantiser(bins, u), bins)
         x = from_bins(bins, u, data_range, levels).to(dtype)
         probes = (seed + draw) % 2**64  # of each draw its own
         found.append(log_likelihood(process, score, x, seed=probes, sample_ids=ids, **options))
@@ -134,10 +137,15 @@ def discrete_log_likelihood(
     return DiscreteLikelihood(torch.stack(log_probs), tuple(found), levels)
 
 
-def _checked(u: Tensor, log_q: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(drawn: tuple[Tensor, Tensor], bins: Tensor) -> tuple[Tensor, Tensor]:
     """A dequantiser's draw, if it lies in the bins."""
+    if not isinstance(drawn, tuple) or len(drawn) != 2 or not all(isinstance(one, Tensor) for one in drawn):
+        raise ValueError(f"the dequantiser returned a {type(drawn).__name__}; expected two tensors, u and ln q: return u, log_q")
+    u, log_q = drawn
     if u.shape != bins.shape or log_q.shape != bins.shape[:1]:
         raise ValueError(f"the dequantiser returned {tuple(u.shape)} and {tuple(log_q.shape)}; expected u of shape {tuple(bins.shape)} and ln q of shape ({len(bins)},).")
     if not bool(((u >= 0) & (u < 1)).all()):
         raise ValueError(f"the dequantiser's u runs from {float(u.min()):g} to {float(u.max()):g}; expected 0 <= u < 1, a point of each bin: torch.sigmoid(z).")
+    if not bool(log_q.isfinite().all()):
+        raise ValueError("the dequantiser's ln q is not finite; expected that of the u that it drew, whose q is > 0.")
     return u.double(), log_q.double()

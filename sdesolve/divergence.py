@@ -21,6 +21,7 @@ from torch import Tensor
 
 from . import _tally
 from ._arrays import Number, row_mean
+from ._autograd import check_constant, graph, outside_inference
 from ._errors import choice, integer
 from .noise import PROBE, SeededNormals, check_seed, sample_ids_of
 from .problems import ODE, Field
@@ -84,12 +85,13 @@ def divergence(
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
 
     Raises:
-        ValueError: an unknown method, probes < 1, probes of another shape, or an f that returns another shape or dtype than x's.
+        ValueError: an unknown method, probes < 1, probes of another shape, an f that returns another shape or dtype than x's, or one that depends on x and
+            computes without autograd.
     """
     return value_and_divergence(f, x, t, method, probes, noise, seed=seed, sample_ids=sample_ids)[1]
 
 
-@torch.no_grad()
+@outside_inference
 def value_and_divergence(
     f: Field,
     x: Tensor,
@@ -136,6 +138,10 @@ def _given(noise: Tensor, count: int, x: Tensor) -> Tensor:
     if probes.shape[1:] != x.shape or len(probes) < 1 or count not in (1, len(probes)) or not bool(probes.isfinite().all()):
         expected = f"{tuple(x.shape)}, or {(count, *x.shape)} for probes={count}"
         raise ValueError(f"noise has shape {tuple(noise.shape)}; expected finite numbers of shape {expected}: torch.randn({count}, *x.shape).sign()")
+    silent = (probes == 0).reshape(len(probes), len(x), -1).all(2)
+    if bool(silent.any()):
+        i, row = silent.nonzero()[0].tolist()
+        raise ValueError(f"noise: probe {i} of row {row} is 0 and sees nothing; expected E[v v'] = 1: torch.randn({count}, *x.shape).sign()")
     return probes.to(x)
 
 
@@ -230,22 +236,30 @@ class Pullback:
     """f evaluated once, and v'J as often as is asked."""
 
     def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        with torch.enable_grad():
+        with graph():
             self._x = x.detach().requires_grad_()
             self._value = f(self._x)
         self.value = self._value.detach()
+        self._f, self._constant = f, False
 
     def __call__(self, v: Tensor, last: bool = False) -> Tensor:
         """(n, B, *event): v'J for n vectors; the ``last`` call lets go, on its way, of what the evaluation kept."""
-        if not self._value.requires_grad:  # f does not depend on x
-            return torch.zeros_like(v)
+        if not self._value.requires_grad:
+            return self._zeros(v)
         for _ in v:
             _tally.pullback()
         many = len(v) > 1
         (pulled,) = torch.autograd.grad(self._value, self._x, v if many else v[0], retain_graph=not last, is_grads_batched=many, allow_unused=True)
         if pulled is None:
-            return torch.zeros_like(v)
+            return self._zeros(v)
         return pulled if many else pulled[None]
+
+    def _zeros(self, v: Tensor) -> Tensor:
+        """0 for each vector, of an f that does not depend on x."""
+        if not self._constant:
+            check_constant(self._f, self._x, self.value)
+            self._constant = True
+        return torch.zeros_like(v)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import _tally
 from ._arrays import Number, expand_time, plus
+from ._autograd import check_constant, graph, usable
 from ._errors import as_float, choice
 from .processes import Process
 from .scores import Linear, Score, combined
@@ -104,16 +105,18 @@ class Guided(Score):
             return self._base._output(x, t, scale)
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
             with torch.inference_mode(False), torch.no_grad():
-                return self.model_output(x.clone(), t.clone() if isinstance(t, Tensor) else t)
+                return self.model_output(usable(x), usable(t))
         inner = transformed()  # where tangents hang on what a detached tensor would lose
         attached, t = torch.is_grad_enabled() or inner, t.double() if isinstance(t, Tensor) else t
         at, pull, linear = x, None, self.linear(t)
         if inner and self._derivative:
             raw, pull = self._pulled(x, t, scale)
         else:
-            with torch.set_grad_enabled(attached or self._derivative):
+            with graph() if self._derivative else torch.set_grad_enabled(attached):
                 at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
                 raw = self._base._output(at, t, scale)
+            if self._derivative and not raw.requires_grad:
+                check_constant(lambda y: self._base._output(y, t, scale), x, raw)
         term = self._term(Prediction(self.process, at, t, linear, raw, attached, pull))
         if not isinstance(term, Tensor) or term.shape != x.shape:
             got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
@@ -178,6 +181,7 @@ def guided(
             kept; where rows have times of their own it is asked of all of them.
 
     Raises:
-        ValueError: an unknown ``to``, noise levels that are none; and, at the first call, a term of the wrong shape.
+        ValueError: an unknown ``to``, noise levels that are none; and, at the first call, a term of the wrong shape, or a model that computes without autograd
+            where its derivative is asked for.
     """
     return Guided(score, term, to, derivative, within)

@@ -108,7 +108,7 @@ def encode(
     Raises:
         ValueError, TypeError: bad arguments, before the first network call.
     """
-    flow = LogSnrFlow(process.probability_flow(score, starting_time(process, eps)))
+    flow, x0 = LogSnrFlow(flow_of(process, score, eps)), _lifted(x0)
     stepper = _stepper(method, flow)
     if stepper.reversible:
         x, carry, nfe, codes = _walked(stepper, flow, x0, _grid(flow, steps), None)
@@ -136,7 +136,7 @@ def decode(
     temperature: float = 1.0,
     max_steps: int = 10_000,
 ) -> Solution:
-    """The sample of each code, x_0 of the probability flow back from x_T.
+    """The sample of each code, x_0 of the probability flow back from x_T; a code that did not arrive keeps its status.
 
     Arguments:
         process, score: as for :func:`encode`.
@@ -150,16 +150,27 @@ def decode(
     warmth = as_float(temperature)
     if warmth is None or not 0 <= warmth < math.inf:
         raise ValueError(f"temperature={temperature!r}; expected a finite number >= 0, as in temperature=0.8.")
-    made = latent if isinstance(latent, Latent) else Latent(latent, 0, torch.zeros(()), "rk45", None, starting_time(process, None))
-    flow = LogSnrFlow(process.probability_flow(score, made.eps if eps is None else eps))
+    flow = LogSnrFlow(flow_of(process, score, latent.eps if eps is None and isinstance(latent, Latent) else eps))
+    made = latent if isinstance(latent, Latent) else Latent(_lifted(latent), 0, torch.zeros(()), "rk45", None, flow.eps)
     method, steps = made.method if method is None else method, made.steps if steps is None else steps
     stepper = _stepper(method, flow)
     x = made.x if warmth == 1 else warmth * made.x
     if not stepper.reversible:
-        return _flowed(stepper, flow, x, flow.interval[::-1], steps, rtol, atol, max_steps)
+        sol = _flowed(stepper, flow, x, flow.interval[::-1], steps, rtol, atol, max_steps)
+        return replace(sol, codes=_first_failure(made.codes, sol.codes))
     same = warmth == 1 and (method, steps, flow.eps) == (made.method, made.steps, made.eps)
     x, _, nfe, codes = _walked(stepper, flow, x, Grid(_grid(flow, steps).ts[::-1]), made.carry if same else None)
-    return Solution(x, nfe, codes, torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device))
+    return Solution(x, nfe, _first_failure(made.codes, codes), torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device))
+
+
+def _lifted(x: Tensor) -> Tensor:
+    """Half precision in single: a walk of many steps has no use for three digits; what is no tensor is told by the solver."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def _first_failure(before: Tensor, after: Tensor) -> Tensor:
+    """How the two ways together ended, one after the other."""
+    return torch.where(arrived(before), after, before.to(after))
 
 
 def interpolate(a: Tensor, b: Tensor, count: int = 8) -> Tensor:
@@ -174,8 +185,13 @@ def interpolate(a: Tensor, b: Tensor, count: int = 8) -> Tensor:
         count: number of codes, >= 2.
 
     Raises:
-        ValueError: other shapes; codes that are opposite to each other, between which there is no way.
+        ValueError, TypeError: other shapes; codes that are not finite, or opposite to each other, between which there is no way.
     """
+    for name, code in (("a", a), ("b", b)):
+        if not isinstance(code, Tensor):
+            raise TypeError(f"{name} is a {type(code).__name__}; expected a tensor of codes, (B, *event), as latent.x of sd.encode.")
+        if not code.is_floating_point() or code.numel() == 0 or not bool(code.isfinite().all()):
+            raise ValueError(f"{name} is a {tuple(code.shape)} {code.dtype} tensor; expected finite floats, at least one: codes of samples that arrived, latent.x[latent.ok()].")
     if a.shape != b.shape or a.dim() < 1:
         raise ValueError(f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}; expected two codes of one shape (B, *event): a.expand_as(b).")
     w = torch.linspace(0, 1, integer("count", count, 2, example=8), dtype=torch.float64, device=a.device).reshape(-1, *(1,) * a.dim())
@@ -190,9 +206,11 @@ def interpolate(a: Tensor, b: Tensor, count: int = 8) -> Tensor:
     return (of_a * a + of_b * b).to(a.dtype)
 
 
-def starting_time(process: Process, eps: float | None) -> float:
-    """Where likelihoods and codes start: the smaller of the sampler's end and what was published for likelihoods."""
-    return min(process.eps, _PUBLISHED_EPS * process.T) if eps is None else eps
+def flow_of(process: Process, score: ScoreFunction, eps: float | None) -> ProbabilityFlow:
+    """The flow of likelihoods and codes, which start at the smaller of the sampler's end and what was published for likelihoods."""
+    if not isinstance(process, Process):
+        raise TypeError(f"process is a {type(process).__name__}; expected the forward process of the model, as in sd.VPSDE().")
+    return process.probability_flow(score, min(process.eps, _PUBLISHED_EPS * process.T) if eps is None else eps)
 
 
 def speed(process: Process, t: Number) -> Number:

@@ -8,7 +8,8 @@ With the log signal-to-noise ratio s for time, ds = -(g^2/sigma^2) dt, and  y(s)
 
     KL  +  1/2 int_{s(T)}^{s(eps)} E y ds  +  1/2 E y(s(eps))  +  d/2 (ln 2 pi - s(eps)),
 
-so that times drawn evenly in s are drawn by importance.
+so that times drawn evenly in s are drawn by importance.  Where the noise is too small for the network to tell, y is nearly |eps|^2, of known mean d: what is
+averaged is  y - c (|eps|^2 - d),  with c of the stratum's other, independent draw,  c = (<r, eps>/|eps|^2)^2  for  r = eps + sigma score, between 0 and 1.
 [Song et al. 2021b, theorem 3 and section 4.3; Kingma et al. 2021, eq. 11-18]
 """
 
@@ -26,8 +27,8 @@ from ._arrays import bcast
 from ._errors import integer
 from .dequantise import bits_per_dim, check_inside
 from .divergence import dot
-from .latent import starting_time
-from .likelihood import prior_mismatch
+from .latent import flow_of
+from .likelihood import prior_mismatch, warn_mismatch
 from .methods import make_method
 from .noise import DATA, SeededNormals, check_seed, sample_ids_of
 from .processes import Process
@@ -99,7 +100,7 @@ def likelihood_bound(
     Raises:
         ValueError, TypeError: bad arguments, before the first network call.
     """
-    problem = process.probability_flow(score, starting_time(process, eps))
+    problem = flow_of(process, score, eps)
     _checks.check_state(x0, problem, make_method("rk45"))
     strata, odd = divmod(integer("evaluations", evaluations, 4, example=64), 2)
     if odd:
@@ -112,15 +113,18 @@ def likelihood_bound(
     uniform = SeededNormals(seed, ids, (1,), dtype=torch.float64, device=x.device, stream=DATA)
 
     def pair(stratum: int, low: float, high: float) -> Tensor:
-        """(2, B) y at two draws of the log-SNR between low and high."""
-        values = []
+        """(2, B) y at two draws of the log-SNR between low and high, each with the other's control variate."""
+        values, excess, weights = [], [], []
         for k in (2 * stratum, 2 * stratum + 1):
             share = torch.special.ndtr(uniform.normal(k, _TIMES)[:, 0])
             t = process.log_snr_inverse_(low + (high - low) * share)
             z = noise.normal(k, _NOISE)
             r = z + bcast(process.sigma_(t), x) * problem.score(bcast(process.alpha_(t), x) * x + bcast(process.sigma_(t), x) * z, t)
+            square = dot(z, z)
             values.append(dot(r, r))
-        return torch.stack(values)
+            excess.append(square - size)
+            weights.append((dot(r, z) / square).clamp(0, 1).square())
+        return torch.stack(values) - torch.stack(weights[::-1]) * torch.stack(excess)
 
     calls = _tally.calls()
     width = (start - end) / (strata - 1)
@@ -129,9 +133,10 @@ def likelihood_bound(
     prior, diffusion = prior_mismatch(process, x), 0.5 * width * inner.mean(1).sum(0)
     reconstruction = 0.5 * last.mean(0) + 0.5 * size * (math.log(2 * math.pi) - start)
     halves = torch.cat([width * (inner[:, 0] - inner[:, 1]), (last[0] - last[1])[None]]) / 4
-    flat = x.reshape(len(x), -1)
+    flat, bound = x.reshape(len(x), -1), -(prior + diffusion + reconstruction)
+    warn_mismatch(prior[bound.isfinite()], size, "b.prior", stacklevel=4)
     return LikelihoodBound(
-        -(prior + diffusion + reconstruction),
+        bound,
         halves.square().sum(0).sqrt(),
         prior,
         diffusion,

@@ -234,8 +234,8 @@ def likelihood_command(
 ) -> None:
     """Bits per dimension of every image of a data set: a table, a histogram and a JSON manifest.
 
-    A run that was interrupted goes on with the same command. 8-bit images are dequantised; an npz file of floats is taken as it is. Pictures that cannot be
-    read are left out and named, in the manifest too.
+    A run that was interrupted goes on with the same command, if the images are the same. 8-bit images are dequantised; an npz file of floats is taken as it
+    is. Pictures that cannot be read are left out and named, in the manifest too; images that leave the data range have a status in the table.
 
     **Examples**
 
@@ -255,7 +255,7 @@ def likelihood_command(
         images = read_for(loaded, data, size).rows(slice(n))
         told = labels_of(loaded, word(labels), images.labels, len(images.ids), "--labels")
         options: dict[str, Any] = {"probes": probes, "rtol": rtol, "atol": atol, "eps": eps, "bound": bound, "seed": seed}
-        source = {"data": one_or_more(data), "size": size, "images": len(images.names), "skipped": images.skipped, "labels": labels}
+        source = {"data": one_or_more(data), "size": size, "images": len(images.names), "digest": images.digest(), "skipped": images.skipped, "labels": labels}
         table = Table(out, {"model": loaded.card["name"], "sha256": loaded.card.get("sha256"), **source, **options}, overwrite)
         with tqdm(total=len(images.names), initial=len(table.rows), unit="image", desc="likelihood") as bar:
             for rows in measure(loaded, images, len(table.rows), batch_size, told, **options):
@@ -297,7 +297,7 @@ def interpolate_command(
 
     `sdesolve-gen interpolate --data mnist/test.parquet --first 4 --last 17 --temperature 0.9`
 
-    Exit codes: 0 done, 2 a bad value, 130 interrupted.
+    Exit codes: 0 done, 1 some images did not arrive, 2 a bad value, 130 interrupted.
     """
     with _told():
         loaded = load(model, device)
@@ -308,6 +308,8 @@ def interpolate_command(
         settings |= {"temperature": temperature, "rtol": rtol, "atol": atol}
         write_animation(files, images, loaded, settings, sys.argv[1:])
         typer.echo(f"wrote {files.png}, {files.gif} and {files.manifest}")
+    if not bool(torch.isfinite(images).all()):
+        raise typer.Exit(1)
 
 
 app.command("evaluate")(evaluate_command)

@@ -17,7 +17,7 @@ from ._writing import write_json
 from .class_conditional import labels_of, on_the_way
 from .data import Data
 from .images import grid, save_png, to_uint8
-from .models import Model
+from .models import Model, check_inside_range
 from .outputs import hashes, picture, writable
 
 _PAUSE, _FRAME = 800, 120  # milliseconds at the ends, and on the way
@@ -35,13 +35,15 @@ class Way:
     """Two ends: images number ``first`` and ``last`` of a data set, or of the prior's draws where there is none, and their classes, by what was said of them.
 
     Raises:
-        ValueError: a number beyond the data set, or of a picture that could not be read; classes that nothing was said of.
+        ValueError: a number beyond the data set, or of a picture that could not be read; an image that leaves the data range; classes that nothing was said of.
     """
 
     def __init__(self, model: Model, data: Data | None, first: int, last: int, said: int | str | None, seed: int) -> None:
         self._model, self._seed = model, seed
         ends = None if data is None else [data.number(number, flag) for number, flag in ((first, "--first"), (last, "--last"))]
         self._ends = None if ends is None else torch.cat([end.images for end in ends])
+        if self._ends is not None:
+            check_inside_range(self._ends, model.data_range, f"--first {first} and --last {last}")
         own = None if ends is None or ends[0].labels is None else torch.cat([end.labels for end in ends])  # type: ignore[misc]
         self._labels = labels_of(model, said, own, 2, "--labels")
         self._codes = model.process.prior((2, *model.shape), seed=seed, sample_ids=[first, last], device=model.device)

@@ -1,7 +1,8 @@
 """Likelihoods of a whole data set: a table that grows batch by batch, and can be gone on with.
 
     NAME.csv or NAME.parquet     one row an image: id (its place in the data), name, label (that the network was told), log_prob (nats),
-                                 bits_per_dim, standard_error (bits/dim, over probes), nfe, status; where a bound is asked for, bound and
+                                 bits_per_dim, standard_error (bits/dim, over probes), nfe, status (one of sdesolve.Status, or outside_range of
+                                 an image that leaves the data range, which no network is asked about); where a bound is asked for, bound and
                                  bound_error (bits/dim, over its times and noise), too
     NAME.png                     histogram of the bits/dim
     NAME.json                    settings and figures; "complete" is false until all images are there
@@ -12,6 +13,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve.files import atomic, sha256
+from sdesolve.files import atomic, read_json, sha256
 
 from ._versions import versions
 from ._writing import write_json
-from .data import Data
-from .models import Model
+from .data import Data, DataWarning
+from .models import Model, inside_range
+from .outputs import writable
 
 COLUMNS = ("id", "name", "label", "log_prob", "bits_per_dim", "standard_error", "nfe", "status")
 BOUND = ("bound", "bound_error")
 _SIZE, _BORDER, _BINS = (640, 400), 40, 40
+_LARGEST = 1 << 24  # bytes of a manifest
 
 Row = dict[str, Any]
 
@@ -46,25 +51,34 @@ class Table:
         overwrite: replace a table that is there.
 
     Raises:
-        ValueError: another suffix; a table that is complete already, or of other settings, and not to be overwritten.
+        ValueError: another suffix; files that are there already, of a complete table, of other settings or of something else, and not to be overwritten.
     """
 
     def __init__(self, path: str | Path, settings: dict[str, Any], overwrite: bool) -> None:
-        self.path, self._settings = Path(path), settings
+        self.path = Path(path)
+        self._settings = json.loads(json.dumps({"table": self.path.name, **settings}))
         if self.path.suffix not in (".csv", ".parquet"):
             raise ValueError(f"--out {path}: expected a name that ends in .csv or .parquet, as in --out {self.path.with_suffix('.csv')}.")
         self.picture, self.manifest = self.path.with_suffix(".png"), self.path.with_suffix(".json")
-        self.rows: list[Row] = []
-        if not overwrite and (self.path.exists() or self.manifest.exists()):
-            self.rows = self._left()
+        goes_on = self.manifest.is_file() and not overwrite
+        writable(str(path), (self.path, self.picture, self.manifest), overwrite or goes_on)
+        self.rows: list[Row] = self._left() if goes_on else []
 
     def _left(self) -> list[Row]:
         """The rows of an earlier run with the same settings."""
-        known = json.loads(self.manifest.read_text(encoding="utf-8")) if self.manifest.exists() else {}
-        if known.get("settings") != json.loads(json.dumps(self._settings)):
-            raise ValueError(f"{self.path} is there already, of other settings; add --overwrite, or choose another --out.")
+        cure = "add --overwrite, or choose another --out"
+        try:
+            known = read_json(self.manifest, _LARGEST, "sdesolve-gen likelihood")
+        except ValueError as error:
+            raise ValueError(f"{error} Or {cure}.") from error
+        there = known.get("settings") if isinstance(known, dict) else None
+        if not isinstance(there, dict) or "table" not in there:
+            raise ValueError(f"{self.manifest} is there already, and not of a table of likelihoods; {cure}.")
+        other = sorted(name for name in there.keys() | self._settings.keys() if there.get(name, self) != self._settings.get(name, self))
+        if other:
+            raise ValueError(f"{self.manifest} is there already, of a table of other settings ({', '.join(other)}); {cure}.")
         if known.get("complete"):
-            raise ValueError(f"{self.path} is there already and complete; add --overwrite, or choose another --out.")
+            raise ValueError(f"{self.path} is there already and complete; {cure}.")
         return read_table(self.path) if self.path.exists() else []
 
     def add(self, rows: list[Row]) -> None:
@@ -123,21 +137,42 @@ def measure(
 ) -> Iterator[list[Row]]:
     """The rows of images from the ``first`` on, a batch at a time, with the labels of all, (n,), of a model that knows classes.
 
+    Images that leave the data range, or hold a NaN, have a status and no value, and are named in a :class:`DataWarning` before the first network call.
     ``bound``, where not 0, is ``evaluations`` of :func:`sdesolve.likelihood_bound`, which gets the same points, seed and eps; further options of
     ``Model.log_likelihood``.
     """
     names, in_bits = COLUMNS + (BOUND if bound else ()), (model.data_range, model.levels)
+    outside = _outside(model, data)
     for start in range(first, len(data.images), batch_size):
         part, told = data.rows(slice(start, start + batch_size)), None if labels is None else labels[start : start + batch_size]
+        lost = outside[start : start + batch_size]
         x, score = model.scaled(part.images, seed, part.ids), model.score if told is None else model.class_score(told)
+        x = torch.where(lost.to(x.device)[:, None, None, None], math.nan, x)
         b = sd.likelihood_bound(model.process, score, x, bound, seed, sample_ids=part.ids, eps=eps) if bound else None
-        r = model.log_likelihood(x, labels=told, seed=seed, sample_ids=part.ids, eps=eps, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\d+ of \d+ samples have no likelihood", sd.SolveWarning)  # by their places in the batch; the table has their names
+            r = model.log_likelihood(x, labels=told, seed=seed, sample_ids=part.ids, eps=eps, **options)
         classes = [model.label] * len(part.ids) if told is None else told
-        columns: list[Any] = [part.ids, part.names, classes, r.log_prob, r.bits_per_dim(*in_bits), r.bits_per_dim_error(), r.nfe, r.status]
+        statuses = ["outside_range" if known else status for known, status in zip(lost.tolist(), r.status.tolist(), strict=True)]
+        columns: list[Any] = [part.ids, part.names, classes, r.log_prob, r.bits_per_dim(*in_bits), r.bits_per_dim_error(), r.nfe, statuses]
         if b:
             columns += [b.bits_per_dim(*in_bits), b.bits_per_dim_error()]
         values = (column if isinstance(column, list) else column.tolist() for column in columns)
         yield [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _outside(model: Model, data: Data) -> Tensor:
+    """(n,) bool: which images leave the data range; tells of them by their names, and of those with a NaN."""
+    if not data.images.is_floating_point():
+        return torch.zeros(len(data.ids), dtype=torch.bool)  # levels that are none are refused by themselves
+    kept = inside_range(data.images, model.data_range)
+    lost = (~kept).nonzero().flatten().tolist()
+    if lost:
+        low, high = model.data_range
+        shown = ", ".join(data.names[i] for i in lost[:5]) + (", ..." if len(lost) > 5 else "")
+        said = f"{len(lost)} of {len(kept)} images leave the data range ({low:g}, {high:g}), or hold a NaN, and have no likelihood: {shown}"
+        warnings.warn(said, DataWarning, stacklevel=2)
+    return ~kept & ~data.images.isnan().flatten(1).any(1)
 
 
 def write_histogram(path: Path, values: list[float]) -> None:

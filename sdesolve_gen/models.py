@@ -274,7 +274,7 @@ class Model:
         """ln p of each image; ``m.log_likelihood(images).bits_per_dim(m.data_range, m.levels)``.
 
         Arguments:
-            images: (n, C, H, W); floats in the data range are taken as they are, as :meth:`sample` gives them.  Integers are the levels of
+            images: (n, C, H, W); floats in the data range are taken as they are, as :meth:`sample` gives them, with a warning where they are levels.  Integers are the levels of
                 pixels, 0..levels - 1, and are dequantised first.
             labels: the class of each image, or one for all; a model that knows classes wants them, ``classes`` itself is "of no class".  Images of one
                 class are solved together.
@@ -284,8 +284,13 @@ class Model:
         Raises:
             ValueError, TypeError: images of another shape, or off the levels; labels that are missing or not the model's; bad options.
         """
+        self._check(images)
         seed, ids = int(torch.randint(2**62, ())) if seed is None else seed, torch.tensor(names(len(images), sample_ids))
         x, parts = self.scaled(images, seed, ids), list(apart(self, labels, len(images)))
+        if images.is_floating_point() and _on_levels(images, self.data_range, self.levels):
+            said = f"the images are floats that all lie on the {self.levels} levels of pixels, where a density has no bits/dim to speak of; expected"
+            cure = f"integers, 0..{self.levels - 1}, which are dequantised, or sdesolve.dequantise(images, {self.data_range}, seed=0)."
+            warnings.warn(f"{said} {cure}", sd.SolveWarning, stacklevel=2)
         with warnings.catch_warnings():
             if len(parts) > 1:
                 warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the class; joined, the images are numbered
@@ -329,8 +334,15 @@ class Model:
                 is decoded as of the class of the nearer end.
             temperature: the codes are multiplied by it.
             options: of :func:`sdesolve.encode` and :func:`sdesolve.decode` both, as in ``rtol=1e-3``.
+
+        Raises:
+            ValueError, TypeError: what are no images of the model, as many on both ends and within its data range; labels and options as for :meth:`log_likelihood`.
         """
+        for images in (a, b):
+            self._check(images)
         ends = [class_labels(self, len(a), of, 1.0, None, 1.0) for of in (labels, labels if labels_b is None else labels_b)]
+        for name, images in (("a", a), ("b", b)):
+            check_inside_range(images, self.data_range, name)
         start, end = (self.encode(x, labels=of, **options).x for x, of in zip((a, b), ends, strict=True))
         codes = sd.interpolate(start, end, count)
         nearer = None if ends[0] is None else on_the_way(torch.stack(ends), count).flatten()  # type: ignore[arg-type, union-attr]
@@ -356,13 +368,20 @@ class Model:
 
     def scaled(self, images: Tensor, seed: int = 0, sample_ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """Images as the network takes them: floats as they are, integers dequantised into the data range; on its device."""
-        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, {', '.join(map(str, self.shape))}): images[None] for a single one.")
+        self._check(images)
         if images.is_floating_point():
             return images.to(self.device)
         unit = sd.dequantise(images, (0, self.levels - 1), self.levels, seed=seed, sample_ids=sample_ids) / (self.levels - 1)
         low, high = self.data_range
         return (low + (high - low) * unit).to(self.device)
+
+    def _check(self, images: Tensor) -> None:
+        """That these are images of the model's shape, one at least."""
+        expected = f"expected (n, {', '.join(map(str, self.shape))})"
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images are a {type(images).__name__}; {expected}, a tensor, as of torch.stack(images).")
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or not len(images):
+            raise ValueError(f"images have shape {tuple(images.shape)}; {expected}: images[None] for a single one.")
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write ``model.safetensors`` and ``card.json``, each whole or not at all; returns the folder.
@@ -381,6 +400,28 @@ class Model:
         folder = Path(folder)
         write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model", dtype)
         return folder
+
+
+def inside_range(images: Tensor, data_range: tuple[float, float]) -> Tensor:
+    """(n,) bool: which images, floats, are finite and within the range, to rounding."""
+    low, high = data_range
+    slack = 1e-6 * (high - low)
+    return ((images >= low - slack) & (images <= high + slack)).flatten(1).all(1)
+
+
+def check_inside_range(images: Tensor, data_range: tuple[float, float], name: str) -> None:
+    """That images that are floats lie in the range; raises ValueError, which calls them ``name``."""
+    if images.is_floating_point() and not bool((kept := inside_range(images, data_range)).all()):
+        i = int((~kept).nonzero()[0])
+        low, high, first, last = *data_range, float(images[i].min()), float(images[i].max())
+        raise ValueError(f"{name}: image {i} of {len(images)} runs from {first:g} to {last:g}, and the model's data from {low:g} to {high:g}; expected images in that range.")
+
+
+def _on_levels(images: Tensor, data_range: tuple[float, float], levels: int) -> bool:
+    """Whether all are values that pixels take: the levels from end to end, or the middles of the bins."""
+    low, high = data_range
+    unit = (images.double() - low) / (high - low)
+    return any(bool(((level - level.round()).abs() < 1e-3).all()) for level in (unit * (levels - 1), unit * levels - 0.5))
 
 
 def embedded() -> list[str]:

@@ -173,3 +173,39 @@ def test_every_parameterisation_s_score_can_be_asked() -> None:
 def test_bad_input(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         sd.divergence(**{"f": lambda x, t: x, "x": torch.ones(3, 2), "t": 0.5, **arguments})
+
+
+def cut(make) -> dict[str, object]:
+    """Fields that depend on x and keep no graph of it."""
+
+    @torch.no_grad()
+    def decorated(x: Tensor, t: Tensor) -> Tensor:
+        return make(x)
+
+    @torch.inference_mode()
+    def inference(x: Tensor, t: Tensor) -> Tensor:
+        return make(x)
+
+    weights = torch.ones((), requires_grad=True)
+    return {"no_grad": decorated, "inference": inference, "detached": lambda x, t: make(x.detach()), "weights alone": lambda x, t: weights * make(x.detach())}
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference", "detached", "weights alone"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_field_without_autograd_is_not_taken_for_a_constant(how: str, method: str) -> None:
+    options = {} if method == "exact" else {"probes": 6, "seed": 0}
+    with pytest.raises(ValueError, match=r"autograd was cut off.*expected one without, or with torch.inference_mode\(False\), torch.enable_grad\(\):"):
+        sd.divergence(cut(torch.sin)[how], torch.rand(3, 4), 0.5, method, **options)
+    broken = torch.tensor([[torch.nan, 1.0], [1.0, 2.0]])
+    assert torch.equal(sd.divergence(cut(lambda x: torch.where(x.isnan(), x, 3.0))[how], broken, 0.5), torch.zeros(2)), "a constant"
+
+
+def test_inference_mode_changes_no_divergence() -> None:
+    field, x, t = Mixing((4,)), torch.randn(3, 4, dtype=torch.float64), torch.full((3,), 0.3)
+    expected = sd.divergence(field, x, t)
+    with torch.inference_mode():
+        found = sd.divergence(field, x + 0, t + 0)
+        other = Mixing((4,))
+        with pytest.raises(ValueError, match=r"made in torch\.inference_mode.*a model that is made outside of it"):
+            sd.divergence(other, x, 0.3)
+    assert torch.equal(found, expected) and float(expected.abs().min()) > 0

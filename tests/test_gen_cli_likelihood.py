@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from gen_fixtures import random_parquet, tiny_model
+from gen_fixtures import random_parquet, tiny_model, write_parquet
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -91,10 +91,49 @@ def test_an_interrupted_run_goes_on(folder, tmp_path, monkeypatch):
     assert likelihood(folder, tmp_path / "a.csv").exit_code == 0
     assert likelihood(folder, tmp_path / "b.csv").exit_code == 0
     assert read_table(tmp_path / "a.csv") == read_table(tmp_path / "b.csv")
+    other = likelihood(folder, tmp_path / "a.parquet")
+    assert other.exit_code == 2 and "a.json is there already, of a table of other settings (table)" in other.output.replace("\n", " ")
     again = likelihood(folder, tmp_path / "a.csv")
     assert again.exit_code == 2 and "complete; add --overwrite" in again.output
     assert likelihood(folder, tmp_path / "a.csv", "--overwrite", "--n", 1).exit_code == 0
     assert len(read_table(tmp_path / "a.csv")) == 1
+
+
+def test_a_run_goes_on_with_the_same_images_alone(folder, tmp_path, monkeypatch):
+    """Not with others of that name, of that number and with those labels."""
+    measure, source = cli.measure, tmp_path / "data.parquet"
+
+    def interrupted(*arguments, **options):
+        yield next(measure(*arguments, **options))
+        raise KeyboardInterrupt
+
+    images = [image[0].numpy() for image in read_data(folder / "data.parquet").images]
+    write_parquet(source, images)
+    monkeypatch.setattr(cli, "measure", interrupted)
+    assert run(folder, "likelihood", "--data", source, "--out", tmp_path / "a.csv", *LOOSE).exit_code == 130
+    monkeypatch.setattr(cli, "measure", lambda *arguments, **options: pytest.fail("the network was called"))
+    write_parquet(source, images[::-1])
+    swapped = run(folder, "likelihood", "--data", source, "--out", tmp_path / "a.csv", *LOOSE)
+    assert swapped.exit_code == 2 and "other settings (digest); add --overwrite" in swapped.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.png", "a picture of something else", "a.png is there already; add --overwrite"),
+        ("a.csv", "hello", "a.csv is there already; add --overwrite"),
+        ("a.json", "[]", "a.json is there already, and not of a table of likelihoods; add --overwrite"),
+        ("a.json", '{"settings":', "a.json is not JSON"),
+        ("a.json", '{"settings": {"seed": 0}}', "a.json is there already, and not of a table"),
+    ],
+    ids=str,
+)
+def test_what_is_there_is_kept(folder, tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setattr(cli, "measure", lambda *arguments, **options: pytest.fail("the network was called"))
+    (tmp_path / name).write_text(content)
+    result = likelihood(folder, tmp_path / "a.csv")
+    assert result.exit_code == 2 and message in result.output.replace("\n", " "), result.output
+    assert (tmp_path / name).read_text() == content
 
 
 def test_where_images_may_come_from(folder, tmp_path):
@@ -108,12 +147,21 @@ def test_where_images_may_come_from(folder, tmp_path):
 
 
 def test_an_image_outside_the_range_is_told(folder, tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.full((1, 1, 8, 8), 7.0, np.float32))
-    result = run(folder, "likelihood", "--data", tmp_path / "a.npz", "--out", tmp_path / "a.csv", *LOOSE)
-    assert result.exit_code == 2 and "samples leave it" in result.output
-    np.savez(tmp_path / "b.npz", images=np.full((1, 1, 8, 8), np.nan, np.float32))
-    result = run(folder, "likelihood", "--data", tmp_path / "b.npz", "--out", tmp_path / "b.csv", *LOOSE)
-    assert result.exit_code == 1 and "'non_finite': 1" in result.output
+    """By its name, and it stops no other."""
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 1, 8, 8)).astype(np.float32)
+    images[1, 0, 2, 2], images[2, 0, 0, 0], images[4] = 1.01, np.inf, np.nan
+    np.savez(tmp_path / "a.npz", images=images)
+    result = run(folder, "likelihood", "--data", tmp_path / "a.npz", "--out", tmp_path / "a.csv", "--bound", 4, *LOOSE)
+    said = " ".join(result.output.split())
+    assert "3 of 5 images leave the data range (-1, 1), or hold a NaN, and have no likelihood:" in said and "a.npz[2]" in said and "samples have" not in said
+    assert result.exit_code == 1, result.output
+    rows = read_table(tmp_path / "a.csv")
+    assert [row["status"] for row in rows] == ["ok", "outside_range", "outside_range", "ok", "non_finite"]
+    assert [np.isfinite([row["bits_per_dim"], row["bound"]]).all() for row in rows] == [True, False, False, True, False]
+    again = gen.load(folder / "tiny").log_likelihood(torch.from_numpy(images[3:4]), seed=0, sample_ids=[3], rtol=1e-2, atol=1e-2, eps=1e-2)
+    assert rows[3]["log_prob"] == pytest.approx(float(again.log_prob), rel=1e-3)
+    way = run(folder, "interpolate", "--data", tmp_path / "a.npz", "--first", 0, "--last", 1, "--out", tmp_path / "way.png")
+    assert way.exit_code == 2 and "image 1 of 2 runs from" in way.output.replace("\n", " ") and not (tmp_path / "way.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,15 @@ def test_a_model_that_does_not_look_at_its_input_has_no_derivative() -> None:
     assert torch.equal(score.denoise(x, 0.4), torch.ones(2, 3))
 
 
+def test_a_model_without_autograd_is_not_taken_for_a_constant() -> None:
+    """Through the analytic part alone there would be a derivative, and a wrong one."""
+    model = network().requires_grad_(False)
+    for cut in (torch.no_grad()(lambda x, t: model(x, t)), lambda x, t: model(x.detach(), t)):
+        score = sd.guided(sd.as_score(cut, sd.VPSDE(), predicts="epsilon"), pulled, derivative=True)
+        with torch.no_grad(), pytest.raises(ValueError, match="autograd was cut off"):
+            score(torch.randn(2, 3), 0.4)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -113,5 +113,33 @@ def test_bad_decoding_and_interpolation() -> None:
         sd.interpolate(torch.ones(2, 3), torch.ones(3, 2))
     with pytest.raises(ValueError, match="sample 1 are opposite"):
         sd.interpolate(torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+    for bad, message in ((torch.full((2, 3), math.nan), "finite floats"), ([1.0, 2.0], "a is a list"), (torch.ones(0, 3), "at least one"), (sd.Latent, "a is a type")):
+        with pytest.raises((ValueError, TypeError), match=message):
+            sd.interpolate(bad, bad)
     with pytest.raises(ValueError, match="count=1"):
         sd.interpolate(torch.eye(2), torch.eye(2), 1)
+
+
+def test_the_carry_is_of_its_own_path_alone() -> None:
+    """At another temperature the way back begins anew, as from a code that nothing is known of."""
+    p, target = sd.VPSDE(), sd.exam.mixture_2d()
+    latent = sd.encode(p, target.score(p), target.sample(3, seed=0), "leapfrog", steps=10)
+    warm = sd.decode(p, target.score(p), latent, temperature=0.8).x
+    assert torch.equal(warm, sd.decode(p, target.score(p), 0.8 * latent.x, "leapfrog", steps=10).x)
+
+
+def test_a_code_that_did_not_arrive_is_not_decoded_to_one_that_did() -> None:
+    p, target = sd.VPSDE(), sd.exam.mixture_2d()
+    x, score = target.sample(2, seed=0), target.score(p)
+    with pytest.warns(sd.SolveWarning):
+        short = sd.encode(p, score, x, max_steps=2)
+    for method in ({}, {"method": "leapfrog", "steps": 5}):
+        assert sd.decode(p, score, short, **method).status.tolist() == ["max_steps"] * 2
+
+
+def test_half_precision_is_lifted_for_the_way() -> None:
+    p, target = sd.VPSDE(), sd.exam.mixture_2d()
+    x, score = target.sample(2, seed=0).half(), target.score(p)
+    latent = sd.encode(p, score, x, rtol=1e-3, atol=1e-3)
+    assert latent.x.dtype == torch.float32 and torch.equal(latent.x, sd.encode(p, score, x.float(), rtol=1e-3, atol=1e-3).x)
+    assert sd.decode(p, score, latent.x.half(), rtol=1e-3, atol=1e-3).x.dtype == torch.float32

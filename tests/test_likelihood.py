@@ -93,6 +93,14 @@ def test_intervals_cover_what_they_claim(repeated) -> None:
     assert abs(float(r.log_prob.mean()) - exact) < 4 * float(r.log_prob.std()) / math.sqrt(1000)
 
 
+def test_few_dimensions_are_exact_unless_told_otherwise() -> None:
+    """Of a few combinations of signs no standard error can be had."""
+    p = sd.VPSDE()
+    for d, options, kind in ((16, {}, "exact"), (17, {}, "hutchinson"), (16, {"probes": 2}, "hutchinson"), (2, {"noise": "gaussian"}, "hutchinson")):
+        r = sd.log_likelihood(p, sd.exam.Gaussian(torch.zeros(d), std=1.0).score(p), torch.zeros(1, d), rtol=1e-2, atol=1e-2, seed=0, **options)
+        assert r.stats["divergence"] == kind, d
+
+
 def test_the_variance_falls_as_one_over_the_probes(repeated) -> None:
     p, target, x, _ = repeated
     options = {"rtol": 1e-3, "atol": 1e-3}
@@ -248,6 +256,18 @@ def test_a_broken_row_disturbs_no_other() -> None:
     assert short.status.tolist() == ["max_steps"] * 3 and torch.isnan(short.log_prob).all()
 
 
+def test_autograd_may_be_off_outside_and_not_within() -> None:
+    """Without derivatives the likelihood would be wrong, and its status ok."""
+    p, target = sd.VPSDE(), coupled((4,))
+    x, score = target.sample(3, seed=0), target.score(p)
+    expected = sd.log_likelihood(p, score, x, seed=0).log_prob
+    with torch.inference_mode():
+        assert torch.equal(sd.log_likelihood(p, score, x.clone(), seed=0).log_prob, expected)
+    for cut in (torch.no_grad()(lambda y, t: score(y, t)), lambda y, t: score(y.detach(), t)):
+        with pytest.raises(ValueError, match="autograd was cut off"):
+            sd.log_likelihood(p, cut, x, seed=0)
+
+
 def test_a_prior_that_does_not_fit_is_told() -> None:
     p, target = sd.VESDE(sigma_max=2.0), coupled((4,))
     with pytest.warns(sd.SolveWarning, match="KL divergence is .* bits/dim"):
@@ -266,6 +286,10 @@ BAD = {
     "stiff": ({"method": "rodas5p"}, "expected 'rk45'"),
     "sde": ({"method": "pc"}, "does not choose steps"),
     "tolerance": ({"rtol": -1.0}, "rtol=-1.0"),
+    "no error is small": ({"rtol": 1e9, "atol": 1e-5}, "expected less than 1 together, as in rtol=1e-4, atol=1e-4"),
+    "half a nat each": ({"rtol": 0.5, "atol": 0.5}, "errors of whole nats a dimension"),
+    "no process": ({"process": None}, "process is a NoneType; expected the forward process of the model, as in sd.VPSDE()"),
+    "silent probe": ({"divergence": "hutchinson", "noise": torch.tensor([[1.0, 1.0], [0.0, 0.0]])}, "probe 0 of row 1 is 0"),
     "rounding": ({"rtol": 1e-12, "atol": 1e-12}, "below one rounding"),
     "eps": ({"eps": 0.0}, "expected 0 < eps < T"),
     "seed": ({"seed": 1.5}, "seed=1.5"),
