@@ -40,7 +40,7 @@ FOREIGN = {  # what is not of the standard library: by package, and by where it 
     "sdesolve": {"module": {"torch", "numpy"}, "function": {"tqdm", "torchsde", "torchdiffeq", "scipy"}},
     "sdesolve_gen": {
         "module": {"torch", "numpy", "sdesolve", "safetensors", "PIL", "tqdm", "typer", "pyarrow"},
-        "function": {"matplotlib", "accelerate", "yaml", "datasets", "lpips", "huggingface_hub", "torch_fidelity", *INSTALL},
+        "function": {"matplotlib", "accelerate", "filelock", "yaml", "datasets", "lpips", "huggingface_hub", "torch_fidelity", *INSTALL},
     },
 }
 

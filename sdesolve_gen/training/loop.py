@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -126,6 +125,8 @@ class _Run:
         if not self.accelerator.is_main_process:
             yield
             return
+        from filelock import FileLock, Timeout
+
         try:
             lock = FileLock(self.folder / LOCK, timeout=0).acquire()
         except Timeout:
