@@ -86,9 +86,9 @@ def archives(folder: str) -> str:
         raise SystemExit(f"missing: {', '.join(missing)}")
     if not any(f.startswith("sdesolve_gen/assets/") and f.endswith(".safetensors") for f in in_wheel):
         raise SystemExit("no model in the wheel: sdesolve_gen/assets/ holds no .safetensors")
-    strangers = {f.split("/")[0] for f in in_wheel} - {"sdesolve", "sdesolve_gen"}
+    strangers = {f.split("/")[0] for f in in_wheel} - {"sdesolve", "sdesolve_gen", "sdesolve_gen_command.py"}
     if any(not name.endswith(".dist-info") for name in strangers):
-        raise SystemExit(f"the wheel installs {strangers} beside the two packages")
+        raise SystemExit(f"the wheel installs {strangers} beside the two packages and the console command")
     return f"{wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB) and {source.name} hold all {len(must)} files"
 
 

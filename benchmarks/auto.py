@@ -4,7 +4,8 @@
 
 A fixed choice is one of eight methods on one of three grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
 interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
-error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least.
+error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least.  With ``--optimised N``
+also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve.files import atomic
-from sdesolve_gen.benchmark.contenders import span
+from sdesolve_gen.benchmark.contenders import FOUND_UP_TO, optimised, span
 from sdesolve_gen.benchmark.problems import Network, Problem, Sources, make
 from sdesolve_gen.benchmark.runner import fine
 
@@ -29,7 +31,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),
 ]  # fmt: skip
 GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20)}
-AUTO = "auto"
+AUTO, OWN = "auto", "auto, optimised"
 CHOICES: dict[str, dict[str, Any]] = {
     " ".join([method, *map(str, options.values()), grid]): {"method": method, "grid": recipe, **options} for method, options in METHODS for grid, recipe in GRIDS.items()
 }
@@ -38,29 +40,46 @@ CHOICES: dict[str, dict[str, Any]] = {
 def away(problem: Problem, how: dict[str, Any], calls: int, z: Tensor, ends: Tensor, whole: bool) -> Tensor:
     """(rows,) distances to the flow's ends, root mean square over coordinates, in standard deviations of the data."""
     flow = problem.process.probability_flow(Network(problem).score)
-    where = None if whole else span(problem, calls)
-    parts = [sd.solve(flow, x, nfe=calls, interval=where, denoise=True, **how).x for x in (z * problem.process.prior_std).split(problem.batch or len(z))]
+    where = {} if "grid" in how and isinstance(how["grid"], sd.OptimisedGrid) else {"nfe": calls, "interval": None if whole else span(problem, calls), "denoise": True}
+    parts = [sd.solve(flow, x, **where, **how).x for x in (z * problem.process.prior_std).split(problem.batch or len(z))]
     return (torch.cat(parts).float() - ends).flatten(1).double().square().mean(1).sqrt() / problem.std
 
 
 def measured(problem: Problem, calls: int, whole: bool, seed: int) -> dict[str, Tensor]:
     """Choice -> distances."""
     z, ends = problem.start(seed), fine(problem, seed, problem.rows, problem.cache, centred=not whole)
-    return {name: away(problem, how, calls, z, ends, whole) for name, how in {AUTO: {"method": AUTO}, **CHOICES}.items()}
+    tried = {AUTO: {"method": AUTO}, **CHOICES}
+    if problem.trajectories and calls <= FOUND_UP_TO["optimised"]:
+        tried[OWN] = {"method": AUTO, "grid": optimised(problem, calls, AUTO)}
+    return {name: away(problem, how, calls, z, ends, whole) for name, how in tried.items()}
 
 
 def row(found: dict[str, Tensor]) -> dict[str, Any]:
-    """auto, the best fixed choice, and how much further away auto is, each with its standard error."""
+    """auto, the best fixed choice, and how much further away auto is, each with its standard error; the same of auto on nodes of its own."""
     means = {name: float(d.mean()) for name, d in found.items()}
     best = min(CHOICES, key=means.__getitem__)
-    more = found[AUTO] - found[best]
-    errors = [float(d.std() / math.sqrt(len(d))) for d in (found[AUTO], more)]
-    return {"auto": means[AUTO], "se": errors[0], "best": best, "distance": means[best], "more": float(more.mean()), "more_se": errors[1], "means": means}
+    line = {"auto": means[AUTO], "se": error(found[AUTO]), "best": best, "distance": means[best], **beside(found[AUTO], found[best]), "means": means}
+    return line | ({"own": {"distance": means[OWN], **beside(found[OWN], found[best])}} if OWN in found else {})
+
+
+def beside(distance: Tensor, other: Tensor) -> dict[str, float]:
+    """How much further away the one is, draw by draw."""
+    return {"more": float((distance - other).mean()), "more_se": error(distance - other)}
+
+
+def more(line: dict[str, float]) -> str:
+    """The difference, as a cell."""
+    return f"{line['more']:+.4f} ± {line['more_se']:.4f}"
+
+
+def error(d: Tensor) -> float:
+    """Standard error of the mean."""
+    return float(d.std() / math.sqrt(len(d)))
 
 
 def overall(rows: list[dict[str, Any]]) -> tuple[float, str, float]:
     """auto's geometric mean ratio to the best of each row, and the fixed choice for which it is least."""
-    least = [min(row["means"].values()) for row in rows]
+    least = [min(row["means"][name] for name in (AUTO, *CHOICES)) for row in rows]
 
     def ratio(name: str) -> float:
         return math.exp(sum(math.log(row["means"][name] / low) for row, low in zip(rows, least, strict=True)) / len(rows))
@@ -74,18 +93,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("problems", nargs="+", metavar="NAME:ROWS", help="as sdesolve-gen benchmark has them")
     parser.add_argument("--budgets", nargs="+", type=int, default=[5, 8, 10, 15, 20, 35, 50, 100])
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--optimised", type=int, metavar="N", help="draws of which auto's own nodes are found, at most 20 calls")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     table: dict[int, list[dict[str, Any]]] = {n: [] for n in given.budgets}
-    print("| problem | calls | `auto` | best fixed choice | | `auto` - best |\n|---|---|---|---|---|---|")
+    print("| problem | calls | `auto` | best fixed choice | | `auto` - best | on its own nodes | - best |\n|---|---|---|---|---|---|---|---|")
     for name, _, rows in (text.partition(":") for text in given.problems):
-        problem = make(name, int(rows or 64), Sources(given.data, None, given.out / "cache"))
+        problem = replace(make(name, int(rows or 64), Sources(given.data, None, given.out / "cache")), trajectories=given.optimised)
         for n in given.budgets:
             line = row(measured(problem, n, given.whole, given.seed))
             table[n].append({"problem": name, "rows": problem.rows, **line})
-            print(f"| {name} | {n} | {line['auto']:.4f} ± {line['se']:.4f} | {line['best']} | {line['distance']:.4f} | {line['more']:+.4f} ± {line['more_se']:.4f} |", flush=True)
+            own = f"{line['own']['distance']:.4f} | {more(line['own'])}" if "own" in line else " |"
+            print(f"| {name} | {n} | {line['auto']:.4f} ± {line['se']:.4f} | {line['best']} | {line['distance']:.4f} | {more(line)} | {own} |", flush=True)
     print("\n| calls | `auto` | best fixed choice over all problems | |\n|---|---|---|---|")
     for n in given.budgets:
         ratio, best, least = overall(table[n])

@@ -76,8 +76,9 @@ def judged(judge: Features, images: Tensor, reference: Gaussian) -> dict[str, Fi
 
 
 def gain(alone: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
-    """How much nearer the row is than the predictor alone, by FID_infinity, of two rows' figures."""
-    a, b = alone["fid_infinity"], row["fid_infinity"]
+    """How much nearer the row is than the predictor alone, by FID_infinity where the images suffice for it, of two rows' figures."""
+    name = "fid_infinity" if "fid_infinity" in alone else "fid"
+    a, b = alone[name], row[name]
     return {"value": a.value - b.value, "standard_error": math.hypot(a.standard_error, b.standard_error)}
 
 
@@ -102,15 +103,15 @@ def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     f = row["figures"]
     snr = "-" if row["snr"] is None else f"{row['snr']:g}"
-    measured = _pair(f["fid"]) + _pair(f["fid_infinity"]) + (_pair(row["gain"]) if "gain" in row else " " * 18)
+    measured = _pair(f["fid"]) + _pair(f.get("fid_infinity")) + (_pair(row["gain"]) if "gain" in row else " " * 18)
     return (
         f"{row['model'][:15]:<16}{row['predictor']:<19}{row['steps'] or '':>6}{snr:>7}{row['nfe'] or '':>6}{measured}"
         f"{_pair(f['confidence'], 17)}{row['failed']:>7}{row['seconds']:>8.0f}"
     )
 
 
-def _pair(figure: dict[str, Any], width: int = 18) -> str:
-    return f"{figure['value']:.4f} ({figure['standard_error']:.4f})".rjust(width)
+def _pair(figure: dict[str, Any] | None, width: int = 18) -> str:
+    return (f"{figure['value']:.4f} ({figure['standard_error']:.4f})" if figure else "").rjust(width)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from . import exam, grids
 from ._arrays import expand_time
 from ._backends import backends
+from ._given import of_rows
 from ._loops.fixed import Moment
 from ._loops.parallel import Parallel
 from .brownian import BrownianPath
@@ -100,6 +101,7 @@ __all__ = [
     "log_likelihood",
     "methods",
     "model_statistics",
+    "of_rows",
     "optimize_card",
     "optimize_grid",
     "smc",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ._backends import Backend, make_backend
 from ._errors import as_float, as_int, choice, integer, truth
+from ._given import given
 from ._loops.dense import Event
 from ._loops.parallel import Parallel
 from .brownian import BrownianPath
@@ -70,12 +71,13 @@ def try_constraint(constraint: Constraint | None, x: Tensor, t: float, at_once: 
         return
     rows = x.repeat_interleave(at_once.window, 0) if at_once else x.clone()
     try:
-        applied(constraint, rows, torch.full((len(rows),), t, dtype=torch.float64, device=x.device) if at_once else t, torch.zeros_like(rows))
+        with given(torch.arange(len(x)).repeat_interleave(at_once.window if at_once else 1), len(x)):
+            applied(constraint, rows, torch.full((len(rows),), t, dtype=torch.float64, device=x.device) if at_once else t, torch.zeros_like(rows))
     except RuntimeError as error:
         if at_once:
             error.add_note(
-                "parallel applies the constraint to more rows than the batch has, each at a time of its own; expected parallel=None for one that holds a "
-                "tensor of the whole batch."
+                "parallel applies the constraint to more rows than the batch has, each at a time of its own; expected sdesolve.of_rows(tensor, x) "
+                "where it holds a tensor of the whole batch, or parallel=None."
             )
         raise
 

@@ -190,8 +190,8 @@ class Hutchinson:
     def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Estimate:
         pull = Pullback(f, x)
         parts = []
-        for v in self._probes:
-            pulled = pull(v[None])[0]
+        for i, v in enumerate(self._probes, 1):
+            pulled = pull(v[None], last=i == self.parts)[0]
             parts.append(dot(pulled, v))
         if self.parts > 1:
             return Estimate(pull.value, torch.stack(parts))
@@ -242,14 +242,14 @@ class Pullback:
         self.value = self._value.detach()
         self._f, self._constant = f, False
 
-    def __call__(self, v: Tensor) -> Tensor:
-        """(n, B, *event): v'J for n vectors."""
+    def __call__(self, v: Tensor, last: bool = False) -> Tensor:
+        """(n, B, *event): v'J for n vectors; the ``last`` call lets go, on its way, of what the evaluation kept."""
         if not self._value.requires_grad:
             return self._zeros(v)
         for _ in v:
             _tally.pullback()
         many = len(v) > 1
-        (pulled,) = torch.autograd.grad(self._value, self._x, v if many else v[0], retain_graph=True, is_grads_batched=many, allow_unused=True)
+        (pulled,) = torch.autograd.grad(self._value, self._x, v if many else v[0], retain_graph=not last, is_grads_batched=many, allow_unused=True)
         if pulled is None:
             return self._zeros(v)
         return pulled if many else pulled[None]

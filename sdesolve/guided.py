@@ -13,8 +13,8 @@ coefficients are float64 numbers, multiplied out before they meet the state, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from . import _tally
-from ._arrays import Number, plus
+from ._arrays import Number, expand_time, plus
 from ._autograd import check_constant, graph, usable
-from ._errors import choice
+from ._errors import as_float, choice
 from .processes import Process
 from .scores import Linear, Score, combined
 
@@ -38,9 +38,9 @@ class Prediction:
         t: its time, a float or a float64 tensor (B,).
     """
 
-    def __init__(self, process: Process, x: Tensor, t: Number, linear: Linear, output: Tensor, attached: bool) -> None:
+    def __init__(self, process: Process, x: Tensor, t: Number, linear: Linear, output: Tensor, attached: bool, pull: Pull | None = None) -> None:
         self.process, self.x, self.t = process, x, t
-        self._linear, self._output, self._attached = linear, output, attached
+        self._linear, self._output, self._attached, self._pull = linear, output, attached, pull
 
     @property
     def alpha(self) -> Number:
@@ -66,6 +66,9 @@ class Prediction:
         Raises:
             RuntimeError: the score was guided without ``derivative=True``.
         """
+        if self._pull:
+            _tally.pullback()
+            return self._pull(v)[0]
         if not self.x.requires_grad:
             raise RuntimeError("the term asks for a derivative of the model, whose graph was not kept; expected guided(score, term, derivative=True).")
         if not self._graph.requires_grad:  # the model does not depend on x
@@ -76,9 +79,10 @@ class Prediction:
     @cached_property
     def _graph(self) -> Tensor:
         with torch.set_grad_enabled(self._output.requires_grad or self._attached):
-            return combined(self._linear, self.x, self._output, 1 / self.alpha, self.sigma**2 / self.alpha)
+            return _denoised(self.process, self._linear, self.x, self.t, self._output)
 
 
+Pull: TypeAlias = Callable[[Tensor], tuple[Tensor]]
 Term: TypeAlias = Callable[[Prediction], Tensor]
 """What is added to a score, (B, *event), each row by itself."""
 
@@ -86,30 +90,56 @@ Term: TypeAlias = Callable[[Prediction], Tensor]
 class Guided(Score):
     """A score with a term added; made by :func:`guided`."""
 
-    def __init__(self, base: Score, term: Term, to: str, derivative: bool) -> None:
+    def __init__(self, base: Score, term: Term, to: str, derivative: bool, within: tuple[float, float] | None) -> None:
         super().__init__(base.model, base.process, base.predicts, base.time, base.sigma_data)
         self._base, self._term, self._derivative = base, term, derivative
         self._to_x0 = choice("to", to, ("score", "x0")) == "x0"
+        self._within = None if within is None else noise_levels("within", within)
 
     def linear(self, t: Number) -> Linear:
         return self._base.linear(t)
 
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
+        inside = self._inside(t)
+        if inside is False:
+            return self._base._output(x, t, scale)
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
             with torch.inference_mode(False), torch.no_grad():
                 return self.model_output(usable(x), usable(t))
-        attached, t = torch.is_grad_enabled(), t.double() if isinstance(t, Tensor) else t
-        with graph() if self._derivative else nullcontext():
-            at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
-            raw = self._base._output(at, t, scale)
-        if self._derivative and not raw.requires_grad:
-            check_constant(lambda y: self._base._output(y, t, scale), x, raw)
-        linear = self.linear(t)
-        term = self._term(Prediction(self.process, at, t, linear, raw, attached))
+        inner = transformed()  # where tangents hang on what a detached tensor would lose
+        attached, t = torch.is_grad_enabled() or inner, t.double() if isinstance(t, Tensor) else t
+        at, pull, linear = x, None, self.linear(t)
+        if inner and self._derivative:
+            raw, pull = self._pulled(x, t, scale)
+        else:
+            with graph() if self._derivative else torch.set_grad_enabled(attached):
+                at = x if x.requires_grad or not self._derivative else x.detach().requires_grad_()
+                raw = self._base._output(at, t, scale)
+            if self._derivative and not raw.requires_grad:
+                check_constant(lambda y: self._base._output(y, t, scale), x, raw)
+        term = self._term(Prediction(self.process, at, t, linear, raw, attached, pull))
         if not isinstance(term, Tensor) or term.shape != x.shape:
             got = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise ValueError(f"the term added to the score returned {got}; expected a tensor like the state, {tuple(x.shape)}.")
-        return plus(raw if attached else raw.detach(), self._weight(linear, t), term.to(x))
+        added = term.to(raw) if inside is True else torch.where(expand_time(inside, x), term.to(raw), 0.0)
+        return plus(raw if attached else raw.detach(), self._weight(linear, t), added)
+
+    def _pulled(self, x: Tensor, t: Number, scale: Number | None) -> tuple[Tensor, Pull]:
+        """The base's output, and v -> (dx0/dx)' v as torch.func has it, which alone works inside its own transforms."""
+
+        def denoised(at: Tensor) -> tuple[Tensor, Tensor]:
+            raw = self._base._output(at, t, scale)
+            return _denoised(self.process, self._base.linear(t), at, t, raw), raw
+
+        found: Any = torch.func.vjp(denoised, x, has_aux=True)
+        return found[2], found[1]
+
+    def _inside(self, t: Number) -> bool | Tensor:
+        """Whether the term is added at t; a tensor, of which no host looks at the values, where the time is one."""
+        if self._within is None:
+            return True
+        (low, high), level = self._within, self.process.sigma_(t) / self.process.alpha_(t)
+        return (low < level) & (level <= high) if isinstance(level, Tensor) else low < level <= high
 
     def _weight(self, linear: Linear, t: Number) -> Number:
         """What the term is multiplied by in the model's output."""
@@ -117,7 +147,27 @@ class Guided(Score):
         return weight if linear.on_output is None else weight / linear.on_output
 
 
-def guided(score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False) -> Score:
+def transformed() -> bool:
+    """Whether a transform of torch.func, as ``jvp``, is under way: inside it ``requires_grad_`` is refused."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _denoised(process: Process, linear: Linear, x: Tensor, t: Number, output: Tensor) -> Tensor:
+    """E[x_0 | x] of a model's output at x."""
+    return combined(linear, x, output, 1 / process.alpha_(t), process.sigma_(t) ** 2 / process.alpha_(t))
+
+
+def noise_levels(name: str, value: object) -> tuple[float, float]:
+    """``value`` as noise levels 0 <= low < high, of which high may be infinite; otherwise a ValueError."""
+    low, high = (as_float(end) for end in value) if isinstance(value, tuple | list) and len(value) == 2 else (None, None)
+    if low is None or high is None or not 0 <= low < high <= math.inf:
+        raise ValueError(f"{name}={value!r}; expected noise levels 0 <= low < high, in units of sigma/alpha, as in {name}=(0.3, 3.0).")
+    return low, high
+
+
+def guided(
+    score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False, within: tuple[float, float] | None = None
+) -> Score:
     """A score with a term added, for every process, parameterisation and solver, at no network call more.
 
     As in ``guided(score, lambda p: strength * (target - p.x0))``; scores that are guided already can be guided again.
@@ -127,8 +177,11 @@ def guided(score: Score, term: Term, *, to: Literal["score", "x0"] = "score", de
         term: from a :class:`Prediction` (x, t, x0, and derivatives) to what is added, (B, *event); each row by itself.
         to: what it is added to: the score, as grad ln p_t(y | x) is, or E[x_0 | x].
         derivative: whether the term asks for ``pullback``, which needs the memory of the model's graph during a call.
+        within: noise levels (low, high], in units of sigma/alpha, at which it is added; None for all.  At others, on a fixed grid, it is not asked, and no graph is
+            kept; where rows have times of their own it is asked of all of them.
 
     Raises:
-        ValueError: an unknown ``to``; and, at the first call, a term of the wrong shape, or a model that computes without autograd where its derivative is asked for.
+        ValueError: an unknown ``to``, noise levels that are none; and, at the first call, a term of the wrong shape, or a model that computes without autograd where
+            its derivative is asked for.
     """
-    return Guided(score, term, to, derivative)
+    return Guided(score, term, to, derivative, within)

@@ -6,10 +6,14 @@ Along the flow  dx/dt = m(x, t)  the density of a point changes by the divergenc
 
 The score is linear in the network's output (:mod:`sdesolve.scores`), and so is m = c_x x + c_out out: the first part has the divergence c_x d
 exactly, and what is estimated is the divergence of the network alone.  Time is the log signal-to-noise ratio, in which every
-process and every scale of data gives a smooth integrand, with its poles pi away from the real axis for Gaussian data.
+process and every scale of data gives a smooth integrand, with its poles pi away from the real axis for Gaussian data; and the state is x in units of
+the spread that Gaussian data would have there, so that what a Gaussian does is integrated exactly and the flow of other data dies away at both ends.
 
-One ODE holds it all: the columns of its state are x, the integral in nats per dimension for each probe, and the number of the row, by which the
+One ODE holds it all: the columns of its state are x/n, the integral in nats per dimension for each probe, and the number of the row, by which the
 row finds its probes again when others have left the batch.  Nothing is ever drawn along the way.
+
+Steps are chosen for ln p.  An error e of x at time t changes it by <score(x, t), e> to first order, because what is left of the solve computes ln p_t of
+where it stands: the score is the adjoint of the flow, and known.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +30,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
-from ._arrays import bcast, plus, row_mean
+from ._arrays import Number, bcast, plus, row_mean
 from ._autograd import outside_inference
 from ._errors import as_float, integer
 from ._loops import adaptive
@@ -34,8 +39,8 @@ from ._student import student_quantile
 from .control import Control
 from .dequantise import bits_per_dim, check_inside
 from .divergence import Estimator, dot, make_estimator
-from .latent import flow_of, speed
-from .methods import Stepper
+from .latent import flow_of
+from .methods import Step, StepNoise, Stepper
 from .methods.runge_kutta import RungeKutta, WithIntegrals
 from .noise import check_seed, sample_ids_of
 from .problems import ProbabilityFlow
@@ -43,7 +48,8 @@ from .processes import Process
 from .solution import Solution, arrived
 from .solve import SolveWarning
 
-_FIRST, _LONGEST = 2.0, 3.0  # steps in log-SNR at rtol + atol = 2e-5: Gaussian data, of whatever scale, have their poles pi away, and beyond lie only rejections
+_LONGEST = 2.5  # step in log-SNR at rtol + atol = 2e-5, the first one too, where Gaussian data have their poles pi away: beyond lie only rejections
+_PATH = 2.5  # tolerances that the path itself may be off by where ln p does not feel it: networks of random weights amplify the error of x
 _MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
 _FEW = 16  # numbers in a sample up to which an exact divergence is the default
 
@@ -58,8 +64,8 @@ class Budget(NamedTuple):
     probes: Tensor
     """Standard error over the probes; 0 for an exact divergence."""
     solver: Tensor
-    """Sum over the steps of |what the step's estimated error does to ln p|; that of the embedded method, of lower order, so more than the
-    solver's own as a rule.  An error e of x at time t changes ln p by <score, e> to first order, so no error equation has to be solved."""
+    """Sum over the steps of what the step's estimated errors, of x and of the integral, do to ln p; those of the embedded method, of lower order, so
+    more than the solver's own as a rule."""
     truncation: Tensor
     """ln p_eps(x) - ln p_0(x) to first order in sigma(eps)^2, with its sign; what starting at eps instead of at the data has added.
     ``extrapolate=True`` takes it away."""
@@ -194,8 +200,8 @@ def log_likelihood(
 ) -> Likelihood:
     """ln p(x_0) of each sample under a score-based model, by the probability flow from ``eps`` to T.
 
-    About 70 to 120 network calls a sample at the default tolerance, five in six of them with one backward pass a probe.  Every sample has its own steps, chosen for the
-    error of x and for that of the integral, in nats per dimension, so that 1e-5 means a few 1e-5 bits/dim a step.
+    About 60 to 120 network calls a sample at the default tolerance, five in six of them with one backward pass a probe.  Every sample has its own steps, chosen for
+    what their errors do to ln p, in nats per dimension, so that 1e-5 means about 1e-5 bits/dim in the end.
 
     Arguments:
         process: the forward process.
@@ -204,7 +210,8 @@ def log_likelihood(
         divergence, probes, noise: as ``method``, ``probes`` and ``noise`` of :func:`sdesolve.divergence`.  Probes are drawn once, before the solve.
             "exact" costs d backward passes a call.  Default: "exact" for samples of up to 16 numbers, of which a few probes don't know how far they are
             off, unless probes or noise are given; otherwise "hutchinson".
-        rtol, atol: tolerances of a step, of x and of the integral in nats per dimension.
+        rtol, atol: tolerances of a step: its errors change ln p by no more than rtol + atol in nats per dimension, and x, in units of its spread,
+            by no more than 2.5 times the tolerance, root mean square.
         seed: names the probes, with ``sample_ids``; default: drawn from torch's global generator.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
         eps: where the flow starts; default the smaller of ``process.eps`` and the published 1e-5 T.  A score is least known there, and a
@@ -224,9 +231,9 @@ def log_likelihood(
         ValueError, TypeError: bad arguments, before the first network call; a score that computes without autograd, at the first one.
     """
     stepper = _checks.stepper_of(method, {}, None, at_tolerance=True)  # type: ignore[arg-type]
-    if stepper.facts.kinds or stepper.error_order is None or stepper.facts.dense is None or stepper.facts.largest is not None:
+    if not isinstance(stepper, RungeKutta) or stepper.error_order is None or not stepper.first_same_as_last:
         raise ValueError(f"method={method!r} does not choose steps for a non-stiff ODE; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
-    stepper = WithIntegrals.of(stepper) if isinstance(stepper, RungeKutta) else stepper
+    stepper = _Weighed.of(stepper)
     problem = flow_of(process, score, eps)
     _checks.check_state(x0, problem, stepper)
     if divergence is None:
@@ -244,93 +251,111 @@ def log_likelihood(
     span = (float(process.log_snr(start)), float(process.log_snr(end)))
     reach = ((control.rtol + control.atol) / 2e-5) ** (1 / control.q)
     parts = _PartsControl(control.rtol, control.atol, control.q, event=x[0].numel())
-    task = Task(span, parts, (), max_steps, seed, first=_FIRST * reach, longest=_LONGEST * max(reach, 1.0))
+    task = Task(span, parts, (), max_steps, seed, first=_LONGEST * reach)
     stats: dict[str, Any] = {"method": method, "divergence": divergence, "seed": seed, "rtol": control.rtol, "atol": control.atol, "eps": start}
     found = []
     with _tally.added_to(stats):
         for rows in torch.arange(len(x), device=x.device).split(size):
             with _progress.bar(progress, span, None, "likelihood") as drawn:
-                flow = _Flow(problem, estimator.rows(rows), x.shape[1:])
-                found.append(_solved(flow, x[rows], stepper, task._replace(observe=drawn), start, extrapolate))
+                flow = _Flow(problem, estimator.rows(rows), x[rows])
+                longest = partial(flow.longest, _LONGEST * max(reach, 1.0))
+                found.append(_solved(flow, x[rows], stepper, task._replace(observe=drawn, longest=longest), start, extrapolate))
     return replace(Likelihood.join(found), stats=stats)
 
 
 @dataclass(frozen=True)
+class _Weighed(WithIntegrals):
+    """The method with what its error does to ln p in the last column of it."""
+
+    def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: Any) -> Step:
+        step = super().step(problem, x, t0, t1, noise, carry)
+        return step._replace(error=problem.weighed(step.x, t1, step.carry, step.error))
+
+
+@dataclass(frozen=True)
 class _PartsControl(Control):
-    """Errors of x and of the integral, each in units of its own tolerance: as one of d + 1 numbers, the integral would hardly count."""
+    """What the error of a step does to ln p, in units of its tolerance; and that of x, to which ln p may be blind, in ``_PATH`` times its own."""
 
     event: int = 0
 
     def size(self, value: Tensor, *states: Tensor) -> Tensor:
-        x, integral = (super(_PartsControl, self).size(part(value), *map(part, states)) for part in (self._x, self._integral))
-        return torch.maximum(x, integral)
-
-    def _x(self, z: Tensor) -> Tensor:
-        return z[:, : self.event]
-
-    def _integral(self, z: Tensor) -> Tensor:
-        return z[:, self.event : -2].mean(1, keepdim=True)
+        path = super().size(value[:, : self.event], *(state[:, : self.event] for state in states))
+        return torch.maximum(path / _PATH, value[:, -1].double() / (self.atol + self.rtol))
 
 
 class _Flow:
-    """The probability flow in log-SNR time, for a state (B, d + P + 2):
+    """The probability flow in log-SNR time s, for a state (B, d + P + 2):
 
-        x, flattened;     int div m dt / d by each of the P probes;     int |spread| dt / d;     the number of the row, a constant.
+        y = x/n, flattened;     int div (dy/ds) ds / d by each of the P probes;     int |spread| ds / d;     the number of the row, a constant,
+
+    where n^2 = sigma^2 + alpha^2 c^2 is the variance that x would have if the data were Gaussian with variance c^2, the mean square of the row's numbers:
+
+        dy/ds = k (y + n score(n y, t)),      div (dx/ds) = div (dy/ds) + d (d ln n/ds),      k = sigma^2 / (2 n^2).
 
     Where one probe alone says how far it may be off, the integral of that is no less than the standard deviation of the integral.
     """
 
-    def __init__(self, problem: ProbabilityFlow, estimator: Estimator, event: Sequence[int]) -> None:
-        self._problem, self._estimator, self._event = problem, estimator, tuple(event)
+    def __init__(self, problem: ProbabilityFlow, estimator: Estimator, x: Tensor) -> None:
+        self._score, self._estimator, self._event = problem.score, estimator, x.shape[1:]
         self.process = problem.process
-        self.dimensions = math.prod(event)
+        self.dimensions = x[0].numel()
+        square = row_mean(x.double().square())
+        self._square = torch.where(square > 0, square, 1.0)
 
-    def state(self, x: Tensor) -> Tensor:
-        """The state of rows 0..B-1 at the start."""
+    def state(self, x: Tensor, log_snr: float) -> Tensor:
+        """The state of all rows, at x, before the first step."""
         z = x.new_zeros(len(x), self.dimensions + self._estimator.parts + 2)
-        z[:, : self.dimensions] = x.reshape(len(x), -1)
         z[:, -1] = torch.arange(len(x))
+        z[:, : self.dimensions] = (x / bcast(self.spread(z, log_snr), x)).reshape(len(x), -1)
         return z
 
     def unpack(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, *event), and in nats (P, B) the integral by each probe and (B,) its spread, of a state or a slope."""
+        """y (B, *event), and in nats (P, B) the integral by each probe and (B,) its spread, of a state or a slope."""
         integrals = self.dimensions * z[:, self.dimensions : -1].double().T
         return z[:, : self.dimensions].reshape(-1, *self._event), integrals[:-1], integrals[-1]
 
+    def spread(self, z: Tensor, log_snr: Number) -> Tensor:
+        """n, (B,)."""
+        return self._levels(z, log_snr)[1]
+
+    def longest(self, step: float, z: Tensor, log_snr: Tensor) -> Tensor:
+        """(B,) what ``step`` is where the pole of a Gaussian of variance c^2, at log-SNR -ln c^2 + pi i, is farther away than pi: data have few
+        directions that are much wider than their own mean square, and many that are thinner."""
+        beyond = (-self._square[z[:, -1].long()].log() - log_snr).clamp(min=0)
+        return step * torch.hypot(torch.ones_like(beyond), beyond / math.pi)
+
     def drift(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        t = self._time(log_snr)
-        x, _, _ = self.unpack(z)
-        on_x, on_output = self._on_output(t)
-        found = self._estimator.rows(z[:, -1].long())(lambda y: self._problem.score.model_output(y, t), x)
-        slope = plus(bcast(on_x, x) * x, on_output, found.value).reshape(len(x), -1)
-        integral = on_x + on_output / self.dimensions * found.parts
-        spread = torch.zeros_like(on_x) if found.spread is None else (on_output / self.dimensions).abs() * found.spread
+        y, n, on_y, on_output, t = self._at(z, log_snr)
+        found = self._estimator.rows(z[:, -1].long())(lambda x: self._score.model_output(x, t), bcast(n, y) * y)
+        slope = plus(bcast(on_y, y) * y, on_output, found.value).reshape(len(y), -1)
+        integral = on_y + n * on_output / self.dimensions * found.parts
+        spread = torch.zeros_like(n) if found.spread is None else (n * on_output / self.dimensions).abs() * found.spread
         return torch.cat([slope, torch.stack([*integral, spread, torch.zeros_like(spread)], 1).to(slope)], 1)
 
     def path(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        """The drift of x alone: no pullback, and no integral."""
-        t = self._time(log_snr)
-        x, _, _ = self.unpack(z)
-        on_x, on_output = self._on_output(t)
-        slope = plus(bcast(on_x, x) * x, on_output, self._problem.score.model_output(x, t)).reshape(len(x), -1)
+        """The drift of y alone: no pullback, and no integral."""
+        y, n, on_y, on_output, t = self._at(z, log_snr)
+        slope = plus(bcast(on_y, y) * y, on_output, self._score.model_output(bcast(n, y) * y, t)).reshape(len(y), -1)
         return torch.cat([slope, slope.new_zeros(len(z), z.shape[1] - self.dimensions)], 1)
 
-    def effect(self, z: Tensor, log_snr: Tensor, slope: Tensor, error: Tensor) -> Tensor:
-        """(B,) what an ``error`` made at z, where the slope is known, does to ln p:  <score, error of x> + error of the integral."""
-        of_x, of_integral, _ = self.unpack(error)
-        score, _ = self._score(z, log_snr, slope)
-        return dot(score, of_x) + of_integral.mean(0)
+    def weighed(self, z: Tensor, log_snr: Tensor, slope: Tensor, error: Tensor) -> Tensor:
+        """An ``error`` made in arriving at z, where the slope is known, with what it does to ln p, in nats per dimension, in the last column:
+        |<score, error of x>| + |error of the integral|."""
+        of_y, of_integral, _ = self.unpack(error)
+        score, _ = self._scaled_score(z, log_snr, slope)
+        effect = (dot(score, of_y).abs() + of_integral.mean(0).abs()) / self.dimensions
+        return torch.cat([error[:, :-1], effect[:, None].to(error)], 1)
 
     def truncation(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> Tensor:
         """(B,)  ln p_t(x) - ln p_0(x)  to first order in sigma^2.
 
-        y = x/alpha has the law of the data after heat has spread for tau = sigma^2/alpha^2:  d ln p/d tau = (div score + |score|^2) / 2.
+        x/alpha has the law of the data after heat has spread for tau = sigma^2/alpha^2:  d ln p/d tau = (div score + |score|^2) / 2.
         """
-        process, t = self.process, self._time(log_snr)
-        score, divergence = self._score(z, log_snr, slope)
-        x, _, _ = self.unpack(z)
-        spread = 0.5 * process.sigma_(t) ** 2 * (divergence + dot(score, score))
-        return spread + torch.expm1(-process.log_alpha_(t)) * dot(x, score) - self.dimensions * process.log_alpha_(t)  # type: ignore[arg-type]
+        t, _, k = self._levels(z, log_snr)
+        score, divergence = self._scaled_score(z, log_snr, slope)
+        y, _, _ = self.unpack(z)
+        shrunk = self.process.log_alpha_(t)
+        return k * (divergence + dot(score, score)) + torch.expm1(-shrunk) * dot(y, score) - self.dimensions * shrunk  # type: ignore[arg-type]
 
     def terminal(self, x: Tensor) -> Tensor:
         """(B,)  ln p_T(x) - ln prior(x)  to first order in alpha(T); one network call.
@@ -339,31 +364,31 @@ class _Flow:
         """
         process, end = self.process, self.process.T
         alpha, sigma = process.alpha_(end), process.sigma_(end)
-        mean, z = alpha * self._problem.score.denoise(x, end), (x / sigma, x / process.prior_std)
+        mean, z = alpha * self._score.denoise(x, end), (x / sigma, x / process.prior_std)
         wider = 0.5 * (dot(z[1], z[1]) - dot(z[0], z[0])) - self.dimensions * math.log(sigma / process.prior_std)
         return wider + (dot(x, mean) - 0.5 * dot(mean, mean)) / sigma**2
 
-    def _score(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Score and its divergence at z, out of the slope there."""
-        on_x, on_score, rate = self._linear(self._time(log_snr))
-        x, _, _ = self.unpack(z)
+    def _scaled_score(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """n score and n^2 div score at z, out of the slope there."""
+        _, _, k = self._levels(z, log_snr)
+        y, _, _ = self.unpack(z)
         m, integral, _ = self.unpack(slope)
-        score = bcast(1 / (rate * on_score), x) * m - bcast(on_x / on_score, x) * x
-        return score, (integral.mean(0) / rate - on_x * self.dimensions) / on_score
+        return bcast(1 / k, y) * m - y, integral.mean(0) / k - self.dimensions
 
-    def _time(self, log_snr: Tensor) -> Tensor:
-        return self.process.log_snr_inverse_(log_snr)  # type: ignore[return-value]
+    def _at(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """y, n and the time, and the coefficients of  dy/ds = on_y y + on_output (what the network says), (B,) float64."""
+        t, n, k = self._levels(z, log_snr)
+        on_x, on_output, _ = self._score.linear(t)
+        on_y = k if on_x is None else k * (1 + n**2 * on_x)
+        return self.unpack(z)[0], n, on_y, k * n if on_output is None else k * n * on_output, t
 
-    def _on_output(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """dx/d log_snr = on_x x + on_output (what the network says); (B,) float64."""
-        on_x, on_score, rate = self._linear(t)
-        score_on_x, on_output, _ = self._problem.score.linear(t)
-        on_x = on_x if score_on_x is None else on_x + on_score * score_on_x
-        return rate * on_x, rate * (on_score if on_output is None else on_score * on_output)
-
-    def _linear(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m = on_x x + on_score score, and dt/d log_snr; (B,) float64."""
-        return *self._problem.linear(t), speed(self.process, t)  # type: ignore[return-value]
+    def _levels(self, z: Tensor, log_snr: Number) -> tuple[Tensor, Tensor, Tensor]:
+        """t, n and k of each row, float64."""
+        rows = self._square[z[:, -1].long()]
+        t = self.process.log_snr_inverse_(log_snr + torch.zeros_like(rows))
+        noise = self.process.sigma_(t) ** 2
+        n2 = noise + self.process.alpha_(t) ** 2 * rows
+        return t, n2.sqrt(), 0.5 * noise / n2  # type: ignore[return-value]
 
 
 class _Ledger:
@@ -376,18 +401,21 @@ class _Ledger:
 
     def note(self, tried: Try) -> None:
         self.slope = tried.stages[0] if self.slope is None else self.slope  # every row is there at the first try
-        effect = self._flow.effect(tried.x, tried.t0, tried.stages[0], tried.error)  # type: ignore[arg-type]
-        self.solver.index_add_(0, tried.rows, torch.where(tried.accept, effect.abs(), 0.0))
+        effect = self._flow.dimensions * tried.error[:, -1].double()  # type: ignore[index]
+        self.solver.index_add_(0, tried.rows, torch.where(tried.accept, effect, 0.0))
 
 
 def _solved(flow: _Flow, x: Tensor, stepper: Stepper, task: Task, start: float, extrapolate: bool) -> Likelihood:
     """The likelihood of some samples."""
-    process, z = flow.process, flow.state(x)
+    process, (first, last) = flow.process, task.interval
+    z = flow.state(x, first)
     ledger = _Ledger(flow, len(x), x.device)
     out = adaptive.run(stepper, flow, z, task._replace(record=ledger.note))
-    latent, integral, spread = flow.unpack(out.x)
+    y, integral, spread = flow.unpack(out.x)
     assert ledger.slope is not None
-    truncation = flow.truncation(z, torch.full_like(spread, task.interval[0]), ledger.slope)
+    truncation = flow.truncation(z, torch.full_like(spread, first), ledger.slope)
+    begun, n = flow.spread(z, first), flow.spread(z, last)
+    latent, integral = bcast(n, y) * y, integral + flow.dimensions * (n / begun).log()
     prior, divergence, nfe = process.prior_log_prob(latent), integral, torch.as_tensor(out.nfe)
     if extrapolate:
         calls = _tally.calls()

@@ -88,7 +88,7 @@ def optimize_card(
         search = _Weights(flow, grid, card, x, ends)
         plain = torch.zeros(len(search.units), dtype=torch.float64)
         found = search.refined(plain, advance)
-        return FittedCard(search.card(found), search.error(found), search.error(plain))
+        return FittedCard(search.card(found), *(grid.data_std * search.cost(z, search.held) for z in (found, plain)))
 
 
 class _Weights(GaussNewton):
@@ -109,7 +109,3 @@ class _Weights(GaussNewton):
     def apart(self, z: Tensor, part: Part) -> Tensor:
         x = solve(self.flow, part.x, self.card(z), grid=self.grid, denoise=self.grid.denoise).x
         return (x - part.ends).reshape(len(x), -1) / self.grid.data_std
-
-    def error(self, z: Tensor) -> float:
-        """Mean distance of the held-back half, root mean square over coordinates, in units of the data."""
-        return self.grid.data_std * float(self.apart(z, self.held).double().square().mean(1).sqrt().mean())

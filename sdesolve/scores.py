@@ -15,7 +15,8 @@ so a parameterisation is three numbers per time.  With x_t = alpha x_0 + sigma e
     edm        F of Karras et al. 2022, eq. 7       -1/n^2                          alpha sigma_data/(sigma n)
 
 where n^2 = sigma^2 + alpha^2 sigma_data^2 and, for ``edm`` alone, input_scale = 1/n.  Coefficients are computed in
-float64; the model runs in its own dtype; the casts happen where :class:`Score` calls it and nowhere else.
+float64; the model runs in its own dtype; the casts happen where :class:`Score` calls it and nowhere else.  Of a state in half
+precision what is made of output and state is computed in float32, since at the noisy end all but alpha of them cancels.
 """
 
 from __future__ import annotations
@@ -121,10 +122,10 @@ class Score:
 
     def model_output(self, x: Tensor, t: Number) -> Tensor:
         """What the model itself says at x, (B, *event), and time t, in x's dtype."""
-        return self._output(x, t, self.linear(t).input_scale)
+        return self._output(x, t, self.linear(t).input_scale).to(x.dtype)
 
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
-        """:meth:`model_output` for the input scale of that time."""
+        """:meth:`model_output` for the input scale of that time, in the dtype in which the model said it."""
         dtype = self._model_dtype or x.dtype
         time = self._network_time(self.process, per_row(t, x, dtype if self.time == "continuous" else torch.float64))
         scaled, before = x if scale is None else bcast(scale, x) * x, version(x)
@@ -133,14 +134,14 @@ class Score:
             raise ValueError(_bad_output(self.model, output, x))
         if version(x) != before:
             raise ValueError(f"the model {_name(self.model)} {CHANGED}")
-        return output.to(x.dtype)
+        return output
 
     def __call__(self, x: Tensor, t: Number) -> Tensor:
         """The score at x, (B, *event), and time t, a float or a tensor () or (B,)."""
         on_x, on_output, scale = self.linear(t)
-        output = self._output(x, t, scale)
-        scaled = output if on_output is None else bcast(on_output, x) * output
-        return scaled if on_x is None else plus(scaled, on_x, x)
+        state, output = _wide(x, self._output(x, t, scale))
+        scaled = output if on_output is None else bcast(on_output, state) * output
+        return (scaled if on_x is None else plus(scaled, on_x, state)).to(x.dtype)
 
     def target(self, x: Tensor, eps: Tensor, t: Number) -> Tensor:
         """What the model ought to return at x = alpha x_0 + sigma eps for that eps: the regression target of training."""
@@ -167,9 +168,16 @@ class Score:
 
 def combined(linear: Linear, x: Tensor, output: Tensor, on_x: Number, on_score: Number) -> Tensor:
     """on_x x + on_score score, with the coefficients of the model's own output, where what cancels is gone before it is rounded."""
-    scaled = bcast(on_score if linear.on_output is None else on_score * linear.on_output, x) * output
+    state, output = _wide(x, output)
+    scaled = bcast(on_score if linear.on_output is None else on_score * linear.on_output, state) * output
     rest = on_x if linear.on_x is None else on_x + on_score * linear.on_x
-    return scaled if isinstance(rest, float) and rest == 0 else plus(scaled, rest, x)
+    return (scaled if isinstance(rest, float) and rest == 0 else plus(scaled, rest, state)).to(x.dtype)
+
+
+def _wide(x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """State and output in the wider dtype of the two, float32 at least."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, output.dtype), torch.float32)
+    return x.to(dtype), output.to(dtype)
 
 
 def as_score(

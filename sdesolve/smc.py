@@ -10,6 +10,7 @@ before: a kernel of the path, which weights may depend on.  Two things make them
     a reward r      the step aims at D_0 + (sigma^2/alpha) grad ln psi(x), with psi = r(D_0, t) a guess of E[r(x_0) | x];
                     ln w += ln psi(x_1) - ln psi(x_0) - delta.z/s - |delta|^2/(2 s^2),  delta the change of the mean (Girsanov's formula
                     for one step).  Any guess will do, and a good one has even weights.           [Wu et al. 2023, twisted diffusion sampler]
+                    So delta is kept to s/2 (root mean square): between modes the gradient is many times that, and throws particles where few paths lead.
     powers beta_i   the score is sum_i beta_i s_i, for  p_t ~ prod_i p_it^beta_i;
                     d ln w = 1/2 g^2 (|sum_i beta_i s_i|^2 - sum_i beta_i |s_i|^2) |dt|.           [Skreta et al. 2025, proposition 3.1]
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
+from ._arrays import bcast
 from ._errors import as_float, integer
 from .grids import Grid, Recipe, make_grid
 from .methods.dpm_solver import DPMpp2M
@@ -42,6 +44,7 @@ Reward: TypeAlias = Callable[[Tensor, float], Tensor]
 """ln r, (rows,), of E[x_0 | x_t], (rows, *event), and t; t = 0 asks for the reward itself, t > 0 for a guess of its mean given x_t."""
 
 _KERNEL = DPMpp2M(eta=1.0)
+_MOST = 0.5  # of a step's noise that a pull may be long, both root mean square: farther, few paths lead, and the weights of those that do are all there is
 _CHOICE = 1  # slot of the number by which particles are chosen, beside that of their noise
 
 
@@ -239,6 +242,8 @@ def _step(process: Process, here: _Here, times: Sequence[float], t1: float, z: T
     if here.pull is None:
         return x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
     change = float(sum(row.on_outputs)) * here.pull
+    share = _MOST * spread / (_square(change) / change[0].numel()).sqrt()
+    change = bcast(share.clamp(max=1.0), change) * change
     along = (change.double() * z.double()).reshape(len(x), -1).sum(1)
     return x + change, -along / spread - 0.5 * _square(change) / spread**2
 

@@ -20,7 +20,7 @@ from sdesolve.scores import time_convention
 from ._errors import ModelFileError, unknown
 from ._torch_files import fill, read_tensors
 from .card import OWN
-from .networks import CLASSIFIERS, NETWORKS
+from .networks import CLASSIFIERS, NETWORKS, check_told
 from .processes import make_process, network_time
 
 
@@ -68,16 +68,18 @@ def described(path: Path | str, card: Mapping[str, Any]) -> nn.Module:
     """The network of the card on the meta device, which an image of the card's shape went through."""
     shape, network = card["shape"], _built(path, card, NETWORKS)
     try:
+        check_told(network, card.get("classes", 0))
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    try:
         process = make_process(card["process"], card["process_options"])
         with torch.device("meta"):
             sd.as_score(network, process, predicts=card["predicts"], time=network_time(card["time"], process))
             labels = [torch.zeros(1, dtype=torch.long)] if card.get("classes") else []
-            output = network(torch.empty(1, *shape), torch.empty(1), *labels)
+            time = torch.empty(1, dtype=torch.long if isinstance(card["time"], int) else None)
+            output = network(torch.empty(1, *shape), time, *labels)
     except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ModelFileError(f"{path} does not describe a model that can be built: {error}") from error
-    classes = card.get("classes", 0)
-    if (own := card["network_options"].get("classes", classes)) != classes:
-        raise ModelFileError(f"{path}: classes = {classes}, and of its network {own}; expected the same.")
     if list(output.shape[1:]) != shape:
         raise ModelFileError(f"{path}: the network turns an image {shape} into {list(output.shape[1:])}; expected the same shape.")
     return network

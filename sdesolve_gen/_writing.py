@@ -1,8 +1,9 @@
-"""Weights and their card into a folder, each file whole or not at all."""
+"""Weights and their card into a folder, each file whole or not at all; and what a command has to say, as JSON."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdesolve.files import atomic, sha256
+
+
+def write_json(path: Path, said: Mapping[str, Any]) -> None:
+    """What is ``said`` as JSON, which knows no infinity and no NaN: null in their place."""
+    path.write_text(json.dumps(_finite(said), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_network(weights: Path, card_path: Path, network: nn.Module, card: Mapping[str, Any], what: str, dtype: torch.dtype | None = None) -> None:

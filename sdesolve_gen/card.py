@@ -84,7 +84,7 @@ CLASSIFIER: dict[str, _Field] = {name: field for name, field in REQUIRED.items()
 OPTIONAL: dict[str, _Field] = {
     "classes": (_integer, "an integer > 0"),
     "sha256": (lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits"),
-    "parameters": (_integer, "an integer > 0"),
+    "parameters": (lambda value: _integer(value, 0), "an integer >= 0"),
     "sigma_data": (lambda value: _number(value) and value > 0, "a finite number > 0"),  # type: ignore[operator]
     "versions": (_is(dict), "an object"),
     "training": (_is(dict), "an object"),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -318,7 +320,7 @@ app.command("check-model")(check_model_command)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """The command line."""
     app()
 
 
@@ -332,10 +334,24 @@ def _warned() -> Iterator[None]:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is an exception within, and what it was around it: the console script ends at once."""
+    around = signal.getsignal(signal.SIGINT)
+    if not callable(around) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, around)
+
+
+@contextmanager
 def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
     """Turn what can go wrong into one line and an exit code, and what is warned of into a line when it comes."""
     try:
-        with _warned():
+        with _interruptible(), _warned():
             yield
     except KeyboardInterrupt:
         _fail(f"interrupted: {interrupted}.", 130)

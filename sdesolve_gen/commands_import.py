@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,10 +14,12 @@ import sdesolve as sd
 from sdesolve.files import atomic, sha256
 
 from ._versions import versions
+from ._writing import write_json
 from .class_conditional import labels_drawn, labels_of
 from .data import Data
 from .flags import IMAGES, Size, one_or_more, read_for, word
 from .models import CARD, WEIGHTS, Model, load
+from .outputs import writable
 
 MANIFEST = "import.json"
 Classes = Annotated[
@@ -66,7 +67,8 @@ def import_command(
     from .cli import _told
 
     with _told():
-        folder = _folder(out, overwrite)
+        folder = Path(out).expanduser()
+        writable(out, (folder / WEIGHTS, folder / CARD, folder / MANIFEST), overwrite)
         start = time.perf_counter()
         model = load(source, device, revision=revision, config=config, ema=ema)
         found = _checked(model, data, size, n, seed, labels) if check else None
@@ -108,8 +110,10 @@ def check_model_command(
 
     with _told():
         path = None if out is None else Path(out)
-        if path is not None and (path.suffix != ".json" or (path.exists() and not overwrite)):
-            raise ValueError(f"--out {out}: expected the name of a .json file that is not there yet, or --overwrite.")
+        if path is not None and path.suffix != ".json":
+            raise ValueError(f"--out {out}: expected the name of a .json file, as in --out {path.with_suffix('.json')}.")
+        if path is not None:
+            writable(str(out), (path,), overwrite)
         loaded = load(model, device)
         found = _checked(loaded, data, size, n, seed, labels, path)
         if path is not None:
@@ -150,16 +154,6 @@ def _evenly(data: Data, n: int) -> Data:
     return data if len(data.ids) <= n else data.rows(torch.linspace(0, len(data.ids) - 1, n).long().tolist())
 
 
-def _folder(out: str, overwrite: bool) -> Path:
-    folder = Path(out).expanduser()
-    there = [name for name in (WEIGHTS, CARD) if (folder / name).exists()]
-    if there and not overwrite:
-        raise ValueError(f"{folder} holds {', '.join(there)} already; add --overwrite, or choose another --out.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {out} is a file; expected a folder.")
-    return folder
-
-
 def _write(path: Path, said: dict[str, Any]) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps({"command": ["sdesolve-gen", *sys.argv[1:]], "versions": versions(), **said}, indent=2) + "\n", encoding="utf-8")
+        write_json(temporary, {"command": ["sdesolve-gen", *sys.argv[1:]], "versions": versions(), **said})

@@ -242,7 +242,7 @@ def _begin(
 
 def _finish(run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, truth: Tensor | None, draw: Any) -> bool:
     """Draw, write and say; whether all draws arrived."""
-    files = comparison_files(run.out, f"{run.model.card['name']}-{run.task}-seed{run.options['seed']}", run.overwrite)
+    files = comparison_files(run.out, f"{run.model.card['name']}-{run.task}-seed{run.options['seed']}", run.overwrite, run.options["draws"])
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", sd.SolveWarning)

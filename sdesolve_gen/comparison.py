@@ -1,14 +1,13 @@
 """What a restoration leaves behind, beside the picture that shows it.
 
     NAME.png         a row an image: truth, measurement, draws, their mean and standard deviation
-    NAME-mean.png    the means;  NAME-std.png: the standard deviations, white where the largest is
+    NAME-mean.png    the means;  NAME-std.png: the standard deviations, white where the largest is, of two draws or more
     NAME.npz         images (n, draws, C, H, W), mean, std, y, residual, nfe, status, names, seed
     NAME.json        everything that led to them, and the figures
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from torch.nn.functional import interpolate
 from sdesolve.files import atomic_set
 
 from ._versions import versions
+from ._writing import write_json
 from .conditioning import Operator
 from .conditioning.metrics import WINDOW, psnr, ssim
 from .images import SEPARATOR, grid, save_png, to_uint8
@@ -31,16 +31,6 @@ from .restoration import Restored
 
 _HEADER = 14  # pixels above the columns, for their names
 _SHOWN = 16  # draws of an image in the picture
-
-
-class ComparisonFiles(NamedTuple):
-    """Where the files go."""
-
-    png: Path
-    mean: Path
-    std: Path
-    npz: Path
-    manifest: Path
 
 
 class Comparison(NamedTuple):
@@ -79,17 +69,17 @@ class Comparison(NamedTuple):
         return f"{f['images']} images, {f['draws']} draws each, {f['nfe']:.0f} {calls}, {self.wall_time:.1f} s, |y - A x| {f['residual']:.4g} rms{likeness}"
 
 
-def comparison_files(out: str, stem: str, overwrite: bool) -> ComparisonFiles:
-    """The paths of ``--out``, checked before anything is computed; raises ValueError as :func:`picture` and :func:`writable` do."""
+def comparison_files(out: str, stem: str, overwrite: bool, draws: int) -> tuple[Path, ...]:
+    """The paths of ``--out``, without one for the spread of a single draw, checked before anything is computed; raises ValueError as :func:`picture` and :func:`writable` do."""
     png = picture(out, stem)
-    beside = ComparisonFiles(png, png.with_name(f"{png.stem}-mean.png"), png.with_name(f"{png.stem}-std.png"), png.with_suffix(".npz"), png.with_suffix(".json"))
-    return writable(out, beside, overwrite)
+    spread = [png.with_name(f"{png.stem}-std.png")] if draws > 1 else []
+    return writable(out, (png, png.with_name(f"{png.stem}-mean.png"), *spread, png.with_suffix(".npz"), png.with_suffix(".json")), overwrite)
 
 
-def write_comparison(files: ComparisonFiles, found: Comparison) -> None:
+def write_comparison(files: tuple[Path, ...], found: Comparison) -> None:
     """Write the files, as one set, the manifest last."""
     r, std = found.restored, torch.nan_to_num(found.restored.std)
-    white = max(float(std.max()), 1e-12)
+    white = max(float(std.max()), 1e-12) if r.images.shape[1] > 1 else None
     tensors = {"images": r.images, "mean": r.mean, "std": r.std, "y": found.y, "residual": r.residual, "nfe": r.nfe}
     tensors |= {} if r.log_evidence is None or r.ess is None else {"log_evidence": r.log_evidence, "ess": r.ess}
     arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
@@ -107,12 +97,13 @@ def write_comparison(files: ComparisonFiles, found: Comparison) -> None:
         "wall_time_seconds": round(found.wall_time, 3),
     }
     with atomic_set(*files) as temporaries:
-        png, mean, deviation, npz, manifest = temporaries
+        png, mean, *deviation, npz, manifest = temporaries
         compared(found).save(png, format="PNG")
         save_png(mean, r.mean, found.model.data_range)
-        save_png(deviation, std, (0.0, white))
+        for path in deviation:
+            save_png(path, std, (0.0, white or 1.0))
         np.savez_compressed(npz, **arrays, status=r.status, names=np.array(found.names), seed=np.uint64(r.seed))
-        manifest.write_text(json.dumps(said | {"files": hashes(files, temporaries[:-1])}, indent=2) + "\n", encoding="utf-8")
+        write_json(manifest, said | {"files": hashes(files, temporaries[:-1])})
 
 
 def compared(found: Comparison) -> Image.Image:

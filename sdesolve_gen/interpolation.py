@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import sdesolve as sd
 from sdesolve.files import atomic_set
 
 from ._versions import versions
+from ._writing import write_json
 from .class_conditional import labels_of, on_the_way
 from .data import Data
 from .images import grid, save_png, to_uint8
@@ -76,4 +76,4 @@ def write_animation(files: AnimationFiles, images: Tensor, model: Model, setting
     with atomic_set(*files) as (png, gif, manifest):
         save_png(png, images, model.data_range)
         there_and_back[0].save(gif, format="GIF", save_all=True, append_images=there_and_back[1:], duration=pauses, loop=0)
-        manifest.write_text(json.dumps(said | {"files": hashes(files, (png, gif))}, indent=2) + "\n", encoding="utf-8")
+        write_json(manifest, said | {"files": hashes(files, (png, gif))})

@@ -29,6 +29,7 @@ import sdesolve as sd
 from sdesolve.files import atomic, read_json, sha256
 
 from ._versions import versions
+from ._writing import write_json
 from .data import Data, DataWarning
 from .models import Model, inside_range
 from .outputs import writable
@@ -119,7 +120,7 @@ class Table:
         files = {file.name: sha256(file) for file in (self.path, self.picture)} if complete else {}
         said = {"versions": versions(), "settings": self._settings, "complete": complete, "figures": self.figures(), "files": files}
         with atomic(self.manifest) as path:
-            path.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            write_json(path, said)
 
 
 def read_table(path: Path) -> list[Row]:

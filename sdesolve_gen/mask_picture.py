@@ -32,8 +32,10 @@ def read_mask(path: str | Path) -> Tensor:
     share = levels * 255 if 0 < levels.max() <= 1 / 255 else levels
     gray = (share > _NEAR) & (share < 1 - _NEAR)
     if gray.any():
+        found = gray.any(2)
+        count = f"{found.sum()} gray pixel{'s' if found.sum() > 1 else ''} of {found.size}"
         raise ValueError(
-            f"--mask {path} has {int(gray.sum())} gray values of {gray.size}, as {float(share[gray][0]) * 255:.0f} of 255; expected white where a pixel is known and black where "
+            f"--mask {path} has {count}, as {float(share[gray][0]) * 255:.0f} of 255; expected white where a pixel is known and black where "
             f"it is not: Image.open({str(path)!r}).convert('L').point(lambda v: 255 * (v > 127)).save('mask.png')"
         )
     known = torch.from_numpy((share > 0.5).astype(np.float32)).permute(2, 0, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import sdesolve as sd
 
-from ._errors import unknown
+from ._errors import ModelFileError, unknown
 from ._reading import checked_device, placed, read_network
 from ._writing import write_network
 from .adapters import diffusers, edm
@@ -30,11 +30,11 @@ from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
 from .conditioning.labels import checked_labels
 from .conditioning.operators import LUMA
-from .networks import Execution
+from .networks import Execution, check_told
 from .processes import make_process, network_time
 from .restoration import Restored, colorize, inpaint, restore
 from .sampling import Samples, draw, names
-from .wrapping import check
+from .wrapping import as_module, check
 
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -46,6 +46,9 @@ class Model:
     Arguments:
         network: (x, time) -> output; becomes frozen, in evaluation mode.
         card: as described in :mod:`sdesolve_gen.card`.
+
+    Raises:
+        ModelFileError, ValueError: a card that is none, or of other classes than the network's.
 
     Attributes:
         network, card: as given.
@@ -62,6 +65,7 @@ class Model:
 
     def __init__(self, network: nn.Module, card: Mapping[str, Any]) -> None:
         check_card(card, "card")
+        check_told(network, card.get("classes", 0))
         self.network, self.card = network.eval().requires_grad_(False), dict(card)
         self.process = make_process(card["process"], card["process_options"])
         self._told = network_time(card["time"], self.process)
@@ -83,8 +87,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+        """Where the weights are; of a network without any, the CPU."""
+        return next((tensor.device for tensor in (*self.network.parameters(), *self.network.buffers())), torch.device("cpu"))
 
     def to(self, device: torch.device | str | None = None, **execution: Any) -> Model:
         """Move the weights, in place, and choose how the network is executed; returns the model.
@@ -432,7 +436,7 @@ def load(
     config: str | Path | Mapping[str, Any] | None = None,
     ema: bool = True,
     revision: str | None = None,
-    network: nn.Module | None = None,
+    network: nn.Module | Callable[..., Tensor] | None = None,
     **execution: Any,
 ) -> Model:
     """A trained model, ready to sample from.  Runs no code that comes with it.
@@ -467,10 +471,12 @@ def load(
     if (folder / diffusers.INDEX).exists():
         name = folder.resolve().name
         return _placed(*diffusers.read_pipeline(folder, name, {"folder": name}), device)
+    if not (folder / CARD).exists():
+        raise ModelFileError(f"{folder / CARD} is not a file, and there is no {diffusers.INDEX} either; expected a folder that Model.save wrote, or of a pipeline of diffusers.")
     card = read_card(folder / CARD)
     if network is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, network), card).to(**execution)
+    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, None if network is None else as_module(network)), card).to(**execution)
 
 
 def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:
@@ -488,10 +494,10 @@ def _folder(model: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
-        raise ValueError(f"{path} is a PyTorch checkpoint; one of score_sde_pytorch needs its configuration: load({str(path)!r}, config='config.json').")
+        raise ValueError(f"{path} is a PyTorch checkpoint; one of score_sde_pytorch needs its configuration: load({str(path)!r}, config='config.json') (--config config.json).")
     if path.exists():
-        raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}).")
+        raise ValueError(f"{path} is a file; {_READABLE}, as in load({str(path.parent)!r}), or a .pkl of EDM.")
     raise ValueError(f"{unknown('model', str(model), embedded())} Or a folder with {CARD} and {WEIGHTS}: there is none at {str(path)!r}.")
 
 
-_READABLE = f"expected the name of an embedded model or a folder with {CARD} and {WEIGHTS}"
+_READABLE = f"expected the name of an embedded model, a folder with {CARD} and {WEIGHTS} or with a pipeline of diffusers"

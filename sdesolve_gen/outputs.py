@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from sdesolve.files import atomic_set, sha256
 
 from ._versions import versions
+from ._writing import write_json
 from .images import save_npz, save_png
 from .models import Model
 from .sampling import Samples
@@ -81,7 +81,7 @@ def picture(out: str, stem: str) -> Path:
 
 
 def writable(out: str, files: Set, overwrite: bool) -> Set:
-    """``files``, if they can be written: the folder is made, and beside each a temporary file, which goes again.
+    """``files``, if they can be written, as a trial beside them shows, of which nothing stays.
 
     Raises:
         ValueError: files that are there already and shall not be replaced, or are folders; a folder that cannot be made or written to.
@@ -94,9 +94,11 @@ def writable(out: str, files: Set, overwrite: bool) -> Set:
         if there and not overwrite:
             raise ValueError(f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already; add --overwrite, or choose another --out.")
         for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", suffix=file.suffix):
-                pass
+            nearest = next(folder for folder in (file.parent, *file.parent.parents) if os.path.lexists(folder))
+            with tempfile.TemporaryDirectory(dir=nearest, prefix=".") as trial:
+                folder = Path(trial) / file.parent.relative_to(nearest)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f".{file.name}.12345678{file.suffix}").touch()  # a name as long as that of a temporary file
     except OSError as error:
         raise ValueError(f"--out {out}: nothing can be written beside {files[0]} ({error.strerror}); expected a place where files can be made.") from error
     return files
@@ -108,7 +110,7 @@ def write(files: Files, record: Record) -> None:
         save_png(png, record.samples.images, record.model.data_range)
         save_npz(npz, record.samples)
         said = _manifest(record) | {"files": hashes(files, (png, npz))}
-        manifest.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        write_json(manifest, said)
 
 
 def hashes(files: Sequence[Path], written: Sequence[Path]) -> dict[str, str]:

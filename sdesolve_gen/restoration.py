@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import sdesolve as sd
+from sdesolve.methods import METHODS
 
 from ._errors import unknown
 from .class_conditional import rows_leave
@@ -38,6 +39,7 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
 _FAR = 5.0  # residuals in units of the noise that no posterior has
+_SHARE = 0.25  # and of what A makes of the difference of two images of random pixels, 0.1 of the data range for pixels themselves
 
 DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
 
@@ -49,7 +51,7 @@ class Restored(NamedTuple):
     """Draws from what the images may have been, image by image."""
 
     images: Tensor
-    """(n, draws, C, H, W) float32 in the data range; a draw that is not "ok" may hold NaN."""
+    """(n, draws, C, H, W) float32 in the data range, but where y without noise says otherwise; a draw that is not "ok" may hold NaN."""
     nfe: Tensor
     """(n, draws) int64, network calls that each draw saw; with "smc" that each of its particles saw."""
     status: np.ndarray
@@ -83,6 +85,8 @@ def inpaint(
     """Draws of the unknown pixels of images; see ``Model.inpaint``."""
     x = pictures_of(model, "images", images, model.shape)
     masks = real_tensor("mask", mask, "0 and 1, or booleans, (H, W)")
+    if masks.dim() == 3 and len(masks) == len(x) != model.shape[0] and len(masks) > 1:
+        raise ValueError(f"mask has shape {tuple(masks.shape)} for {len(x)} images; expected one mask for each as (n, 1, H, W): mask[:, None].")
     options |= {"noise_std": noise_std, "noise": noise, "peak": peak}
     if masks.dim() == 4 and len(masks) > 1:
         if len(masks) != len(x):
@@ -117,6 +121,7 @@ def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
     return Gray(model.shape, weights)
 
 
+@torch.no_grad()
 def restore(
     model: Model,
     y: Tensor,
@@ -138,6 +143,8 @@ def restore(
 ) -> Restored:
     """Draws of x given y = A x + noise; see ``Model.restore``."""
     draws, seed = count("draws", draws), checked_seed(seed)
+    if draws > APART:
+        raise ValueError(f"draws={draws}; expected at most {APART}, which have names of their own: take more by another seed.")
     if model.classes:
         raise ValueError(f"the model {model.card['name']!r} knows classes, and a restoration is of one; expected m.of_class(3).restore(...), or {model.classes} for no class.")
     if isinstance(operator, str):
@@ -157,7 +164,9 @@ def restore(
         made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
         return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
     own, options = _split(method, options, method_options, model)
+    _check_whose(method, options)
     sampler, options = _solver(method, sampler, own, options)
+    _check_known(method, sampler, options)
     apart = rows_leave(sampler, options.get("steps"), options)
     batches = [part for rows in torch.arange(len(ids)).split(draws if apart else len(ids)) for part in rows.split(size or len(ids))]
 
@@ -187,20 +196,23 @@ def _made(
     operator, expected, exact = measurement.operator, measurement.y.repeat_interleave(draws, 0), measurement.noise_std == 0 and measurement.noise == "gaussian"
     _warn(ids, status)
     residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
-    _warn_far(residual, float(variance(measurement).max()) ** 0.5, model.data_range)
+    _warn_far(residual, measurement, model.data_range, told[0])
     x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator) else x.clamp(*model.data_range)
     shape = (len(measurement.y), draws)
     return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told)
 
 
 def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float, float]) -> Tensor:
-    """The nearest x in the data range with A x = y, by projections onto the one and the other in turn: y without noise says what A x is."""
+    """The nearest x in the data range with A x = y, by projections onto the one and the other in turn: y without noise says what A x is.
+
+    Where no x in the range has it, as for a known pixel that is a little beyond, y is kept and x leaves the range by as much.
+    """
     low, high = data_range
     for _ in range(200):
         x = (x + operator.pinv(y - operator.forward(x))).clamp(low, high)
         if not bool(((y - operator.forward(x)).abs() > 1e-5 * (high - low)).any()):
-            break
-    return x
+            return x
+    return x + operator.pinv(y - operator.forward(x))
 
 
 def well_conditioned(operator: Operator) -> bool:
@@ -212,7 +224,7 @@ def well_conditioned(operator: Operator) -> bool:
 def scaled(model: Model, pictures: Tensor) -> Tensor:
     """Pictures in the data range: integers are levels, 0..levels - 1, of which each becomes the middle of its bin; floats stay."""
     if pictures.is_floating_point():
-        return pictures.to(model.device, torch.float32)
+        return pictures.detach().to(model.device, torch.float32)
     if pictures.is_complex():
         raise TypeError(f"pictures are {pictures.dtype}; expected real numbers: integers from 0 to {model.levels - 1}, or floats in {model.data_range}.")
     if pictures.dtype == torch.bool or int(pictures.min()) < 0 or int(pictures.max()) >= model.levels:
@@ -222,8 +234,9 @@ def scaled(model: Model, pictures: Tensor) -> Tensor:
     return (low + (pictures.to(model.device, torch.float32) + 0.5) * ((high - low) / model.levels)).clamp(low, high)
 
 
-def pictures_of(model: Model, name: str, pictures: Tensor, shape: tuple[int, ...]) -> Tensor:
+def pictures_of(model: Model, name: str, pictures: Tensor | np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Pictures (n, *shape) in the data range."""
+    pictures = torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
     if not isinstance(pictures, Tensor) or pictures.dim() != 4 or tuple(pictures.shape[1:]) != tuple(shape) or not len(pictures):
         got = tuple(pictures.shape) if isinstance(pictures, Tensor) else f"a {type(pictures).__name__}"
         raise ValueError(f"{name}: got {got}; expected a tensor (n, {', '.join(map(str, shape))}): {name}[None] for a single one.")
@@ -277,16 +290,41 @@ def _split(method: str, options: dict[str, Any], given: Mapping[str, Any] | None
     Where they were not ``given`` apart, the solver has the first say on what both may have.
     """
     known = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
-    told = {"prior_std": model.data_std} if "prior_std" in known and options.get("prior_std") is None else {}
+    told = {"prior_std": model.data_std} if "prior_std" in known and {**options, **(given or {})}.get("prior_std") is None else {}
     if given is None:
         mine = known - _OF_SOLVE
-        return told | {key: value for key, value in options.items() if key in mine}, {key: value for key, value in options.items() if key not in mine}
+        return {key: value for key, value in options.items() if key in mine} | told, {key: value for key, value in options.items() if key not in mine}
     if not isinstance(given, Mapping):
         raise TypeError(f"method_options={given!r}; expected names and values, as in method_options={{'steps': 1000}}.")
     for name in given:
         if name not in known:
             raise ValueError(unknown(f"option of method={method!r}:", name, known))
-    return told | dict(given), options
+    return dict(given) | told, options
+
+
+def _check_whose(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse an option of another conditioning method, which the sampler would say it does not know."""
+    others = {other: inspect.signature(make).parameters.keys() - {"score", "measurement"} - _OF_SOLVE for other, make in CONDITIONINGS.items() if other != method}
+    for name in options:
+        owners = [other for other, theirs in others.items() if name in theirs]
+        if owners:
+            own = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
+            said = f"which has {', '.join(sorted(own))}" if own else "which has no options"
+            raise ValueError(f"{name}={options[name]!r} is an option of method={owners[0]!r}, and the method here is {method!r}, {said}.")
+
+
+def _check_known(method: str, sampler: str | sd.Stepper, options: Mapping[str, Any]) -> None:
+    """Refuse an option that neither the conditioning method nor a sampler by name has, of whose names the nearest is suggested."""
+    if not isinstance(sampler, str) or sampler not in METHODS:
+        return
+    parameters = inspect.signature(METHODS[sampler]).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    theirs = {parameter.name for parameter in parameters}
+    for name in options:
+        if name not in theirs | _OF_SOLVE:
+            known = theirs | (inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"})
+            raise ValueError(unknown(f"option of method={method!r} or sampler={sampler!r}:", name, known))
 
 
 def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options: dict[str, Any]) -> tuple[sd.Stepper, dict[str, Any]]:
@@ -304,14 +342,18 @@ def _one_by_one(x: Tensor, masks: Tensor, draw: Callable[..., Restored], options
     return parts[0]._replace(status=status, **joined)
 
 
-def _warn_far(residual: Tensor, noise_std: float, data_range: tuple[float, float]) -> None:
-    """Say where draws do not fit the measurement, which few steps and a strong pull leave them with."""
-    allowed = _FAR * noise_std + 0.25 * (data_range[1] - data_range[0])
+def _warn_far(residual: Tensor, measurement: Measurement, data_range: tuple[float, float], method: str) -> None:
+    """Say where draws do not fit the measurement, which few steps and a strong pull leave them with; all in the units of y."""
+    operator, noise_std = measurement.operator, float(variance(measurement).max()) ** 0.5
+    a, b = (data_range[1] - data_range[0]) * torch.rand(2, 1, *operator.event, generator=torch.Generator().manual_seed(0)).to(measurement.y) + data_range[0]
+    range_of_y = float((operator.forward(a) - operator.forward(b)).square().mean().sqrt())
+    allowed = _FAR * noise_std + _SHARE * range_of_y
     far = int((residual > allowed).sum())
     if far:
         worst = float(residual.nan_to_num(0.0).max())
         said = f"{far} of {len(residual)} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
-        warnings.warn(f"{said}. More steps, or another method, as in method='pigdm', steps=100.", sd.SolveWarning, stacklevel=5)
+        mended = "More steps would help" if method in ("pigdm", "dps") else "More steps would help, or another method, as in method='pigdm'"
+        warnings.warn(f"{said}. {mended}: steps=100.", sd.SolveWarning, stacklevel=6)
 
 
 def _warn(ids: list[int], status: np.ndarray) -> None:
@@ -319,4 +361,4 @@ def _warn(ids: list[int], status: np.ndarray) -> None:
     failed = [(i, said) for i, said in zip(ids, status, strict=True) if said not in ("ok", "event")]
     if failed:
         shown = ", ".join(f"image {i // APART}, draw {i % APART}: {said}" for i, said in failed[:5])
-        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=5)
+        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import sdesolve as sd
 
 from ._errors import unknown
 from ._versions import versions
-from .card import OWN
+from .card import OPTIONAL, OWN, REQUIRED
 from .class_conditional import class_labels
 from .conditioning.classifier_free import Labelled
 from .processes import PROCESSES
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def wrap(
-    module: nn.Module,
+    module: nn.Module | Callable[..., Tensor],
     *,
     process: sd.Process,
     predicts: str,
@@ -42,7 +42,8 @@ def wrap(
     Saved, it is weights and a card; the network itself stays yours: ``gen.load(folder, network=net)``.
 
     Arguments:
-        module: (x, time) -> output, or (x, time, labels) -> output where it knows classes; becomes frozen, in evaluation mode.
+        module: (x, time) -> output, or (x, time, labels) -> output where it knows classes; becomes frozen, in evaluation mode.  Any function will do, as for
+            :func:`sdesolve.as_score`; it is asked on the CPU, until ``m.to(device)`` says otherwise, and saved it is its card alone.
         process: the forward process that it was trained on; one of sdesolve's.
         predicts, time, sigma_data: what it returns and wants to be told, as for :func:`sdesolve.as_score`; "level" is the time of a
             :class:`sdesolve.TabulatedVP` with fractions.  Another time is a matter of a module around it.
@@ -54,19 +55,54 @@ def wrap(
         data, labels: (n, C, H, W) images, and their classes, as for :meth:`Model.log_likelihood`; where given, the model is checked on them.
 
     Raises:
+        TypeError: a module that cannot be called.
         ValueError: a process of another kind; what a card does not take; ``sd.ModelCheckError`` where the data contradict the claim.
     """
     from .models import Model
 
+    network = as_module(module)
     named, options = _described(process)
     card: dict[str, Any] = {
         "name": name, "process": named, "process_options": options, "predicts": predicts, "time": time, "network": OWN, "network_options": {},
-        "shape": list(shape), "data_range": list(data_range), "levels": levels, "sigma_data": sigma_data, "versions": versions(),
+        "shape": _listed(shape), "data_range": _listed(data_range), "levels": levels, "sigma_data": sigma_data, "versions": versions(),
+        **({} if classes is None else {"classes": classes}),
     }  # fmt: skip
-    model = Model(module, card if classes is None else {**card, "classes": classes})
+    given = {"name": name, "time": time, "shape": shape, "data_range": data_range, "levels": levels, "sigma_data": sigma_data, "classes": classes}
+    for field, (holds, expected) in {**OPTIONAL, **REQUIRED}.items():
+        if field in given and field in card and not holds(card[field]):
+            raise ValueError(f"{field}={given[field]!r}; expected {expected}{_EXAMPLES.get(field, '')}.")
+    model = Model(network, card)
     if data is not None:
         check(model, data, labels=labels)
     return model
+
+
+_EXAMPLES = {"shape": ", as in shape=(3, 32, 32) for images of three channels", "data_range": ", as in data_range=(-1, 1)"}
+
+
+def _listed(values: Any) -> Any:
+    """A sequence as JSON has it; anything else as it is."""
+    return list(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
+
+
+def as_module(function: nn.Module | Callable[..., Tensor]) -> nn.Module:
+    """A module, or a function in one; raises TypeError for what is neither."""
+    if isinstance(function, nn.Module):
+        return function
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(f"module is {function!r}; expected an nn.Module or a function (x, time) -> output, as in gen.wrap(net, process=..., predicts=..., shape=(3, 32, 32)).")
+    return _Function(function)
+
+
+class _Function(nn.Module):
+    """A function as a module without weights."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return self.function(*arguments)
 
 
 def check(

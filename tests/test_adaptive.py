@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,5 +183,32 @@ def test_a_closure_over_the_batch_is_told_why_it_fails() -> None:
     rates = torch.tensor([[0.1], [1.0], [50.0]])
     with pytest.raises(RuntimeError) as caught:
         sd.solve(sd.ODE(lambda x, t: -rates * x), torch.ones(3, 1), "rk45")
-    assert "Finished samples have left the batch" in caught.value.__notes__[-1]
+    assert "Finished samples have left the batch" in caught.value.__notes__[-1] and "sdesolve.of_rows(tensor, x)" in caught.value.__notes__[-1]
     assert sd.solve(sd.ODE(lambda x, t: -rates * x), torch.ones(3, 1), "rk4", steps=100).ok().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rk45", {}), ("rk45", {"save": [0.5]}), ("rodas5p", {"save": [0.5]}), ("dop853", {"save": [0.5]}), ("euler", {"steps": 50, "parallel": 8}),
+        ("scipy:RK45", {}), ("rk4", {"steps": 50}),
+    ],
+)  # fmt: skip
+def test_a_value_for_each_sample_finds_its_row(method: str, options: dict[str, Any]) -> None:
+    """Whatever rows are called: those still under way, those that are read off between nodes, many steps of each, one by one."""
+    rates = torch.tensor([[5.0], [0.1], [1.0], [2.0]], dtype=torch.float64)
+    x = torch.ones(4, 1, dtype=torch.float64)
+    sol = sd.solve(sd.ODE(lambda x, t: -sd.of_rows(rates, x) * x), x, method, **options)
+    exact = (1 - rates / 50) ** 50 if method == "euler" else torch.exp(-rates)
+    torch.testing.assert_close(sol.x, exact, rtol=1e-3, atol=1e-4)
+    if "save" in options:
+        torch.testing.assert_close(sol.xs[0], torch.exp(-0.5 * rates), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "adjoint"])
+def test_a_value_for_each_sample_finds_its_row_in_the_backward_pass(gradient: str) -> None:
+    rates = torch.tensor([[5.0], [0.1], [1.0], [2.0]], dtype=torch.float64)
+    x = torch.ones(4, 1, dtype=torch.float64, requires_grad=True)
+    sol = sd.solve(sd.ODE(lambda x, t: -sd.of_rows(rates, x) * x), x, "rk45", gradient=gradient, save=[0.5])
+    (slope,) = torch.autograd.grad(sol.x.sum() + sol.xs.sum(), x)
+    torch.testing.assert_close(slope, torch.exp(-rates) + torch.exp(-0.5 * rates), rtol=1e-3, atol=1e-4)

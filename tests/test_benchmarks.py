@@ -150,7 +150,7 @@ def test_a_corrector_has_as_many_calls_as_the_predictor_alone(monkeypatch: pytes
     assert [(row["predictor"], row["steps"], row["snr"]) for row in rows] == [*alone_and_two, *alone_and_two, ("", 0, None)]
     assert {row["nfe"] for row in rows[:-1]} == {5}  # and one to denoise
     for first in range(0, 12, 3):
-        alone, *corrected = (row["figures"]["fid_infinity"] for row in rows[first : first + 3])
+        alone, *corrected = (row["figures"]["fid"] for row in rows[first : first + 3])
         assert corrected[0] != corrected[1]  # the ratio is heard
         for row, figure in zip(rows[first + 1 : first + 3], corrected, strict=True):
             assert row["gain"]["value"] == pytest.approx(alone["value"] - figure["value"])
@@ -232,3 +232,11 @@ def test_the_posterior_exam_marks_cases_and_says_which_are_out_of_bounds(monkeyp
     good = {**particles, "mean_error": 0.01, "covariance_error": 0.04, "noise": 1.005, "rank_p": 0.02}
     for figure in ({}, {"mean_error": 0.021}, {"covariance_error": 0.051}, {"noise": 0.989}, {"rank_p": 0.009}):
         assert ("**out:**" in bench.cases({"smc": [{**good, **figure}]})) == bool(figure)
+
+
+def test_inverse_problems_stand_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = loaded("inverse_mnist.py", monkeypatch)
+    batch = {"psnr": [16.0, 18.0], "ssim": [0.7, 0.8], "digit": [True, False], "residual": [0.1, 0.1], "sampler": "ddim", "nfe": 51.0, "seconds": 0.25}
+    results = {"half/ddrm/0-2": batch, "blur/ddrm/0-2": batch, "blur/ddrm/2-4": {**batch, "psnr": [19.0, 19.0]}, "half/repaint/0-2": {"refused": "why; so"}}
+    assert bench.summary(results, ["half", "blur"], ["ddrm", "repaint"]).splitlines()[3:] == ["| `ddrm` | 17.0, 0.75, 50 % | 18.0, 0.75, 50 % (4) | 51 | 0.25 |"]
+    assert "refused: why" in bench.table(results, "half", ["ddrm", "repaint"])

@@ -168,7 +168,7 @@ def test_ours_are_those_of_the_registry():
         ours(["ddin"])
 
 
-LINE_UP = [c for c in (*ours(), *peers()[0]) if not c.optimised]
+LINE_UP = [c for c in (*ours(), *peers()[0]) if not c.finds]
 
 
 @pytest.mark.parametrize("contender", [pytest.param(c, id=c.label, marks=() if c.label in QUICK.few else pytest.mark.slow) for c in LINE_UP])

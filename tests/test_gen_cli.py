@@ -214,6 +214,40 @@ def test_ctrl_c_in_the_middle(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+@pytest.mark.parametrize("moment", ["numpy", "torch._C", "torch.nn.modules", "sdesolve.processes", "typer", "sdesolve_gen.cli"])
+def test_ctrl_c_while_it_is_being_imported(moment, tmp_path):
+    """At the moment at which a module has been imported, and the last of them is when the arguments are read."""
+    command = [sys.executable, "-X", "importtime", "-c", "import sdesolve_gen_command as c; c.main()", "sample", "--steps", "1000000", "--out", str(tmp_path / "new" / "a.png")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ready = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - as above
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path, preexec_fn=ready) as process:
+        assert process.stderr is not None
+        imported = any(line.split("|")[-1].strip() == moment for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert imported and process.returncode == 130
+    said = [line for line in rest.splitlines() if line.strip() and not line.startswith("import time:") and "sampling" not in line]
+    assert said == ["interrupted: no file was left half written."] and list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_is_ignored_stays_so(tmp_path):
+    """As for the background jobs of a shell."""
+    line = "import signal as s; s.signal(s.SIGINT, s.SIG_IGN); import sdesolve_gen_command as c, sdesolve_gen.cli as d; "
+    line += "d.app = lambda: print(s.getsignal(s.SIGINT) is s.SIG_IGN); c.main()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, env=environment, check=True).stdout == "True\n"
+
+
+@pytest.mark.parametrize("arguments", [["--option", "nonsense=1"], ["--method", "nothing"], ["--snr", "7"], ["--labels", "3"]])
+def test_a_bad_option_leaves_no_folder(model, tmp_path, arguments):
+    result = sample(model, "--out", f"{tmp_path}/new/within/", *arguments)
+    assert result.exit_code == 2 and list(tmp_path.iterdir()) == []
+
+
 def test_train_then_sample(tmp_path):
     data = random_parquet(tmp_path / "train.parquet")
     sets = ["--set", f"network={json.dumps(NETWORK)}", "--set", "network.width=16", "--set", "process=ve", "--set", "process_options.sigma_max=20", "--set", "warmup=2"]

@@ -77,7 +77,7 @@ def test_a_mask_from_a_picture(tmp_path, folder, data):
         assert file["std"][:, :, :2].max() < 1e-3 < file["std"][:, :, 2:4].mean()
     mask[0, 0] = 100
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert "has 3 gray values of 192, as 100 of 255" in call("inpaint", *common(folder, data, tmp_path / "y.png"), "--mask", tmp_path / "mask.png", code=2)
+    assert "has 1 gray pixel of 64, as 100 of 255" in call("inpaint", *common(folder, data, tmp_path / "y.png"), "--mask", tmp_path / "mask.png", code=2)
 
 
 def test_a_picture_by_itself_and_random_pixels(tmp_path, folder):
@@ -147,7 +147,7 @@ def test_masks_of_other_pictures(tmp_path, folder, data):
         assert known_columns(tmp_path, folder, data, tmp_path / name) == left, name
     Image.fromarray(np.where(half > 0, 255 - 70, 0).astype(np.uint8)).save(tmp_path / "gray.png")
     said = known_columns(tmp_path, folder, data, tmp_path / "gray.png", code=2)
-    assert "has 96 gray values of 192, as 185 of 255; expected white where a pixel is known" in said and said.count("\n") == 1
+    assert "has 32 gray pixels of 64, as 185 of 255; expected white where a pixel is known" in said and said.count("\n") == 1
     (tmp_path / "text.png").write_text("no picture")
     assert "is not a whole picture" in known_columns(tmp_path, folder, data, tmp_path / "text.png", code=2)
     assert "there is no such file" in known_columns(tmp_path, folder, data, tmp_path / "none.png", code=2)
@@ -226,3 +226,18 @@ def test_help_teaches(command):
     said = call(command, "--help")
     assert "Examples" in said
     assert "sdesolve-gen" in said
+
+
+def test_what_is_found_again_exactly_and_a_single_draw_are_written_as_json_and_without_a_spread(tmp_path, folder, data):
+    """All pixels known: a PSNR of infinity, which JSON does not know."""
+    mask, out = tmp_path / "mask.png", tmp_path / "one.png"
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(mask)
+    call("inpaint", "--model", folder, "--data", data, "--n", 1, "--draws", 1, "--steps", 2, "--out", out, "--mask", mask)
+    manifest = json.loads(out.with_suffix(".json").read_text(), parse_constant=lambda constant: pytest.fail(constant))
+    assert manifest["figures"]["psnr_draws"] is None and manifest["std_white"] is None
+    assert sorted(file.name for file in tmp_path.glob("one*")) == ["one-mean.png", "one.json", "one.npz", "one.png"]
+
+
+def test_an_option_with_a_slip_is_told_of_the_methods_own(tmp_path, folder, data):
+    said = call("inpaint", "--model", folder, "--data", data, "--out", tmp_path / "x.png", "--box", "0,0,4,4", "--method", "dps", "--option", "zetta=1", code=2)
+    assert "'zetta' is not known" in said and "Did you mean 'zeta'?" in said

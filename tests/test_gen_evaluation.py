@@ -359,6 +359,9 @@ def test_a_solve_that_cannot_be_is_told_before_anything_is_read(model, tmp_path,
 def test_what_makes_a_distance_doubtful_is_warned_of(model, data, tmp_path):
     with pytest.warns(UserWarning, match="8 images span at most 7 of 64 feature directions.*samples is singular"):
         evaluate(model, data, tmp_path, ["fid"], n=8, features=nn.Flatten())
+    with pytest.warns(UserWarning, match="14 images are fewer than 5 a feature, of which there are 3: .* FID_infinity is left out. .* take n >= 15"):
+        found = evaluate(model, data, tmp_path / "few", ["fid"], n=14)
+    assert "fid" in found.figures and "fid_infinity" not in found.figures
     with pytest.warns(UserWarning, match="one half of the model's range"):
         evaluate(model, data.float() / 255, tmp_path, ["kid"], n=8)
     with warnings.catch_warnings():
@@ -454,7 +457,7 @@ def test_the_command(tmp_path, monkeypatch):
     early = run("--shard", "0/2", "--batch-size", 5)
     assert early.exit_code == 0 and "4 of samples" in early.output and not (tmp_path / "out" / "report.json").exists()
     late = run("--shard", "1/2", "--batch-size", 5, "--metrics", "fid,time")
-    assert late.exit_code == 0 and "fid_infinity" in late.output and f"wrote {tmp_path}/out/report.json" in late.output, late.output
+    assert late.exit_code == 0 and "of 9 images" in late.output and f"wrote {tmp_path}/out/report.json" in late.output, late.output
     assert json.loads((tmp_path / "out" / "report.json").read_text())["figures"]["nfe"]["value"] == 2 * 2 + 1
     for arguments, message in ((("--shard", "2/2"), "shard='2/2'"), (("--metrics", "fod"), "Did you mean 'fid'"), (("--seed", 3), "other settings")):
         bad = run(*arguments)

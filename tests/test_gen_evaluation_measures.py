@@ -69,6 +69,18 @@ def test_fid_its_error_and_its_bias(shift):
         assert 0.75 < said / spread < (1.35 if shift else 2.5)  # at the same law the first-order term vanishes, and the error is cautious
 
 
+def test_fid_infinity_is_left_out_where_the_first_order_is_not_enough():
+    """From five samples a feature on what is left of the distance is small beside what was taken off, and within the errors; just below it there is no figure."""
+    k = 32
+    reference = torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)
+    for n in (k // 2, k + 1, 2 * k, 5 * k - 1):
+        assert set(fid(grouped(torch.randn(n, k)), reference)) == {"fid"}
+    found = [fid(grouped(torch.randn(5 * k, k)), reference) for _ in range(20)]
+    mean, left = (sum(f[name].value for f in found) / 20 for name in ("fid", "fid_infinity"))
+    assert mean == pytest.approx(k * (2 - 2 * (1 - 0.2 / 8 - 0.2**2 / 64)) + 0.2, rel=0.1)  # Marchenko and Pastur, to the second order
+    assert abs(left) < 0.05 * mean
+
+
 def test_the_jackknife_knows_a_mean_and_a_square():
     x = torch.randn(20, dtype=torch.float64) + 1
     without = [float(torch.cat([x[:i], x[i + 1 :]]).mean()) for i in range(20)]

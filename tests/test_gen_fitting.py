@@ -42,7 +42,7 @@ def told(result: Result) -> str:
         (["network_name=LevelScore", "network={}"], "lacks network, network_options, process, levels, low, high of LevelScore; expected a value for each"),
         (["network_name=MLP", "network={}"], "network={} does not fit images (1, 8, 8)"),
         (["classes=20", "network_name=NCSNv2"], "classes=20: the network network_name='NCSNv2' knows no classes; expected network_name='UNet' (--set network"),
-        (["classes=20", "network_name=NCSNv2"], "UNet, DiT, MLP, or classes=0 (--set classes=0)"),
+        (["classes=20", "network_name=NCSNv2"], "UNet, NCSNpp, DDPM, DiT, MLP, EDMUNet, or classes=0 (--set classes=0)"),
         (["network.classes=20"], "network.classes=20: expected a field of its own, classes=20 (--set classes=20)"),
         (["process_options.beta_mix=3"], "process_options of 'vp': 'beta_mix' is not known; expected one of: T, beta_max, beta_min. Did you mean 'beta_m"),
         (['process_options.beta_min="a"'], "process_options.beta_min='a'; expected a finite number, as in process_options.beta_min=1.0"),

@@ -15,6 +15,8 @@ import sdesolve as sd
 from sdesolve import exam
 from sdesolve.noise import SeededNormals
 from sdesolve_gen.conditioning import CONDITIONINGS, SVD, Measurement, Operator, Renoised, ddnm, diffpir, dps, made, mmps, operators, pigdm
+from sdesolve_gen.conditioning.operators.blur import gaussian_kernel
+from sdesolve_gen.conditioning.operators.separable import Separable
 
 PROCESSES = [sd.VPSDE(), sd.VESDE(0.001, 50.0), sd.SubVPSDE(), sd.EDM()]
 STD = 0.7
@@ -31,6 +33,13 @@ class Dense(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.matrix.to(y)
+
+
+class Longer(Dense):
+    """Its adjoint is a twentieth too long."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return 1.05 * super().adjoint(y)
 
 
 class DenseSVD(Dense):
@@ -96,6 +105,19 @@ def test_stochastic_solvers_draw_from_the_posterior(method: str, options: dict[s
     error = problem.covariance.trace().sqrt() / math.sqrt(n)
     assert (x.mean(0) - problem.mean).norm() < 0.02 * problem.mean.norm() + 2 * error
     assert (torch.cov(x.T) - problem.covariance).norm() < 0.05 * problem.covariance.norm()
+
+
+@pytest.mark.parametrize(("method", "options"), [("pigdm", {"prior_std": STD}), ("mmps", {"iterations": 8})])
+def test_what_y_says_late_makes_up_for_what_it_does_not_say_early(method: str, options: dict[str, Any]) -> None:
+    """At sigma/alpha > 20 data of spread c have the share (c/20)^2 of x_t's variance, by which a stochastic walk forgets how it began; too low a level is not made up for."""
+    problem, process, n = Problem(ISOTROPIC, 2, 0.3), sd.VPSDE(), 8000
+    off, vjps = {}, {}
+    for high in (math.inf, 20.0, 0.5):
+        score = problem.score(process, method, within=(0.0, high), **options)
+        sol = sd.solve(process.reverse(score, eps=1e-4), process.prior((n, 4), seed=0, dtype=torch.float64), "dpmpp_2m_sde", steps=60, seed=1)
+        off[high], vjps[high] = float((sol.x.mean(0) - problem.mean).norm() / problem.mean.norm()), sol.stats["vjps"]
+    assert off[math.inf] < 0.02 and off[20.0] < 0.02 < 0.05 < off[0.5], off
+    assert vjps[0.5] < 0.7 * vjps[20.0] < 0.7 * 0.9 * vjps[math.inf], vjps
 
 
 def test_pigdm_is_off_where_the_spread_differs_between_directions() -> None:
@@ -378,6 +400,7 @@ EYE = Dense(torch.eye(3))
         ((EYE, torch.zeros(2, 3), 0.0, "poisson"), ValueError, "gain=None; expected the y of a single count"),
         ((EYE, torch.zeros(2, 3), 0.0, "gaussian", 0.1), ValueError, "gain=0.1 with noise='gaussian'"),
         ((EYE, torch.full((2, 3), -1.0), 0.0, "poisson", 0.1), ValueError, "counts are not negative"),
+        ((Longer(torch.eye(3)), torch.zeros(2, 3)), ValueError, "is not the adjoint of its forward"),
         ((Flipped(torch.eye(3)), torch.zeros(2, 3)), ValueError, r"adjoint.* <A x, y> = .* and <x, A.* y> = "),
     ],
 )
@@ -390,6 +413,9 @@ def test_a_measurement_that_cannot_be_is_refused(arguments: tuple[Any, ...], err
     ("method", "options", "message"),
     [
         (dps, {"zeta": -1.0}, "zeta=-1.0; expected a finite number >= 0"),
+        (dps, {"within": (1.0, 0.0)}, "within=.*; expected noise levels 0 <= low < high"),
+        (mmps, {"within": 3.0}, "within=3.0; expected noise levels"),
+        (pigdm, {"within": (0.0, "20")}, "within=.*; expected noise levels"),
         (dps, {"steps": 0}, "steps=0; expected an integer >= 1"),
         (dps, {"steps": 2.5}, "steps=2.5; expected an integer"),
         (pigdm, {"prior_std": 0.0}, "prior_std=0.0; expected a finite number > 0"),
@@ -415,3 +441,73 @@ def test_states_that_do_not_fit_the_measurement_are_refused(name: str) -> None:
     for shape in ((3, 3), (2, 4)):
         with pytest.raises(ValueError, match=rf"the state has shape \({shape[0]}, {shape[1]}\)"):
             sd.solve(process.reverse(c.score), torch.zeros(shape), (c.method or made)("ddim"), steps=2, constraint=c.constraint)
+
+
+@pytest.mark.parametrize("operator", ["matrix", "function"])
+@pytest.mark.parametrize("method", ["dps", "pigdm", "mmps", "ddnm", "diffpir"])
+def test_tangents_go_through_a_guided_score(method: str, operator: str) -> None:
+    """torch.func's transforms, by which ``rodas5p`` has its Jacobian: the derivative along v is that of central differences."""
+    problem, process = Problem(CORRELATED, 2, 0.3), PROCESSES[0]
+    matrix = problem.operator.matrix
+    held = problem.measurement if operator == "matrix" else Measurement(operators.as_operator(lambda x: x @ matrix.to(x).T, (4,)), problem.measurement.y, 0.3)
+    score = CONDITIONINGS[method](sd.as_score(CORRELATED.score(process), process, predicts="score"), held).score
+    x, v, t = normals(3, 4, seed=11), normals(3, 4, seed=12), torch.full((3,), 0.4, dtype=torch.float64)
+    with torch.no_grad():
+        _, along = torch.func.jvp(lambda x: score(x, t), (x,), (v,))
+        torch.testing.assert_close(along, (score(x + 1e-5 * v, t) - score(x - 1e-5 * v, t)) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stiff_solver_takes_a_guided_score() -> None:
+    process, problem = PROCESSES[0], Problem(CORRELATED, 2, 0.3)
+    x, score = process.prior((2, 4), seed=0, dtype=torch.float64), problem.score(process, "pigdm", prior_std=STD)
+    stiff, plain = (sd.solve(process.probability_flow(score), x, method, rtol=1e-4, atol=1e-4) for method in ("rodas5p", "rk45"))
+    assert stiff.ok().all() and stiff.stats["vjps"] > 0
+    torch.testing.assert_close(stiff.x, plain.x, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["dps", "pigdm", "mmps", "ddnm", "diffpir"])
+@pytest.mark.parametrize(("method", "options"), [("rk45", {"rtol": 1e-3, "atol": 1e-3}), ("ddim", {"steps": 12, "parallel": 4})])
+def test_every_row_keeps_its_own_measurement(name: str, method: str, options: dict[str, Any]) -> None:
+    """Where rows that have arrived leave the batch, and where many steps of a row stand in it: each ends where it ends alone with its y."""
+    process, problem = PROCESSES[0], Problem(CORRELATED, 2, 0.3)
+    base, x, y = sd.as_score(CORRELATED.score(process), process, predicts="score"), process.prior((3, 4), seed=0, dtype=torch.float64), 3 * normals(3, 2, seed=5)
+    ends = []
+    for rows in (slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)):
+        score = CONDITIONINGS[name](base, Measurement(problem.operator, y[rows], 0.3)).score
+        ends.append(sd.solve(process.probability_flow(score), x[rows], method, **options).x)
+    torch.testing.assert_close(ends[0], torch.cat(ends[1:]), rtol=1e-6, atol=1e-6)
+
+
+def test_a_dark_prediction_has_the_variance_of_one_count() -> None:
+    """Where a prediction says no light, or less than none, counts are still not certain."""
+    measurement = Measurement(EYE, torch.zeros(1, 3), 0.0, "poisson", 0.1)
+    torch.testing.assert_close(measurement.variance(torch.tensor([[-1.0, 0.0, 2.0]])), torch.tensor([[0.01, 0.01, 0.2]]))
+
+
+def test_a_small_singular_value_counts_where_the_noise_is_smaller() -> None:
+    """A = diag(1, 5e-5) and noise 1e-5: y tells x_2 to 0.2, and so does the posterior of N(0, I)."""
+    process, noise = PROCESSES[0], 1e-5
+    law = exam.Gaussian([0.0, 0.0], std=1.0)
+    A, y = torch.diag(torch.tensor([1.0, 5e-5], dtype=torch.float64)), torch.tensor([[0.5, 5e-5]], dtype=torch.float64)
+    score = pigdm(sd.as_score(law.score(process), process, predicts="score"), Measurement(operators.Matrix((2,), A), y, noise)).score
+    x, t = normals(2, 2), 0.3
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    # of N(0, I): E[x_0 | x] = alpha x with variance sigma^2
+    exact = -x + alpha * (y - alpha * x @ A) @ torch.linalg.inv(noise**2 * torch.eye(2, dtype=torch.float64) + sigma**2 * A @ A) @ A
+    torch.testing.assert_close(score(x, t), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1e-9, torch.tensor([1e-9, 2e-9], dtype=torch.float64)])
+@pytest.mark.parametrize("name", ["matrix", "separable", "blur"])
+def test_gram_solve_undoes_the_gram(name: str, shift: float | Tensor) -> None:
+    """Small singular values too, as far as the noise lets them count."""
+    small = torch.diag(torch.tensor([1.0, 0.5, 1e-3, 3e-5], dtype=torch.float64))
+    made = {
+        "matrix": lambda: operators.Matrix((4,), small), "separable": lambda: Separable((1, 4, 4), small, torch.eye(4)),
+        "blur": lambda: operators.Blur((1, 16, 16), gaussian_kernel(1.6)),
+    }  # fmt: skip
+    operator = made[name]()
+    y = normals(2, *operator.measured)
+    z = operator.gram_solve(y, shift, 1.0)
+    own = shift if isinstance(shift, float) else shift.reshape(-1, *(1,) * (y.dim() - 1))
+    torch.testing.assert_close(own * z + operator.forward(operator.adjoint(z)), y, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen import cli
 from sdesolve_gen.class_conditional import labels_drawn, labels_of, on_the_way
-from sdesolve_gen.likelihoods import read_table
+from sdesolve_gen.likelihoods import measure, read_table
 from sdesolve_gen.networks import UNet
 
 MEANS, STD = torch.tensor([-0.6, 0.0, 0.6, 0.2]), 0.1  # of the classes 0, 1 and 2, and of none
@@ -115,6 +115,12 @@ def test_a_check_is_of_each_image_s_own_class(model: gen.Model, monkeypatch: pyt
     labels = torch.arange(150) % 3
     x = images_of(labels)
     assert model.check(x, labels=labels).ok
+    rows: list[int] = []
+    forward = Known.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(Known, "forward", lambda self, x, *rest: rows.append(len(x)) or forward(self, x, *rest))
+        model.check(x, labels=labels, batch_size=7)
+    assert max(rows) == 7
     assert model.check(x, labels=labels, batch_size=7).slope == pytest.approx(model.check(x, labels=labels).slope, rel=1e-5)
     for wrong in (1, labels.roll(1)):
         with pytest.raises(sd.ModelCheckError):
@@ -249,6 +255,31 @@ def test_bits_per_dim_are_of_each_image_s_class(model: gen.Model, data: Path, tm
     assert evaluate(model, data, tmp_path, metrics=["bpd"], likelihood={"labels": "none", **loose})["bits_per_dim"].value > found["bits_per_dim"].value + 1
 
 
+def test_bits_per_dim_of_other_labels_are_measured_anew(model: gen.Model, data: Path, tmp_path: Path) -> None:
+    """In one folder, of the same images."""
+    found = []
+    table = parquet.read_table(data).to_pydict()
+    for labels in (table["label"], [2] * 30 + [0] * 10):
+        other = tmp_path / f"{labels[0]}.parquet"
+        parquet.write_table(pa.table({**table, "label": labels}), other)
+        likelihood = {"labels": "data", "n": 8, "rtol": 1e-2, "atol": 1e-2}
+        found.append(evaluate(model, other, tmp_path / "out", metrics=["bpd"], likelihood=likelihood)["bits_per_dim"].value)
+    assert found[1] > found[0] + 1
+
+
+def test_rows_of_data_keep_their_labels(data: Path) -> None:
+    whole = gen.data.read_data(data)
+    for places in ([35, 3, 31], slice(28, 33)):
+        part = whole.rows(places)
+        assert part.labels is not None and part.labels.tolist() == whole.labels[places].tolist() == [int(i >= 30) * 2 for i in part.ids]  # type: ignore[index]
+
+
+def test_a_table_of_one_class_says_which(model: gen.Model, data: Path) -> None:
+    whole = gen.data.read_data(data).rows(slice(2))
+    (rows,) = measure(model.of_class(2), whole, 0, 2, rtol=0.1, atol=0.1)
+    assert [row["label"] for row in rows] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -301,9 +332,12 @@ def test_likelihood_says_which_class_each_image_was_told(run: Any, model: gen.Mo
     assert [row["bound"] for row in read_table(tmp_path / "bound.csv")][:30] == pytest.approx(bound.bits_per_dim(model.data_range).tolist(), rel=1e-3)
 
 
-def test_check_model_takes_the_labels_of_the_data(run: Any, data: Path, tmp_path: Path) -> None:
+def test_check_model_takes_the_labels_of_the_data(run: Any, model: gen.Model, data: Path, tmp_path: Path) -> None:
     words = ["check-model", "known", "--n", 40]
     assert run(*words, "--data", data, "--labels", "data").exit_code == 0
+    assert run(*words[:2], "--n", 20, "--data", data, "--labels", "data", "--out", tmp_path / "part.json").exit_code == 0
+    part = gen.data.read_data(data).rows(torch.linspace(0, 39, 20).long().tolist())  # about every second one, with its own label
+    assert json.loads((tmp_path / "part.json").read_text())["error"] == pytest.approx(model.check(part.images, labels=part.labels, seed=0).error, rel=1e-6)
     one = run(*words, "--data", data, "--labels", 1)
     assert one.exit_code == 1 and "the model is not what was claimed" in one.output
     assert run(*words, "--labels", "balanced", "--out", tmp_path / "a.json").exit_code == 0
@@ -368,3 +402,6 @@ def test_a_network_without_a_label_for_none_is_asked_for_none_in_vain() -> None:
     m.knows_none = False
     with pytest.raises(ValueError, match=r"labels='none'; expected labels='data' \(each image its own\), or one for all"):
         labels_of(m, "none", None, 2)
+    for ask in (lambda: labels_of(m, 3, None, 2), lambda: m.sample(1, "ddim", steps=1, labels=3), lambda: m.of_class(3), lambda: m.class_score(3)):
+        with pytest.raises(ValueError, match=r"labels hold \[3\]; expected integers from 0 to 2"):
+            ask()

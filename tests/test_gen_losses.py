@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import sdesolve as sd
+from sdesolve_gen.processes import make_process
 from sdesolve_gen.training.levels import SMALLEST
 from sdesolve_gen.training.losses import TIMES, WEIGHTS, Times, denoising_loss, sliced_loss
+from sdesolve_gen.training.recipes import configured
 
 B, D, VARIANCE = 64, 4, 0.36
 PROCESSES = {"vp": sd.VPSDE(), "subvp": sd.SubVPSDE(), "ve": sd.VESDE(0.02, 20.0), "edm": sd.EDM(), "flow": sd.RectifiedFlow()}
@@ -180,20 +182,26 @@ def test_sliced_is_denoising_minus_a_constant():
         assert error < 0.02
 
 
-def test_levels_are_the_published_ones():
-    """SMLD: a geometric sequence of sigmas. DDPM: prod(1 - beta_i), to its first order in the number of levels. Told as 0..N-1, each as often."""
-    quantile = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
-    ve, vp = sd.VESDE(0.01, 50.0), sd.VPSDE()
-    t = TIMES["levels"](CONFIG, ve, quantile).t
-    sigmas = torch.logspace(torch.log10(torch.tensor(0.01)), torch.log10(torch.tensor(50.0)), 1000, dtype=torch.float64)
-    assert torch.allclose(ve.sigma(t.unique()), sigmas, rtol=1e-4)
+def published_ddpm():
+    """Ho et al. 2020, section 4: betas from 1e-4 to 0.02 in equal steps; sigma_i^2 = 1 - prod(1 - beta_j)."""
+    return (1 - torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)).sqrt()
+
+
+def published_smld():
+    """Song & Ermon 2019, section 4.1, in units of [-1, 1]: a geometric sequence."""
+    return 0.02 * (100 / 0.02) ** (torch.arange(1000, dtype=torch.float64) / 999)
+
+
+@pytest.mark.parametrize(("preset", "published"), [("ddpm", published_ddpm()), ("smld", published_smld())], ids=["ddpm", "smld"])
+def test_levels_are_the_published_ones(preset, published):
+    """The noise of every level, and its number as the network is told it; each as often as any other."""
+    config = configured(preset, None, {"data": "x", "out": "x", "name": "x"}, {})
+    process = make_process(config.process, config.process_options)
+    t = TIMES["levels"](config, process, (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000).t
+    assert torch.allclose(process.sigma(t), published.repeat_interleave(5), rtol=1e-11, atol=0)
     index = []
-    sd.as_score(lambda x, t: index.append(t) or x, vp, predicts="epsilon", time=1000).model_output(torch.zeros(5000, 1), t)
+    sd.as_score(lambda x, t: index.append(t) or x, process, predicts="epsilon", time=1000).model_output(torch.zeros(5000, 1), t)
     assert torch.equal(index[0], torch.arange(1000).repeat_interleave(5))
-    signal = vp.alpha(TIMES["levels"](CONFIG, vp, quantile).t.unique()).square()
-    published = torch.cumprod(1 - torch.linspace(0.1, 20, 1000, dtype=torch.float64) / 1000, 0)
-    assert (signal.log() - published.log()).abs().max() < 0.07  # of -10: half a beta, and beta^2/2 added up
-    assert (signal - published).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -202,7 +210,7 @@ def test_times_stay_within_the_process_at_both_ends(process, times):
     p = PROCESSES[process]
     t, ratio = TIMES[times](CONFIG, p, torch.tensor([0.0, 1e-12, 0.5, 1 - 1e-12], dtype=torch.float64))
     assert t.dtype == torch.float64
-    assert (t >= SMALLEST * p.T * (1 - 1e-9)).all()
+    assert (t >= (0 if times == "levels" and p.sigma(0.0) > 0 else SMALLEST * p.T * (1 - 1e-9))).all()
     assert (t <= p.T * (1 + 1e-12)).all()
     assert torch.isfinite(ratio).all()
 

@@ -287,7 +287,7 @@ def test_foreign_operators():
         torch.testing.assert_close(found.adjoint(y), ops.Downsample(EVENT, 2).adjoint(y))
     own = ops.Blur(EVENT, KERNEL)
     assert ops.as_operator(own, EVENT) is own
-    with pytest.raises(TypeError, match=r"operator is a int; expected an Operator, an object with A"):
+    with pytest.raises(TypeError, match=r"operator is a int; expected an Operator, a matrix, an object with A"):
         ops.as_operator(3, EVENT)
     with pytest.raises(ValueError, match=r"takes states of shape \(1, 6, 8\); expected \(1, 8, 8\)"):
         ops.as_operator(own, (1, 8, 8))

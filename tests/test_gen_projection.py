@@ -15,7 +15,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve.methods import METHODS, make_method
 from sdesolve.noise import CONSTRAINT, SeededNormals, SeededStep
-from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, projection
+from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, operators, projection
 
 VE, VP = sd.VESDE(0.01, 20.0), sd.VPSDE()
 MASK = (torch.arange(16).reshape(1, 4, 4) % 3 != 0).float()
@@ -229,3 +229,14 @@ def test_counts_are_refused(name: str) -> None:
     counted = Measurement(Dense(torch.eye(3)[:1]), torch.ones(1, 1), noise="poisson", gain=0.1)
     with pytest.raises(ValueError, match=f"{name} has no treatment of noise='poisson'"):
         CONDITIONINGS[name](blank(VP), counted)
+
+
+@pytest.mark.parametrize(("name", "noise_std"), [("projection", 0.0), ("projection", 0.3), ("ddrm", 0.0)])
+def test_every_row_keeps_its_own_measurement_with_steps_in_parallel(name: str, noise_std: float) -> None:
+    process = PROCESSES["VP"]
+    score, operator = sd.as_score(lambda x, t: -x, process, predicts="score"), operators.Mask((4,), torch.tensor([1, 0, 1, 0]))
+    y, x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), process.prior((3, 4), seed=0)
+    c = CONDITIONINGS[name](score, Measurement(operator, y, noise_std))
+    method = "ddim" if c.method is None else c.method("ddim")
+    one, many = (sd.solve(process.reverse(c.score), x, method, steps=8, seed=0, constraint=c.constraint, denoise=True, parallel=at_once).x for at_once in (None, 4))
+    torch.testing.assert_close(many, one, rtol=1e-3, atol=1e-3)

@@ -31,6 +31,14 @@ def test_later_wins(tmp_path):
     assert configured("vp", file, {"data": "b", "out": "c"}, {}).process == "vp"  # a flag wins over the file's
 
 
+def test_another_network_begins_with_its_own_defaults(tmp_path):
+    for sets in ({"network_name": "NCSNpp", "network.width": 8}, {"network.width": 8, "network_name": "NCSNpp"}):
+        assert configured(None, None, NEEDED, sets).network == {"width": 8}
+    (tmp_path / "run.yaml").write_text("network_name: DiT\n")
+    assert configured(None, tmp_path / "run.yaml", NEEDED, {}).network == {}
+    assert configured(None, None, NEEDED, {"network_name": "UNet", "network.width": 8}).network == {**TrainConfig(**NEEDED).network, "width": 8}
+
+
 def test_no_preset_is_the_defaults():
     assert configured(None, None, NEEDED, {}) == TrainConfig(**NEEDED)
 

@@ -1,6 +1,7 @@
 """Images from measurements: the draws are the posterior's, what was measured is kept, and bad input is refused before any network call."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import sdesolve as sd
 import sdesolve_gen as gen
-from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning
+from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.networks import UNet
 
@@ -202,6 +203,11 @@ def test_a_single_draw_has_no_spread():
 DOWN = ops.Downsample(SHAPE, 2)
 
 
+class Unfinished(Operator):
+    def forward(self, x):
+        return x
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -225,8 +231,18 @@ DOWN = ops.Downsample(SHAPE, 2)
         (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, save="all"), "save=... is not for"),
         (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, sampler="ddimm"), "ddimm"),
         (lambda m: m.restore(torch.zeros(1, *SHAPE), lambda x: x + 1, 0.1), "Adapted.forward is not linear"),
+        (lambda m: m.inpaint(torch.zeros(2, *SHAPE), torch.ones(2, 4, 4)), r"one mask for each as \(n, 1, H, W\): mask\[:, None\]"),
+        (lambda m: m.restore(torch.zeros(1, *SHAPE), DOWN, 0.1), r"expected \(B, 1, 2, 2\), as Downsample measures: operator.forward\(y\) where y are images"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, zeta=2.0), "zeta=2.0 is an option of method='dps', and the method here is 'pigdm', which has prior_std, within"),
+        (lambda m: m.restore(torch.zeros(1, *SHAPE), lambda x: x.mul_(0.5), 0.1), "changed its x in place"),
+        (lambda m: m.restore(torch.zeros(1, *SHAPE), lambda x: x.mean(), 0.1), "returned a single number; expected a tensor"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, draws=65537), "draws=65537; expected at most 65536"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, "dps", sampler="ddim", zetta=1.0), "'zetta' is not known; .*Did you mean 'zeta'"),
+        (lambda m: m.inpaint(torch.zeros(1, *SHAPE), torch.full((4, 4), math.nan)), r"mask holds nan; expected 0 and 1 alone, 1 where the pixel is known$"),
+        (lambda m: m.restore(torch.zeros(1, 7, 7), ops.Radon(SHAPE, 7), 0.1, "ddrm"), "no singular value decomposition.*method='pigdm'"),
+        (lambda m: m.restore(torch.zeros(1, *SHAPE), Unfinished(), 0.1), "Unfinished has no event and no measured; expected the shapes"),
     ],
-    ids=range(20),
+    ids=range(30),
 )
 def test_bad_input_is_refused_before_any_call(call, message):
     m = gaussian_model()
@@ -264,11 +280,65 @@ def test_all_masks_are_looked_at_before_the_first_call() -> None:
         m.inpaint(torch.zeros(2, 1, 28, 28), masks, steps=3)
 
 
+def test_a_matrix_is_an_operator() -> None:
+    matrix, m = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), gaussian_model()
+    y = torch.tensor([[0.5, -0.2, 0.1]])
+    told = [m.restore(y, operator, 0.1, steps=3, seed=0).images for operator in (matrix, matrix.numpy(), ops.Matrix(SHAPE, matrix))]
+    assert torch.equal(told[0], told[2]) and torch.equal(told[1], told[2])
+
+
+def test_an_answer_keeps_no_graph() -> None:
+    """Of measurements, pictures and operators that others differentiate through."""
+    m, averaged = gaussian_model(), nn.Conv2d(1, 1, 2, bias=False)
+    y, x = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.zeros(1, *SHAPE, requires_grad=True)
+    for r in (m.restore(y, DOWN, 0.0, steps=2, seed=0), m.inpaint(x, torch.ones(4, 4), steps=2, seed=0), m.restore(averaged(x), averaged, 0.1, steps=2, seed=0)):
+        assert not r.images.requires_grad and not r.residual.requires_grad
+
+
+def test_the_spread_of_the_data_is_told_where_none_is_given() -> None:
+    m = gaussian_model()
+    plain, none, other = (m.restore(torch.ones(1, 1, 2, 2), DOWN, 0.1, steps=3, seed=0, **given).images for given in ({}, {"prior_std": None}, {"prior_std": 0.1}))
+    assert torch.equal(plain, none) and not torch.equal(plain, other)
+
+
 def test_an_operator_by_its_name_is_told_how_to_be_made() -> None:
     with pytest.raises(TypeError, match=r"operators.make\('downsample', m.shape"):
         gen.load("mnist").restore(torch.zeros(1, 1, 7, 7), "downsample")
 
 
 def test_draws_far_from_the_measurement_are_told() -> None:
-    with pytest.warns(sd.SolveWarning, match="draws are far from the measurement"):
-        gen.load("mnist").inpaint(torch.zeros(1, 1, 28, 28), torch.ones(28, 28), method="dps", steps=3, seed=0, noise_std=0.01)
+    with pytest.warns(sd.SolveWarning, match="draws are far from the measurement.*More steps would help: steps=100") as caught:
+        y, known = torch.zeros(1, 784), ops.Mask((1, 28, 28), torch.ones(28, 28))
+        gen.load("mnist").restore(y, known, 0.01, "dps", steps=3, seed=0)
+    assert caught[0].filename == __file__  # and not a line of the library
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 100.0])
+def test_far_from_the_measurement_is_in_its_units(unit: float) -> None:
+    """A x = unit x: the same draws are as far, whatever y is counted in."""
+    m, y = gaussian_model(), unit * torch.full((1, *SHAPE), 3.0)
+    with pytest.warns(sd.SolveWarning, match="1 of 1 draws are far"):
+        m.restore(y, lambda x: unit * x, 0.02 * unit, "dps", zeta=0.0, steps=10, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        m.restore(y, lambda x: unit * x, 0.02 * unit, steps=40, seed=0)
+
+
+@pytest.mark.parametrize("operator", [ops.Mask(SHAPE, half(4)), DOWN], ids=["mask", "downsample"])
+def test_what_was_given_without_noise_is_kept_beyond_the_data_range(operator: Operator) -> None:
+    """A twentieth beyond is let in, and so comes back."""
+    y = operator.forward(torch.full((2, *SHAPE), 4.3))
+    r = gaussian_model().restore(y, operator, 0.0, seed=0, steps=4)
+    torch.testing.assert_close(operator.forward(r.images[:, 0]), y)
+
+
+def test_pictures_may_be_numpy() -> None:
+    x = pictures(2, SHAPE)
+    one, other = (gaussian_model().inpaint(given, half(4), seed=0, steps=4).images for given in (x, x.numpy()))
+    assert torch.equal(one, other)
+
+
+def test_no_spread_is_the_models_own_spread() -> None:
+    y, m = torch.ones(1, 1, 2, 2), gaussian_model(sigma_data=0.3)
+    found = [m.restore(y, DOWN, 0.1, "pigdm", seed=0, steps=4, **how).images for how in ({}, {"prior_std": None}, {"method_options": {"prior_std": None}})]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -79,11 +79,13 @@ def test_consistency_is_the_noise():
         (lambda: metrics.psnr(torch.zeros(4, 4), torch.zeros(4, 4), RANGE), r"expected \(B, C, H, W\) both"),
         (lambda: metrics.psnr(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), (1, 0)), "expected .low, high. with low < high"),
         (lambda: metrics.ssim(torch.zeros(1, 1, 8, 20), torch.zeros(1, 1, 8, 20), RANGE), "expected at least 11 x 11"),
+        (lambda: metrics.psnr(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 2), "data_range=2; expected .low, high."),
+        (lambda: metrics.psnr(*2 * [torch.zeros(1, 1, 4, 4, dtype=torch.uint8)], (0, 255)), r"images are torch.uint8 .* expected floats both: images.float\(\)"),
     ],
-    ids=range(4),
+    ids=range(6),
 )
 def test_bad_images_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 

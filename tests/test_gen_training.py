@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("checkpoint-*")} == there
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [loop.LOCK]
 
 
 def poisoned(monkeypatch, steps):
@@ -462,6 +462,22 @@ def test_a_batch_is_a_function_of_its_step_and_a_place_of_its_number(data):
     ahead.close()
 
 
+def test_labels_are_dropped_by_a_chance_of_their_own(data):
+    """Anew in every step and for every seed, each place by itself, and by no other draw of the step."""
+    stored, process, p = read_data(data), sd.VPSDE(), 0.3
+    dropped = {}
+    for seed in (0, 1):
+        config = tiny_config(data, Path("x"), classes=20, label_dropout=p, seed=seed)
+        dropped[seed] = torch.stack([draw_batch(stored, config, process, step).labels == 20 for step in range(60)])
+        often = dropped[seed].float()
+        assert (often.mean(0) - p).abs().max() < 4 * (p * (1 - p) / 60) ** 0.5
+        assert abs(float(often.var(1).mean()) - p * (1 - p)) < 0.05  # within a step some are, and some are not
+        for stream in (0, 1, 2, 4, 5):
+            same = torch.stack([torch.rand(8, generator=generator(seed, step, stream)) < p for step in range(60)])
+            assert not torch.equal(same, dropped[seed])
+    assert not torch.equal(dropped[0], dropped[1]) and len(dropped[0].unique(dim=0)) > 20
+
+
 def test_data_lie_in_the_range_that_the_process_is_for(data, tmp_path):
     stored, process = read_data(data), sd.VESDE()
     here, there = (draw_batch(stored, tiny_config(data, tmp_path, data_range=r), process, 0) for r in ([-1.0, 1.0], [0.0, 1.0]))
@@ -559,7 +575,7 @@ def test_leftovers_of_a_kill_are_swept_and_nothing_else(data, tmp_path):
     tmp_path.joinpath("..checkpoint-00000002.pt.x7.pt").write_bytes(b"half")
     tmp_path.joinpath(".mine").write_text("mine")
     gen.train(tiny_config(data, tmp_path), progress=False)
-    assert [path.name for path in tmp_path.glob(".*")] == [".mine"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [loop.LOCK, ".mine"]
 
 
 @pytest.mark.parametrize("loss", ["sliced", "denoising"])

@@ -83,6 +83,27 @@ def test_a_wrong_claim_is_refused_and_the_right_one_told() -> None:
         wrapped(data=data(), time="continuous", process=sd.VESDE(0.01, 20.0))
 
 
+def test_a_function_is_a_network_without_weights(tmp_path: Path) -> None:
+    """As ``as_score`` takes it: samples, likelihoods, restorations and a check are those of the same formula in a module."""
+
+    def denoised(x: Tensor, sigma: Tensor) -> Tensor:
+        return x * (STD**2 / (STD**2 + sigma**2))[:, None, None, None]
+
+    options: dict[str, Any] = {"process": sd.EDM(0.01, 20.0), "predicts": "x0", "time": "sigma", "shape": (1, 4, 4), "data_range": (-3.0, 3.0)}
+    m, module = gen.wrap(denoised, data=data(), **options), wrapped()
+    x = m.sample(8, "dpmpp_2m", steps=10, seed=0)
+    assert torch.allclose(x, module.sample(8, "dpmpp_2m", steps=10, seed=0), atol=1e-5) and m.device == torch.device("cpu")
+    mask = torch.ones(4, 4)
+    mask[:2] = 0
+    restored = m.inpaint(x[:2], mask, steps=5, seed=0).images
+    assert torch.allclose(restored, module.inpaint(x[:2], mask, steps=5, seed=0).images, atol=1e-4)
+    back = gen.load(m.save(tmp_path / "m"), network=denoised)
+    assert torch.equal(back.sample(8, "dpmpp_2m", steps=10, seed=0), x)
+    for bad in (3, Denoiser):
+        with pytest.raises(TypeError, match=r"^module is .*; expected an nn.Module or a function \(x, time\) -> output, as in gen.wrap"):
+            gen.wrap(bad, **options)
+
+
 class Other(sd.EDM):
     """A process that no card knows."""
 
@@ -90,13 +111,17 @@ class Other(sd.EDM):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"process": Other()}, "process 'Other' is not known"), ({"shape": (4, 4)}, "shape ="), ({"time": lambda t: t}, "time ="),
-        ({"predicts": "noise"}, "'noise' is not known"), ({"sigma_data": 0.0}, "sigma_data ="), ({"classes": 0}, "classes ="), ({"name": "a/b"}, "name ="),
+        ({"process": Other()}, "process 'Other' is not known"),
+        ({"shape": (4, 4)}, r"^shape=\(4, 4\); expected \[C, H, W\].*, as in shape=\(3, 32, 32\)"), ({"shape": 4}, "^shape=4; expected"),
+        ({"data_range": (1, -1)}, r"^data_range=\(1, -1\)"), ({"time": lambda t: t}, "^time=<function"),
+        ({"predicts": "noise"}, "'noise' is not known"), ({"sigma_data": 0.0}, r"^sigma_data=0\.0; expected"),
+        ({"classes": 0}, "^classes=0; expected"), ({"name": "a/b"}, "^name='a/b'; expected"),
     ],
 )  # fmt: skip
 def test_what_no_card_takes_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         wrapped(**options)
+    assert "card" not in str(refused.value)
 
 
 def test_a_model_is_checked_on_data_or_on_its_own_samples() -> None:

@@ -161,6 +161,35 @@ def test_rows_are_apart() -> None:
     assert together.isfinite().all(1).tolist() == [True, True, False, True]
 
 
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_a_term_may_be_for_some_noise_levels(process: sd.Process) -> None:
+    """(low, high] in sigma/alpha: one time for all rows and one for each say the same, and elsewhere the score is the bare one, to the bit."""
+    base, levels = modelled(process, "epsilon"), torch.tensor([0.2, 0.3, 0.301, 3.0, 3.01], dtype=torch.float64)
+    guided, always = (sd.guided(base, pulled, derivative=True, within=within) for within in ((0.3001, 3.0001), None))
+    x, t = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), process.log_snr_inverse(-2 * levels.log())
+    with torch.no_grad():
+        together = guided(x, t)
+        for i, expected in enumerate((base, base, always, always, base)):
+            alone = guided(x[i : i + 1], float(t[i]))
+            assert torch.equal(alone, expected(x[i : i + 1], float(t[i]))), levels[i]
+            torch.testing.assert_close(together[i : i + 1], alone)
+
+
+def test_noise_levels_save_derivatives_and_no_call() -> None:
+    process, asked = sd.VPSDE(), []
+
+    def term(p: sd.Prediction) -> Tensor:
+        asked.append(float(p.sigma / p.alpha))
+        return pulled(p)
+
+    score = sd.guided(modelled(process, "epsilon"), term, derivative=True, within=(0.1, 10.0))
+    sol = sd.solve(process.reverse(score), process.prior((2, 3), seed=0), "ddim", steps=20, save="all")
+    assert sol.ts is not None
+    met = [level for level in (float(process.sigma(t) / process.alpha(t)) for t in sol.ts[:-1].tolist()) if 0.1 < level <= 10.0]
+    assert (asked, sol.stats["vjps"], sol.nfe) == (pytest.approx(met), len(met), 20)
+    assert 5 < len(met) < 15
+
+
 def test_a_model_that_does_not_look_at_its_input_has_no_derivative() -> None:
     score = sd.guided(sd.as_score(lambda x, t: torch.ones_like(x), sd.VPSDE(), predicts="x0"), pulled, derivative=True)
     x = torch.randn(2, 3)
@@ -180,6 +209,9 @@ def test_a_model_without_autograd_is_not_taken_for_a_constant() -> None:
     ("make", "error", "message"),
     [
         (lambda s: sd.guided(s, pulled, to="x"), ValueError, "'x' is not known as to; expected one of: score, x0"),  # type: ignore[arg-type]
+        (lambda s: sd.guided(s, pulled, within=(3.0, 0.3)), ValueError, r"within=\(3.0, 0.3\); expected noise levels 0 <= low < high"),
+        (lambda s: sd.guided(s, pulled, within=20.0), ValueError, "within=20.0; expected noise levels .* as in within="),  # type: ignore[arg-type]
+        (lambda s: sd.guided(s, pulled, within=(0.0, float("nan"))), ValueError, "within=.*; expected noise levels"),
         (lambda s: sd.guided(s, lambda p: p.x[:, :2])(torch.zeros(2, 3), 0.5), ValueError, r"returned \(2, 2\); expected a tensor like the state, \(2, 3\)"),
         (lambda s: sd.guided(s, pulled)(torch.zeros(2, 3), 0.5), RuntimeError, "expected guided\\(score, term, derivative=True\\)"),
     ],

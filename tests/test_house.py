@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # -- what is allowed -----------------------------------------------------------------------------------------------------
 
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
-    {"_arrays", "_autograd", "_errors", "_student", "_tally", "files"},
+    {"_arrays", "_autograd", "_errors", "_given", "_student", "_tally", "files"},
     {"noise", "_philox", "brownian"},
     {"processes", "tabulated", "grids", "ranges", "solution", "control", "statistics"},
     {"problems", "scores", "guided", "methods", "correctors", "solver_card", "optimised"},

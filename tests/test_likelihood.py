@@ -169,7 +169,7 @@ def test_calls_are_counted() -> None:
     assert len(rows) == r.stats["calls"] == int(r.nfe.max())
     assert sum(rows) == int(r.nfe.sum()) == r.stats["rows"]
     steps = (len(rows) - 1) // 6  # the second stage of each is seen by nothing but the stages after it
-    assert len(rows) == 1 + 6 * steps <= 73 and r.stats["vjps"] == 2 * (len(rows) - steps)
+    assert len(rows) == 1 + 6 * steps <= 79 and r.stats["vjps"] == 2 * (len(rows) - steps)
     corrected = sd.log_likelihood(p, score, target.sample(3, seed=0), probes=2, seed=0, extrapolate=True)
     assert torch.equal(corrected.nfe, r.nfe + 1)
 
@@ -225,7 +225,7 @@ def test_uniform_data_score_the_bits_they_have(data_range: tuple[float, float], 
     raw = low + (high - low) * pixels.double() / (levels - 1)
     x = sd.dequantise(raw, data_range, levels, seed=0)
     assert low <= float(x.min()) and float(x.max()) <= high
-    r = sd.log_likelihood(p, Uniform(p, low, high), x, probes=4, rtol=1e-3, atol=1e-3 * (high - low), seed=0)
+    r = sd.log_likelihood(p, Uniform(p, low, high), x, probes=4, rtol=1e-3, atol=1e-3, seed=0)
     assert float(r.bits_per_dim(data_range, levels).mean()) == pytest.approx(math.log2(levels), abs=0.01)
     assert torch.allclose(r.bits_per_dim(data_range, levels), r.bits_per_dim(data_range, 2 * levels) - 1)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve import exam
-from sdesolve._gauss_newton import cost_of, weights_of
+from sdesolve._gauss_newton import GaussNewton, Part, cost_of, weights_of
 from sdesolve.grids import GRIDS
 from sdesolve.optimise import Search, centred
 
@@ -84,11 +84,28 @@ def test_the_nodes_are_a_minimum() -> None:
         assert search.cost(z + move * torch.eye(len(z), dtype=z.dtype)[i], search.seen) > 0.99 * here
 
 
-def test_the_weights_are_the_derivative_of_thecost_of() -> None:
+def test_the_weights_are_the_derivative_of_the_cost() -> None:
     apart = 0.3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     d = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    slope = (cost_of(apart + 1e-6 * d) - cost_of(apart - 1e-6 * d)) / 2e-6
-    assert slope == pytest.approx(float((2 * weights_of(apart) * (apart * d).mean(1)).mean()), rel=1e-6)
+    slope = (cost_of(apart + 1e-6 * d, 0.2) - cost_of(apart - 1e-6 * d, 0.2)) / 2e-6
+    assert slope == pytest.approx(float((2 * weights_of(apart, 0.2) * (apart * d).mean(1)).mean()), rel=1e-6)
+
+
+class Leaping(GaussNewton):
+    """Nineteen rows at the distance |z - 1|, and one that is right for z < 0.01 and then 5 away."""
+
+    difference = 0.02
+    seen = held = Part(torch.zeros(20, 1), torch.zeros(20, 1))
+
+    def apart(self, z: Tensor, part: Part) -> Tensor:
+        return torch.where(torch.arange(20)[:, None] == 0, 5.0 * (z > 0.01), z - 1)
+
+
+def test_a_draw_that_leaps_neither_steers_nor_outweighs_the_others() -> None:
+    """Its difference is no derivative, which would allow no step; and the half that judges counts one distance of twenty: in squares z = 0 would be kept."""
+    search, start = Leaping(), torch.zeros(1, dtype=torch.float64)
+    assert search.cost(start, search.held) == pytest.approx(0.95) and search.cost(start + 1, search.held) == pytest.approx(0.25)
+    assert float(search.refined(start, lambda: None)) == pytest.approx(1.0, abs=0.05)
 
 
 @given(z=st.lists(st.floats(-6, 6), min_size=9, max_size=9), denoise=st.booleans(), process=st.sampled_from(sorted(PROCESSES)))

@@ -103,6 +103,40 @@ def test_network_keeps_its_dtype_and_the_state_its_own(dtype: torch.dtype) -> No
     assert solution.x.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("predicts", ["score", "epsilon", "x0", "v", "flow", "edm"])
+def test_of_a_state_in_half_precision_the_answer_alone_is_rounded(predicts: str, dtype: torch.dtype) -> None:
+    """Where x and sigma^2 score cancel to a hundredth: of a network in float32, in which they cancel before anything is rounded."""
+    process, mean, std = sd.VPSDE(), 0.4, 0.3
+
+    class Exact(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nothing = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            alpha, sigma = (c.float()[:, None] for c in (process.alpha(t.double()), process.sigma(t.double())))
+            if predicts == "edm":
+                x = x * (sigma**2 + (alpha / 2) ** 2).sqrt()
+            eps = sigma * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+            x0 = (x - sigma * eps) / alpha
+            beta = process.diffusion(t.double()).float()[:, None] ** 2
+            edm = (x0 - 0.25 * alpha * x / (sigma**2 + (alpha / 2) ** 2)) * (sigma**2 + (alpha / 2) ** 2).sqrt() / (0.5 * sigma)
+            return {"score": -eps / sigma, "epsilon": eps, "x0": x0, "v": alpha * eps - sigma * x0, "flow": -beta / 2 * (x - eps / sigma), "edm": edm}[predicts] + self.nothing
+
+    score = sd.as_score(Exact(), process, predicts=predicts)
+    x = process.prior((64, 8), seed=0, dtype=dtype)
+    for t in (1.0, 0.6, torch.linspace(0.5, 1.0, 64, dtype=torch.float64)):
+        alpha, sigma = (torch.as_tensor(c).double().reshape(-1, 1) for c in (process.alpha(t), process.sigma(t)))
+        exact = -(x.double() - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+        expected = {"__call__": exact, "denoise": (x.double() + sigma**2 * exact) / alpha, "epsilon": -sigma * exact}
+        for name, value in expected.items():
+            said = getattr(score, name)(x, t)
+            assert said.dtype == dtype and torch.allclose(said.double(), value, rtol=torch.finfo(dtype).eps, atol=0.02 if predicts == "edm" else 2e-3), name
+    guided = sd.guided(score, lambda p: torch.ones_like(p.x), to="x0")
+    assert torch.allclose(guided.denoise(x, 1.0) - score.denoise(x, 1.0), torch.ones_like(x), atol=4 * torch.finfo(dtype).eps)
+
+
 def test_guided_scores_count_every_network_call() -> None:
     """A score made of two networks' scores costs two calls a step, however it was composed."""
     process = sd.VPSDE()

@@ -58,6 +58,16 @@ def test_a_bad_guess_on_the_way_changes_the_weights_and_not_the_limit() -> None:
         assert abs(float(out.log_evidence[0]) - exam.log_evidence(PRIOR, WIDE, y[0], 0.5)) < 0.1
 
 
+def test_a_pull_between_modes_throws_no_particle_where_few_paths_lead() -> None:
+    """Where x_t is about to choose a mode the guess's gradient is many times a step's noise; followed all the way it leaves most of the weight to a few of 1,000."""
+    law, matrix = exam.mixture_2d(), torch.tensor([[0.6, 0.5], [0.5, 0.6]], dtype=torch.float64)
+    y = torch.tensor([[-0.1865, 0.0894]], dtype=torch.float64)
+    out = posterior_particles(sd.VPSDE(), law, matrix, y.expand(16, -1), 0.05, 1000, steps=50)
+    off = out.log_evidence - exam.log_evidence(law, matrix, y[0], 0.05)
+    assert float(off.square().mean().sqrt()) < 0.13, off
+    assert abs(float(off.exp().mean()) - 1) < 3 * float(off.exp().std()) / 4 + 0.02, off  # unbiased, which a few runs of heavy tails don't look
+
+
 def test_a_reward_of_a_constant_factor_moves_the_evidence_alone() -> None:
     p = sd.VPSDE()
     x = p.prior((1, 64, 3), seed=1)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import _tally
+from .._given import given
 from .._loops.adaptive import Task
 from .._loops.fixed import Moment, Outcome
 from ..methods import Facts
@@ -65,7 +66,7 @@ class SciPy(Backend):
         for i in range(len(x)):
             calls = _tally.calls()
             try:
-                slope = _Slope(problem, x[i : i + 1], task.interval)
+                slope = _Slope(problem, x[i : i + 1], i, len(x), task.interval)
                 for at in _steps(make, slope, task.max_steps):
                     landed = slope.tensor(at.y)[0]
                     if not bool(torch.isfinite(landed).all()):  # LSODA accepts anything, and a narrower dtype may overflow
@@ -104,10 +105,11 @@ def _between(stops: tuple[float, ...], t0: float, t1: float) -> list[int]:
 
 
 class _Slope:
-    """The drift of one row, (1, *event), as scipy calls it."""
+    """The drift of one row, (1, *event), number ``place`` ``of`` so many, as scipy calls it."""
 
-    def __init__(self, problem: Problem, row: Tensor, interval: Interval) -> None:
+    def __init__(self, problem: Problem, row: Tensor, place: int, of: int, interval: Interval) -> None:
         self._problem, self._row, self._ends = problem, row, sorted(interval)
+        self._place, self._of = torch.tensor([place]), of
         self.start = row.reshape(-1).double().cpu().numpy().copy()  # the caller writes into the row
         self.broken = not np.isfinite(self.start).all()  # whether a slope of the present step is not finite
         if self.broken:
@@ -122,7 +124,8 @@ class _Slope:
             raise Stop(Status.non_finite if self.broken else Status.min_step)
         first, last = self._ends
         try:
-            slope = self._problem.drift(self.tensor(y), min(max(float(t), first), last))  # a sum of steps may round past the end
+            with given(self._place, self._of):
+                slope = self._problem.drift(self.tensor(y), min(max(float(t), first), last))  # a sum of steps may round past the end
         except (RuntimeError, ValueError) as error:
             error.add_note(ROW_BY_ROW)
             raise

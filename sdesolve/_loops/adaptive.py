@@ -7,7 +7,6 @@ there rows to retire, or values wanted between the nodes?  (With noise one more:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .. import _tally
 from .._arrays import expand_time
+from .._given import given
 from ..control import Control
 from ..methods import Stepper
 from ..problems import Interval
@@ -25,7 +25,7 @@ from .dense import Event, Piece, joined, read_off
 from .fixed import Moment, Observer, Outcome
 from .promises import Promises
 
-WHOLE_BATCH = "A function that holds a tensor of the whole batch needs fixed steps, as in steps=100, or that tensor as part of the state."
+WHOLE_BATCH = "A function that holds a tensor of the whole batch needs sdesolve.of_rows(tensor, x) in its place, or fixed steps, as in steps=100."
 _FIRST = 0.01  # of the interval: the first step of an SDE, whose noise makes a guess from slopes worthless
 _SHRINK = 0.9  # the longest that may be tried after a rejection, in units of what was rejected
 _WHOLE = 0.95  # of what remains: a step as long as that takes all of it, and leaves no sliver; more than _SHRINK, or a rejection would be tried again
@@ -85,8 +85,8 @@ class Task(NamedTuple):
     """Told of every step that is tried."""
     first: float | None = None
     """Length of the first step, where it is known without asking the slopes."""
-    longest: float = math.inf
-    """Length that no step is to exceed."""
+    longest: Callable[[Tensor, Tensor], Tensor] | None = None
+    """(B,) lengths that steps from states x at times t are not to exceed."""
 
     @property
     def stops(self) -> tuple[float, ...]:
@@ -110,7 +110,8 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
     while len(rows.index):
         tries += 1
         try:
-            move, stuck = _advance(stepper, problem, rows, tries, sign, stops, task, smallest)
+            with given(rows.index, len(x)):
+                move, stuck = _advance(stepper, problem, rows, tries, sign, stops, task, smallest)
         except RuntimeError as error:
             if len(rows.index) < len(x):
                 error.add_note(f"Finished samples have left the batch: {len(rows.index)} of {len(x)} rows are under way. {WHOLE_BATCH}")
@@ -125,7 +126,8 @@ def run(stepper: Stepper, problem: Any, x: Tensor, task: Task) -> Outcome:
         any_inside, any_leaving = torch.stack((inside.any(), leaving.any())).tolist()
         if any_inside:
             which = inside.nonzero().flatten()
-            piece = _piece(stepper, problem, rows, move, which)
+            with given(rows.index[which], len(x)):
+                piece = _piece(stepper, problem, rows, move, which)
             out.save(rows, which, piece, reached)
             if event and piece:
                 out.keep_crossings(rows, which, piece, before, hit)
@@ -259,12 +261,13 @@ def _advance(
 
     factor = control.factor(err, rows.err)
     grown = torch.minimum(h, remaining) * torch.where(accept, factor, factor.clamp(max=_SHRINK))
-    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown).clamp(max=task.longest)  # a step cut short says nothing against the longer one
+    rows.h = torch.where(accept & cut, torch.maximum(grown, rows.h), grown)  # a step cut short says nothing against the longer one
     landed = accept & (target == stop)
     rows.t = torch.where(accept, target, rows.t)
     rows.x = torch.where(expand_time(accept, rows.x), step.x, rows.x)
     if rows.carry is not None:
         rows.carry = torch.where(expand_time(accept, rows.carry), step.carry, rows.carry)
+    rows.h = rows.h if task.longest is None else torch.minimum(rows.h, task.longest(rows.x, rows.t))
     rows.err = err
     rows.nfe = rows.nfe + (_tally.calls() - calls)
     rows.accepted = rows.accepted + accept

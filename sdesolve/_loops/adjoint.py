@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import _tally
 from .._arrays import Number, bcast, expand_time, row_mean
+from .._given import given
 from ..grids import Grid
 from ..methods import StepNoise, Stepper
 from ..solution import arrived
@@ -163,8 +164,9 @@ def _of_ode(stepper: Stepper, problem: Any, start: Tensor, out: Outcome, times: 
                 scale = a[rows].reshape(len(rows), -1).abs().amax(1).double()
                 scale = torch.where(scale > 0, scale, 1.0)
                 z = torch.stack([states[i][rows], a[rows] / bcast(scale, a)], 1)
-                x, back_there = back(z, times[i + 1], times[i], integral, scale).unbind(1)
-                _check_back(problem, x, starts[i][rows], states[i][rows], times[i], times[i + 1])
+                with given(rows, len(a)):
+                    x, back_there = back(z, times[i + 1], times[i], integral, scale).unbind(1)
+                    _check_back(problem, x, starts[i][rows], states[i][rows], times[i], times[i + 1])
                 a = a.index_copy(0, rows, bcast(scale, a) * back_there)
         return a, *integral.values
 
@@ -190,7 +192,8 @@ def _back_by_choice(stepper: Stepper, problem: Any, task: Task) -> Back:
         def record(tried: Try) -> None:
             taken = tried.accept.nonzero().flatten()
             if len(taken):
-                integral.add(scale[tried.rows[taken]], tried.x[taken], tried.t0[taken], tried.t1[taken], [stage[taken] for stage in tried.stages])
+                with given(tried.rows[taken], len(z)):
+                    integral.add(scale[tried.rows[taken]], tried.x[taken], tried.t0[taken], tried.t1[taken], [stage[taken] for stage in tried.stages])
 
         out = adaptive.run(stepper, _Adjoint(problem), z, Task((t0, t1), task.control, (), task.max_steps, task.seed, record=record))
         return torch.where(expand_time(arrived(out.codes), z), out.x, torch.nan)

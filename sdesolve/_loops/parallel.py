@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .. import _tally
 from .._arrays import Number, bcast, row_mean
 from .._errors import as_float, choice, integer
+from .._given import given
 from ..grids import Grid
 from ..methods import StepNoise, Stepper
 from ..solution import Status
@@ -176,13 +177,14 @@ def _stepped(stepper: Stepper, problem: Any, windows: _Windows, course: _Course,
         return value.new_full((b * size, *value.shape[1:]), outside).index_copy_(0, where, value).unflatten(0, (b, size))
 
     try:
-        step = stepper.step(
-            problem, started(windows.x), course.times(nodes), course.times(nodes + 1), noise.of(rows, nodes), _map(started, windows.carry)
-        )
+        with given(rows, len(course.reached)):
+            step = stepper.step(
+                problem, started(windows.x), course.times(nodes), course.times(nodes + 1), noise.of(rows, nodes), _map(started, windows.carry)
+            )
     except RuntimeError as error:
         error.add_note(
-            f"parallel evaluates {len(nodes)} steps of {b} samples in one call. A function that holds a tensor of the whole batch needs parallel=None, "
-            "or that tensor as part of the state."
+            f"parallel evaluates {len(nodes)} steps of {b} samples in one call. A function that holds a tensor of the whole batch needs "
+            "sdesolve.of_rows(tensor, x) in its place, or parallel=None."
         )
         raise
     course.count(windows.rows, (_tally.calls() - calls) * inside.sum(1))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .._given import given
 from ..brownian import Drawn
 from ..methods import Step, Stepper
 from .adaptive import Task, Try
@@ -97,9 +98,10 @@ def _walk(
             continue
         rows, t0, t1 = tried.rows[taken], tried.t0[taken], tried.t1[taken]
         x0, carried = x[rows], None if carry is None else carry[rows]
-        step = stepper.step(problem, x0, t0, t1, Drawn(drawn.w[taken], drawn.h[taken]) if drawn else None, carried)
+        with given(rows, len(x)):
+            step = stepper.step(problem, x0, t0, t1, Drawn(drawn.w[taken], drawn.h[taken]) if drawn else None, carried)
         if len(saves):
-            _save(stepper, problem, Noted(rows, t0, t1, taken), x0, step, sign, saves, values, places)
+            _save(stepper, problem, Noted(rows, t0, t1, taken), x0, len(x), step, sign, saves, values, places)
         x = x.index_copy(0, rows, step.x)
         carry = None if carry is None else carry.index_copy(0, rows, step.carry)
     return x, carry, values, (noise, places)
@@ -108,14 +110,15 @@ def _walk(
 def _carry(stepper: Stepper, problem: Any, x: Tensor, t: float, script: Script) -> Tensor | None:
     """The first carry of the rows that take a step; a row that takes none, as its start is no number, is not touched."""
     rows = torch.cat([tried.rows[tried.accept] for tried in script.tries]).unique()
-    carry = stepper.init(problem, x[rows], torch.full((len(rows),), t, dtype=torch.float64, device=x.device)) if len(rows) else None
+    with given(rows, len(x)):
+        carry = stepper.init(problem, x[rows], torch.full((len(rows),), t, dtype=torch.float64, device=x.device)) if len(rows) else None
     return None if carry is None else carry.new_zeros((len(x), *carry.shape[1:])).index_copy(0, rows, carry)
 
 
 def _save(
-    stepper: Stepper, problem: Any, moved: Noted, x: Tensor, step: Step, sign: float, saves: Tensor, values: list[Tensor], places: Places
+    stepper: Stepper, problem: Any, moved: Noted, x: Tensor, count: int, step: Step, sign: float, saves: Tensor, values: list[Tensor], places: Places
 ) -> None:
-    """Add what is to be saved on the steps that some rows took from ``x``."""
+    """Add what is to be saved on the steps that some of ``count`` rows took from ``x``."""
     passed = (sign * moved.t0[:, None] < sign * saves) & (sign * saves <= sign * moved.t1[:, None])
     i, j = passed.nonzero(as_tuple=True)
     if not len(i):
@@ -123,6 +126,7 @@ def _save(
     piece = None
     if stepper.facts.dense is not None:
         start, t0, t1 = x[i], moved.t0[i], moved.t1[i]
-        piece = Piece(start, t0, t1, stepper.interpolant(problem, start, t0, t1, [stage[i] for stage in step.stages]))
+        with given(moved.rows[i], count):
+            piece = Piece(start, t0, t1, stepper.interpolant(problem, start, t0, t1, [stage[i] for stage in step.stages]))
     values.append(read_off(piece, saves[j], step.x[i]))
     places.append((j, moved.rows[i]))

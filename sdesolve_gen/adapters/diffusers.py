@@ -92,6 +92,8 @@ def read_pipeline(folder: Path, name: str, origin: Mapping[str, Any]) -> tuple[n
 
 def _check_index(folder: Path) -> None:
     index = _json(folder / INDEX)
+    if not isinstance(index.get("_class_name", ""), str):
+        raise ModelFileError(f"{folder / INDEX} is of the pipeline {str(index['_class_name'])[:80]}; expected one of diffusers: code of a model's own is not run.")
     parts = {name: value for name, value in index.items() if not name.startswith("_")}
     for name, value in parts.items():
         if not isinstance(value, list) or len(value) != 2 or value[0] not in ("diffusers", "sdesolve_gen.adapters.scheduler", None):
@@ -114,6 +116,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise ModelFileError(str(error)) from error
     if not isinstance(found, dict):
         raise ModelFileError(f"{path} holds a JSON {type(found).__name__}; expected an object.")
+    if "auto_map" in found:
+        raise ModelFileError(f"{path} names code of its own ({str(found['auto_map'])[:80]}), which is not run; expected a model of diffusers' own classes.")
     return found
 
 

@@ -24,6 +24,8 @@ from .schedules import Schedule, read_schedule
 
 _FLOW_END = 1 - 1e-6  # where a flow starts, as near to pure noise as its coefficients are finite
 _SPACINGS = ("leading", "trailing", "linspace")
+_NODES = ("ddim", "dpm_solver")
+_OF_DPM_SOLVER = ("solver_order", "predictor_order")  # what the configs of DPM-Solver, DEIS, UniPC and SA-Solver have, and no other
 
 
 class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -41,6 +43,10 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         method, method_options: of :func:`sdesolve.solve`, as in ``method="dpmpp_2m_sde"`` or ``method="ddim", method_options={"eta": 1.0}``.
         grid: a name of :mod:`sdesolve.grids`, as "log_snr" or "karras", from the last level of the training to the first: then timesteps have
             fractions.  Default: whole timesteps, by ``timestep_spacing``.
+        nodes: "ddim", whose whole timesteps "leading" and "linspace" end at or near the first level; "dpm_solver", where these two are of N + 1 nodes without
+            the last [Lu et al. 2022, and their schedulers: DPM-Solver, DEIS, UniPC, SA-Solver].  ``from_config`` knows it from the other's config.
+        use_karras_sigmas, use_exponential_sigmas, use_lu_lambdas: of those schedulers' configs: N nodes by :func:`sdesolve.grids.karras` with rho = 7, or even in
+            ln(sigma/alpha); the network is told the nearest whole timestep where theirs tell it, and fractions where theirs cut them off.
         final_sigmas_type: "zero", to end as described; "sigma_min", to end at the first level of the training; default: "zero" unless
             ``set_alpha_to_one`` is False.
         clip_sample, clip_sample_range: clip E[x_0 | x] at every call, and take the noise from what is left (diffusers' ``use_clipped_model_output``).
@@ -79,7 +85,16 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         method: str = "unipc",
         method_options: Mapping[str, Any] | None = None,
         grid: str | None = None,
+        nodes: str = "ddim",
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        use_lu_lambdas: bool = False,
     ) -> None:
+        if use_beta_sigmas:
+            raise ValueError("use_beta_sigmas=True is not known here; expected use_beta_sigmas=False, and a grid of sdesolve.grids, as in grid='karras'.")
+        if nodes not in _NODES:
+            raise ValueError(unknown("nodes", nodes, _NODES))
         if thresholding:
             raise ValueError("thresholding=True (dynamic thresholding) is not known here; expected thresholding=False, or clip_sample=True.")
         if timestep_spacing not in _SPACINGS:
@@ -92,7 +107,10 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._process = sd.RectifiedFlow(_FLOW_END) if flow else make_process(self._schedule.process, self._schedule.process_options)
         self._stepper = make_method(method, **dict(method_options or {}))
         self._ends_at_zero = set_alpha_to_one if final_sigmas_type is None else final_sigmas_type == "zero"
-        self._method, self._grid, self._train = method, grid, num_train_timesteps
+        sigmas = "karras" if use_karras_sigmas else "log_snr" if use_exponential_sigmas or use_lu_lambdas else None
+        self._method, self._grid, self._train = method, grid if grid is not None else sigmas, num_train_timesteps
+        self._whole = grid is None and (use_karras_sigmas or use_lu_lambdas) and beta_schedule != "squaredcos_cap_v2"  # as theirs round
+        self._after = 1 if nodes == "dpm_solver" else 0  # nodes that are counted and not walked to
         self._spacing, self._offset, self._shift = timestep_spacing, steps_offset, shift if shift != 1 else flow_shift
         self._clip = clip_sample_range if clip_sample else None
         self.order = max(1, self._stepper.facts.evals)
@@ -112,6 +130,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"{config.get('_class_name')} counts no levels of this kind; expected the model itself: sdesolve_gen.load(folder).sample(16).")
         if schedule.process == "rectified_flow":
             options = {"use_flow_sigmas": True, **options}
+        elif "nodes" not in config and any(name in config for name in _OF_DPM_SOLVER):
+            options = {"nodes": "dpm_solver", "timestep_spacing": config.get("timestep_spacing", "linspace"), **options}
         plain = {name: value for name, value in config.items() if not name.startswith("_")}  # without the mark of what were defaults there: ours differ
         return super().from_config({**plain, **options}, return_unused_kwargs)
 
@@ -176,10 +196,11 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _spaced(self, count: int, train: int) -> list[int]:
         """Levels.  [Lin et al. 2024, table 2]"""
         spacing = self._spacing
+        first, total = self._after, count + self._after
         if spacing == "linspace":
-            return np.linspace(0, train - 1, count).round()[::-1].astype(int).tolist()
+            return np.linspace(0, train - 1, total).round()[::-1][:count].astype(int).tolist()
         if spacing == "leading":
-            return [min(i * (train // count) + self._offset, train - 1) for i in reversed(range(count))]
+            return [min(i * (train // total) + self._offset, train - 1) for i in reversed(range(first, total))]
         return [round(train - i * train / count) - 1 for i in range(count)]
 
     def _shifted(self, times: Sequence[float], mu: float | None) -> list[float]:
@@ -189,7 +210,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _told(self, t: Any) -> Any:
         """What the training calls the time t."""
-        return self._process.level(t) if isinstance(self._process, sd.TabulatedVP) else t * self._schedule.levels
+        level = self._process.level(t) if isinstance(self._process, sd.TabulatedVP) else t * self._schedule.levels
+        return torch.as_tensor(level).round() if self._whole else level
 
     # -- the walk ----------------------------------------------------------------------------------------------------
 
@@ -231,7 +253,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             eta, use_clipped_model_output: what DDIMPipeline passes on; anything but its defaults is refused: see ``method_options`` and ``clip_sample``.
 
         Raises:
-            ValueError: ``set_timesteps`` was not called, or more steps are taken than it planned; an ``eta``, which belongs to the method.
+            ValueError: ``set_timesteps`` was not called, or more steps are taken than it planned; another timestep than the next, or another shape than that of
+                the walk so far; an ``eta``, which belongs to the method.
         """
         if eta or use_clipped_model_output:
             said = f"eta={eta}" if eta else f"use_clipped_model_output={use_clipped_model_output}"
@@ -246,12 +269,24 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._position >= len(self._plan):
             raise ValueError(f"all {len(self._plan)} timesteps are done; expected scheduler.set_timesteps(...) before the next walk.")
         question = self._plan[self._position]
+        if sample.shape != self._walk.x.shape:
+            raise ValueError(f"sample is {tuple(sample.shape)} amid a walk of {tuple(self._walk.x.shape)}; expected the same, or scheduler.set_timesteps(...) before another walk.")
+        if not self._is_next(timestep):
+            told = float(self.timesteps[self._position])
+            raise ValueError(f"timestep={float(timestep):g} is not the next of this walk; expected {told:g}, or scheduler.set_timesteps(...) before another walk.")
         if question.at_state:
             self._walk.at(state)
         asked = self._walk.tell(output if self._clip is None else self._clipped(output, state, question.time, self._clip))
         self._position += 1
         previous = (self._walk.x if asked is None else asked.x).to(sample.dtype)
         return SchedulerOutput(prev_sample=previous) if return_dict else (previous,)
+
+    def _is_next(self, timestep: Any) -> bool:
+        """Whether it is the one of ``timesteps`` at which the walk stands; nothing is read from a device where it is an element of them."""
+        expected = self.timesteps[self._position]
+        if isinstance(timestep, Tensor) and timestep.numel() == 1 and timestep.dtype == expected.dtype and timestep.data_ptr() == expected.data_ptr():
+            return True
+        return abs(float(timestep) - float(expected)) <= 1e-3
 
     def _first(self, timestep: Any) -> int:
         """Which question comes first."""

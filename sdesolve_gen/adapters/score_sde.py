@@ -40,7 +40,7 @@ def read_score_sde(path: Path, config: str | Path | Mapping[str, Any], ema: bool
 
     Raises:
         ModelFileError: a file that is missing or damaged, that holds other than tensors and numbers, or that does not fit its configuration:
-            missing and unexpected names are listed.
+            missing and unexpected names, and those of another shape, are listed.
     """
     where = "config" if isinstance(config, Mapping) else str(config)
     card = card_of(config if isinstance(config, Mapping) else _read_config(Path(config)), where)
@@ -49,8 +49,8 @@ def read_score_sde(path: Path, config: str | Path | Mapping[str, Any], ema: bool
     core = network.network if isinstance(network, LevelScore) else network
     assert isinstance(core, NCSNpp)
     prefix = "" if core is network else "network."
-    weights = _weights(path, saved, ema, fourier=core.fourier is not None)
-    tensors = {prefix + name: tensor for name, tensor in _converted(path, weights, core).items()}
+    weights = _weights(path, saved, ema, core)
+    tensors = {prefix + key.ours: key.make(*(weights[name] for name in key.published)) for key in published_keys(core)}
     if isinstance(network, LevelScore):
         constants = card["network_options"]
         tensors["table"] = level_table(*(constants[key] for key in ("process", "levels", "low", "high")))
@@ -75,21 +75,22 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 class Key(NamedTuple):
-    """One of our tensors: its name, the published names of what it is made of, and how."""
+    """One of our tensors: its name, the published names of what it is made of, and how; the shape of each of those, from ours."""
 
     ours: str
     published: tuple[str, ...]
     make: Callable[..., Tensor]
+    shape: Callable[[torch.Size], tuple[int, ...]] = tuple
 
 
 def published_keys(network: NCSNpp) -> Iterator[Key]:
     """Where each tensor of ours stands in the published network."""
     names = {module: name for name, module in network.named_modules()}
     for i, module in enumerate(_all_modules(network)):
-        for ours, published, make in _parts(module):
+        for ours, published, make, shape in _parts(module):
             if ours == "weight" and network.fourier is not None and i == 1 and network.embed is not None:
                 make = _halves_swapped
-            yield Key(f"{names[module]}.{ours}", tuple(f"all_modules.{i}.{name}" for name in published), make)
+            yield Key(f"{names[module]}.{ours}", tuple(f"all_modules.{i}.{name}" for name in published), make, shape)
 
 
 def _all_modules(network: NCSNpp) -> Iterator[nn.Module]:
@@ -147,8 +148,10 @@ def _pairs(names: Mapping[str, str]) -> Iterator[Key]:
 
 def _network_in_network(ours: str, *published: str) -> Iterator[Key]:
     """A 1x1 convolution out of matrices (inputs, outputs), one below the other."""
-    yield Key(f"{ours}.weight", tuple(f"{name}.W" for name in published), lambda *parts: torch.cat([part.T for part in parts])[:, :, None, None])
-    yield Key(f"{ours}.bias", tuple(f"{name}.b" for name in published), lambda *parts: torch.cat(parts))
+    n = len(published)
+    matrices, biases = tuple(f"{name}.W" for name in published), tuple(f"{name}.b" for name in published)
+    yield Key(f"{ours}.weight", matrices, lambda *parts: torch.cat([part.T for part in parts])[:, :, None, None], lambda shape: (shape[1], shape[0] // n))
+    yield Key(f"{ours}.bias", biases, lambda *parts: torch.cat(parts), lambda shape: (shape[0] // n,))
 
 
 def _halves_swapped(weight: Tensor) -> Tensor:
@@ -164,42 +167,50 @@ def _same(tensor: Tensor) -> Tensor:
 # -- weights -------------------------------------------------------------------------------------------------------------
 
 
-def _weights(path: Path, saved: Any, ema: bool, fourier: bool) -> dict[str, Tensor]:
-    """The published weights by name, in the order of the parameters."""
+def _weights(path: Path, saved: Any, ema: bool, network: NCSNpp) -> dict[str, Tensor]:
+    """The published weights by name, in the order of the parameters, all that the network is made of."""
     if not isinstance(saved, Mapping) or "model" not in saved:
         raise ModelFileError(f"{path} holds {contents(saved)}; expected a checkpoint of score_sde_pytorch: model, ema, optimizer and step.")
     weights = {name.removeprefix("module."): value for name, value in tensors_in(path, saved["model"]).items()}
+    _check_fit(path, weights, network)
     if not ema:
         return weights
-    trained = [name for name in weights if name != "sigmas" and not (fourier and name == "all_modules.0.W")]
-    shadow = _averages(path, saved, [weights[name] for name in trained])
+    trained = [name for name in weights if name != "sigmas" and not (network.fourier is not None and name == "all_modules.0.W")]
+    shadow = _averages(path, saved, {name: weights[name] for name in trained})
     return {**weights, **tensors_in(path, dict(zip(trained, shadow, strict=True)))}
 
 
-def _averages(path: Path, saved: Mapping[str, Any], trained: list[Tensor]) -> list[Tensor]:
+def _check_fit(path: Path, weights: Mapping[str, Tensor], network: NCSNpp) -> None:
+    """Raises ModelFileError that lists what is missing, what nobody asked for, and what is of another shape."""
+    ours = network.state_dict()
+    wanted = {name: key.shape(ours[key.ours].shape) for key in published_keys(network) for name in key.published}
+    unused = {name for name in weights if name == "sigmas" or (network.embed is None and ".Dense_0." in name)}
+    missing, unexpected = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys() - unused)
+    shapes = {name: (tuple(weights[name].shape), shape) for name, shape in wanted.items() if name in weights}
+    if missing or unexpected or any(here != shape for here, shape in shapes.values()):
+        raise ModelFileError(
+            f"{path} does not fit its configuration.  Missing: {_listed(missing)}.  Unexpected: {_listed(unexpected)}.  Of another shape: {_listed(_wrong(shapes))}."
+        )
+
+
+def _averages(path: Path, saved: Mapping[str, Any], trained: Mapping[str, Tensor]) -> list[Tensor]:
     """The averaged weights, one for each trained one and of its shape."""
     ema = saved.get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
         raise ModelFileError(f"{path} has no averaged weights (ema.shadow_params); expected them, or ema=False for the raw ones.")
-    if [value.shape for value in shadow] != [value.shape for value in trained]:
-        raise ModelFileError(f"{path}: its {len(shadow)} averaged weights are not of the shapes of its {len(trained)} weights; ema=False takes the raw ones.")
+    if len(shadow) != len(trained):
+        raise ModelFileError(f"{path} has {len(shadow)} averaged weights, which have no names, for {len(trained)} weights; expected as many, or ema=False for the raw ones.")
+    wrong = _wrong({name: (tuple(value.shape), tuple(weight.shape)) for value, (name, weight) in zip(shadow, trained.items(), strict=True)})
+    if wrong:
+        raise ModelFileError(f"{path} has averaged weights of other shapes than its weights: {_listed(wrong)}; ema=False takes the raw ones.")
     return shadow
 
 
-def _converted(path: Path, weights: Mapping[str, Tensor], network: NCSNpp) -> dict[str, Tensor]:
-    """The tensors of our network; raises ModelFileError that lists what is missing and what nobody asked for."""
-    keys = list(published_keys(network))
-    wanted = {name for key in keys for name in key.published}
-    unused = {name for name in weights if name == "sigmas" or (network.embed is None and ".Dense_0." in name)}
-    missing, unexpected = sorted(wanted - weights.keys()), sorted(weights.keys() - wanted - unused)
-    if missing or unexpected:
-        raise ModelFileError(f"{path} does not fit its configuration.  Missing: {_listed(missing)}.  Unexpected: {_listed(unexpected)}.")
-    try:
-        return {key.ours: key.make(*(weights[name] for name in key.published)) for key in keys}
-    except (RuntimeError, IndexError) as error:
-        raise ModelFileError(f"{path} has weights of shapes that do not fit together: {error}") from error
+def _wrong(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
+    """What is not of the shape that was expected."""
+    return [f"{name[:80]} is {here}, expected {wanted}" for name, (here, wanted) in shapes.items() if here != wanted]
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(name[:80] for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "nothing"
+    return ", ".join(name[:160] for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "nothing"

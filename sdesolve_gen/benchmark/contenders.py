@@ -6,6 +6,7 @@ between the noise levels of :func:`span`, from the Gaussian that has the data's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from .._errors import unknown
 from .problems import Network, Problem
 
 RHO = 7.0
-OPTIMISED_UP_TO = {"optimised": 20, "learned": 10}  # calls, beyond which nodes, or weights, are worth little
+FOUND_UP_TO = {"optimised": 20, "learned": 10, "statistics": math.inf}  # calls, beyond which nodes, or weights, are worth little
 
 Run = Callable[[Network, Tensor, int, int, int], Tensor]
 """(network, z, budget, seed, name of the first row) -> samples of x_0; at most ``budget`` calls of the network."""
@@ -34,12 +35,12 @@ class Contender(NamedTuple):
     flow: bool
     """Whether it solves the flow, so that it has a trajectory to compare."""
     run: Run
-    optimised: str | None = None
-    """What it finds for the problem and the budget beforehand, "optimised" nodes or "learned" weights on such; None for nothing."""
+    finds: str | None = None
+    """What it finds beforehand: for the problem and the budget "optimised" nodes or "learned" weights on such, for the problem "statistics"; None for nothing."""
 
     def suits(self, problem: Problem, budget: int) -> bool:
         """Whether there is something to run, and to measure."""
-        if self.optimised and (problem.trajectories is None or budget > OPTIMISED_UP_TO[self.optimised]):
+        if self.finds and (problem.trajectories is None or budget > FOUND_UP_TO[self.finds]):
             return False
         return self.flow or problem.has_reference
 
@@ -63,12 +64,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "sa_solver": {"method": "sa_solver"},
     "er_sde": {"method": "er_sde"},
     "pc": {"method": "pc"},
+    "dpm_solver_v3": {"method": "dpm_solver_v3", "grid": "log_snr", "statistics": "statistics"},
+    "auto, optimised": {"method": "auto", "grid": "optimised"},
     "unipc, optimised": {"method": "unipc", "grid": "optimised"},
     "deis, optimised": {"method": "deis", "variant": "log_rho", "grid": "optimised"},
+    "auto, learned": {"method": "auto", "grid": "learned"},
     "unipc, learned": {"method": "unipc", "grid": "learned"},
     "deis, learned": {"method": "deis", "variant": "log_rho", "grid": "learned"},
 }
-"""Label -> options of ``solve``.  An optimised grid, and the weights that are learned on it, are found once, from draws that no
+"""Label -> options of ``solve``.  An optimised grid, the weights that are learned on it, and statistics of the model are found once, from draws that no
 cell has, and kept; the calls that this takes are not the sampler's."""
 
 
@@ -89,19 +93,19 @@ def ours(labels: list[str] | None = None) -> list[Contender]:
 def solver(label: str, family: str, setting: str, options: Mapping[str, Any], flow: bool) -> Contender:
     """A contender that is a call of ``solve``, on our grid where the options do not say otherwise."""
 
+    finds = next((value for value in options.values() if value in FOUND_UP_TO), None)
+
     def run(network: Network, z: Tensor, budget: int, seed: int, first: int) -> Tensor:
         p = network.problem
         problem = p.process.probability_flow(network.score) if flow else p.process.reverse(network.score)
-        chosen = {"grid": "karras", "interval": span(p, budget), **options}
-        if chosen["grid"] in OPTIMISED_UP_TO:
-            more = {name: value for name, value in options.items() if name not in ("method", "grid")}
-            grid = optimised(p, budget, chosen["method"], **more)
-            chosen = {"method": learned(p, budget, grid), "grid": grid} if chosen["grid"] == "learned" else {**chosen, "grid": grid, "interval": None}
+        if finds in ("optimised", "learned"):
+            chosen = on_own_nodes(p, budget, finds, **options)
         else:
-            chosen |= {"nfe": budget, "denoise": True}
+            chosen = {"grid": "karras", "interval": span(p, budget), "nfe": budget, "denoise": True, **options}
+            chosen |= {"statistics": statistics(p)} if finds else {}
         return sd.solve(problem, z * p.process.prior_std, seed=seed, sample_ids=range(first, first + len(z)), **chosen).x
 
-    return Contender(label, family, setting, flow, run, options["grid"] if options.get("grid") in OPTIMISED_UP_TO else None)
+    return Contender(label, family, setting, flow, run, finds)
 
 
 def span(problem: Problem, budget: int) -> sd.Range:
@@ -110,27 +114,46 @@ def span(problem: Problem, budget: int) -> sd.Range:
     return sd.Range(problem.std, problem.mean, max(5.0, 0.5 * budget) * problem.strongest / problem.std, 0.5 / budget)
 
 
+def on_own_nodes(problem: Problem, budget: int, finds: str, method: str, grid: str, **options: Any) -> dict[str, Any]:
+    """Options of ``solve`` for a method on nodes that were found for it, with its own weights or learned ones."""
+    nodes = optimised(problem, budget, method, **options)
+    return {"method": learned(problem, budget, method, nodes), "grid": nodes} if finds == "learned" else {"method": method, "grid": nodes, **options}
+
+
 def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.OptimisedGrid:
     """The nodes of ``sd.optimize_grid``, found once and kept beside the fine solves."""
     file = problem.cache / f"grid-{'-'.join(map(str, (problem.name, method, *options.values(), budget)))}.json"
     if not file.is_file():
-        flow = problem.process.probability_flow(Network(problem).score)
         assert problem.trajectories is not None
-        found = sd.optimize_grid(flow, method, nfe=budget, shape=problem.event, samples=problem.trajectories, seed=2**33, device=problem.device, **options)
+        found = sd.optimize_grid(flow_of(problem), method, nfe=budget, shape=problem.event, samples=problem.trajectories, seed=2**33, device=problem.device, **options)
         file.parent.mkdir(parents=True, exist_ok=True)
         found.save(file)
     return sd.OptimisedGrid.load(file)
 
 
-def learned(problem: Problem, budget: int, grid: sd.OptimisedGrid) -> sd.SolverCard:
-    """The weights of ``sd.optimize_card`` on such nodes, kept beside them."""
-    file = problem.cache / f"card-{'-'.join(map(str, (problem.name, grid.method, *dict(grid.options).values(), budget)))}.json"
+def learned(problem: Problem, budget: int, method: str, grid: sd.OptimisedGrid) -> sd.SolverCard:
+    """The weights of ``sd.optimize_card`` on the nodes that were found for a method, kept beside them."""
+    file = problem.cache / f"card-{'-'.join(map(str, (problem.name, method, *dict(grid.options).values(), budget)))}.json"
     if not file.is_file():
-        flow = problem.process.probability_flow(Network(problem).score)
         assert problem.trajectories is not None
-        fitted = sd.optimize_card(flow, grid, shape=problem.event, samples=2 * problem.trajectories, seed=2**33 + 1, device=problem.device)
+        fitted = sd.optimize_card(flow_of(problem), grid, shape=problem.event, samples=2 * problem.trajectories, seed=2**33 + 1, device=problem.device)
         fitted.card.save(file)
     return sd.SolverCard.load(file)
+
+
+def statistics(problem: Problem) -> sd.ModelStatistics:
+    """What ``sd.model_statistics`` says of the problem's network, kept beside the fine solves."""
+    file = problem.cache / f"statistics-{problem.name}.json"
+    if not file.is_file():
+        assert problem.trajectories is not None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sd.model_statistics(flow_of(problem), shape=problem.event, samples=2 * problem.trajectories, seed=2**33, device=problem.device).save(file)
+    return sd.ModelStatistics.load(file)
+
+
+def flow_of(problem: Problem) -> sd.ProbabilityFlow:
+    """What is found beforehand is found along the flow of a network that counts for nobody."""
+    return problem.process.probability_flow(Network(problem).score)
 
 
 def ladder(problem: Problem, n: int, budget: int) -> list[float]:

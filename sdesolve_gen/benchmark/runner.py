@@ -67,8 +67,8 @@ class Plan:
 
 
 FEW = frozenset({
-    "auto", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc 3", "deis", "ipndm", "dpmpp_2m_sde", "unipc, optimised", "deis, optimised",
-    "unipc, learned",
+    "auto", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc 3", "deis", "ipndm", "dpmpp_2m_sde", "dpm_solver_v3",
+    "auto, optimised", "unipc, optimised", "unipc, learned",
     "diffusers UniPC", "diffusers UniPC, karras", "diffusers DPM++ 2M", "diffusers DPM++ 2M, karras", "diffusers DPM++ 3M, karras", "diffusers DEIS",
     "diffusers DEIS, karras", "diffusers EDM DPM++ 2M", "diffusers SA-Solver", "k-diffusion dpmpp_2m, karras EDM", "k-diffusion dpmpp_2m, karras VP",
     "azula zEAB-2", "torchdiffeq euler", "torchdiffeq midpoint",
@@ -238,7 +238,7 @@ class _Judge:
 def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
     """Samples, network calls that each row saw, and seconds."""
     size = problem.batch or problem.rows
-    what = (contender.label, (problem.name, budget) if contender.optimised else None)
+    what = (contender.label, (problem.name, budget) if contender.finds else None)
     if what not in _ready:  # imports, and nodes to be found, are no part of the sampler's time
         contender.run(Network(problem), problem.start(seed, 0, 2), budget, seed, 0)
         _ready.add(what)

@@ -35,7 +35,7 @@ def real_tensor(name: str, value: object, expected: str) -> Tensor:
         raise TypeError(f"{name} is {value!r:.60}, a {type(value).__name__}; expected a tensor of {expected}.") from error
     if tensor.is_complex():
         raise TypeError(f"{name} is {tensor.dtype}; expected real numbers, a tensor of {expected}: torch.view_as_real(...) makes two channels of a complex one.")
-    return tensor
+    return tensor.detach()
 
 
 def per_row(coefficient: float | Tensor, like: Tensor) -> float | Tensor:

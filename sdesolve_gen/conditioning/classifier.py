@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import sdesolve as sd
+from sdesolve.guided import transformed
 
 from ..classifiers import Classifier
 from .labels import Labels, checked_labels
@@ -30,7 +31,7 @@ def classifier_guidance(score: sd.Score, classifier: Classifier, labels: int | T
     Arguments:
         score: of the unconditional model, or of one that knows labels.
         classifier: of the same process: :func:`sdesolve_gen.load_classifier`, or ``Classifier(network, process, classes=10)``.
-        labels: y, one int for all rows, or (B,) integers from 0 to classes - 1, one a row (with a fixed grid, where rows stay in the batch).
+        labels: y, one int for all rows, or (B,) integers from 0 to classes - 1, one a row.
         scale: s >= 0; 1 is Bayes' rule.
 
     Raises:
@@ -59,6 +60,11 @@ class _Gradient(Labels):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         labels, keep = self.rows(x), torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
+            if transformed():
+                return torch.func.grad(lambda at: self._log_probability(at, t, labels).sum())(x)
             at = x if keep else x.detach().clone().requires_grad_()
-            log_probability = self.classifier.logits(at, t).log_softmax(1).gather(1, labels.to(x.device)[:, None])
-            return torch.autograd.grad(log_probability.sum(), at, create_graph=keep)[0]
+            return torch.autograd.grad(self._log_probability(at, t, labels).sum(), at, create_graph=keep)[0]
+
+    def _log_probability(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """(B, 1) of each row's label."""
+        return self.classifier.logits(x, t).log_softmax(1).gather(1, labels.to(x.device)[:, None])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 import sdesolve as sd
@@ -75,25 +74,10 @@ def classifier_free_guidance(conditional: sd.Score, unconditional: sd.Score, gui
         return unconditional
 
     def term(at: sd.Prediction) -> Tensor:
-        within = _within(at, how)
-        if within is False:
-            return torch.zeros_like(at.x)
         guided = at.x0 + (how.scale - 1) * (at.x0 - unconditional.denoise(at.x, at.t))
-        added = _rescaled(guided, at.x0, how.rescale) - at.x0
-        return added if within is True else torch.where(sd.expand_time(within, at.x), added, 0.0)
+        return _rescaled(guided, at.x0, how.rescale) - at.x0
 
-    return sd.guided(conditional, term, to="x0")
-
-
-def _within(at: sd.Prediction, how: Guidance) -> bool | Tensor:
-    """Whether guidance applies there; a tensor, of which no host looks at the values, where the time is one."""
-    if how.interval is None:
-        return True
-    low, high = how.interval
-    sigma = at.sigma / at.alpha
-    if isinstance(sigma, Tensor):
-        return (low < sigma) & (sigma <= high)
-    return low < sigma <= high
+    return sd.guided(conditional, term, to="x0", within=how.interval)
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:

@@ -50,7 +50,7 @@ def ddrm(score: sd.Score, measurement: Measurement, eta: float = 0.85, eta_b: fl
     if svd is None:
         raise ValueError(
             f"{type(measurement.operator).__name__} has no singular value decomposition, in whose basis DDRM works; expected another method of conditioning, as in "
-            "method='projection'."
+            "method='pigdm'."
         )
     eta, eta_b = number("eta", eta, 0, most=1), number("eta_b", eta_b, 0, most=1)
     values = svd.values.to(measurement.y)
@@ -102,7 +102,7 @@ class DDRM(sd.Stepper):
 
     def _measured(self, d: Tensor, z: Tensor, level: Tensor) -> Tensor:
         """The measured coordinates, (B, k), at a noise level."""
-        s, tau, known = shaped(level, d), self.spread.to(d), self.known.to(d)
+        s, tau, known = shaped(level, d), self.spread.to(d), sd.of_rows(self.known, d).to(d)
         noisier = d + (1 - self.eta**2) ** 0.5 * s / tau.clamp_min(torch.finfo(d.dtype).tiny) * (known - d) + self.eta * s * z
         better = (1 - self.eta_b) * d + self.eta_b * known + (s.square() - (self.eta_b * tau).square()).clamp(min=0).sqrt() * z
         return torch.where(s < tau, noisier, better)
@@ -112,4 +112,4 @@ class DDRM(sd.Stepper):
         if not isinstance(t, float) or t != 0:
             return x
         seen = self.svd.analyse(x)
-        return x + self.svd.synthesise(self.eta_b * (self.known.to(x) - seen))
+        return x + self.svd.synthesise(self.eta_b * (sd.of_rows(self.known, x).to(x) - seen))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import sdesolve as sd
+
 
 class Labels(nn.Module):
     """The labels of a batch's rows: one for all, (), or one for each, (B,)."""
@@ -19,12 +21,10 @@ class Labels(nn.Module):
         """(B,) the label of each row of x."""
         if self.labels.dim() == 0:
             return self.labels.expand(len(x))
-        if len(self.labels) != len(x):
-            raise ValueError(
-                f"there are {len(self.labels)} labels and {len(x)} rows; expected one label a row. Where a method chooses its steps, samples that have "
-                "arrived leave the batch, and parallel= puts many steps in it: give steps=..., as in steps=50, or one label for all rows, as in labels=3."
-            )
-        return self.labels
+        own = sd.of_rows(self.labels, x)
+        if len(own) != len(x):
+            raise ValueError(f"there are {len(own)} labels and {len(x)} rows; expected one label a row, or one label for all, as in labels=3.")
+        return own
 
 
 def checked_labels(labels: object, classes: int, n: int | None = None, null: bool = False) -> Tensor:

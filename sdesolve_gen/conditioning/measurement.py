@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import sdesolve as sd
+
 from .._errors import as_float, unknown
 from ._numbers import per_row
 from .operator import Operator, conjugate_gradients
@@ -58,7 +60,8 @@ class Measurement:
             got = str(self.y.dtype) if isinstance(self.y, Tensor) else type(self.y).__name__
             raise TypeError(f"y is {got}; expected a floating tensor, (B, {', '.join(map(str, measured))}), in the units of the data.")
         if tuple(self.y.shape[1:]) != measured or not len(self.y):
-            hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ""
+            image = tuple(self.y.shape[1:]) == tuple(self.operator.event)
+            hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ": operator.forward(y) where y are images to be measured" if image else ""
             raise ValueError(f"y has shape {tuple(self.y.shape)}; expected (B, {', '.join(map(str, measured))}), as {_name(self.operator)} measures{hint}.")
         if not bool(torch.isfinite(self.y).all()):
             raise ValueError(f"y has {int((~torch.isfinite(self.y)).sum())} values that are not finite; expected a mask in the operator for what was not measured.")
@@ -82,6 +85,10 @@ class Measurement:
         counts = (self.y + self.background) / self.gain
         if not self.noise_std and bool((counts < -1e-3).any()):
             raise ValueError(f"y has {float(counts.min()):.3g} counts somewhere, and counts are not negative; expected intensities, y >= 0, or the noise_std of their reading.")
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The y of each row of x, (B, ...), in its dtype; or one for all."""
+        return sd.of_rows(self.y, x).to(x)
 
     def residual(self, x0: Tensor) -> Tensor:
         """y - A x_0, (B, *measured)."""
@@ -118,7 +125,7 @@ class Measurement:
 
     def check_state(self, x0: Tensor) -> None:
         """That the operator measures states like x_0, (B, *event), and that there is a y for each row."""
-        if tuple(x0.shape[1:]) != tuple(self.operator.event) or len(self.y) not in (1, len(x0)):
+        if tuple(x0.shape[1:]) != tuple(self.operator.event) or len(self.seen(x0)) not in (1, len(x0)):
             raise ValueError(
                 f"the state has shape {tuple(x0.shape)}, and y {tuple(self.y.shape)} is measured by {_name(self.operator)} of states "
                 f"({len(self.y) if len(self.y) > 1 else 'B'}, {', '.join(map(str, self.operator.event))}); expected as many rows, or y[:1] for all of them."
@@ -129,7 +136,7 @@ class Measurement:
         return self.operator.forward(x0)
 
     def _minus(self, measured: Tensor) -> Tensor:
-        return self.y.to(measured) - measured
+        return self.seen(measured) - measured
 
 
 def check_adjoint(operator: Operator, like: Tensor) -> None:

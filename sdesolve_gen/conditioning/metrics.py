@@ -19,8 +19,12 @@ def psnr(images: Tensor, reference: Tensor, data_range: tuple[float, float]) -> 
     """Peak signal-to-noise ratio  10 log10((high - low)^2 / mean (x - r)^2)  in dB, (B,); infinite for equal images.
 
     Arguments:
-        images, reference: (B, C, H, W) in ``data_range``.
+        images, reference: (B, C, H, W) floats in ``data_range``.
         data_range: (low, high).
+
+    Raises:
+        TypeError: images of integers, whose differences have no sign to them.
+        ValueError: images of two shapes, or a data range that is none.
     """
     peak = _checked(images, reference, data_range)
     return 10 * torch.log10(peak**2 / (images - reference).flatten(1).square().mean(1))
@@ -72,8 +76,10 @@ def _checked(images: Tensor, reference: Tensor, data_range: tuple[float, float])
     """The width of the data range."""
     if images.dim() != 4 or images.shape != reference.shape:
         raise ValueError(f"images are {tuple(images.shape)} and the reference {tuple(reference.shape)}; expected (B, C, H, W) both.")
-    if not data_range[0] < data_range[1]:
-        raise ValueError(f"data_range={data_range}; expected (low, high) with low < high, as in m.data_range.")
+    if not images.is_floating_point() or not reference.is_floating_point():
+        raise TypeError(f"images are {images.dtype} and the reference {reference.dtype}; expected floats both: images.float(), of levels with data_range=(0, 255).")
+    if not isinstance(data_range, tuple | list) or len(data_range) != 2 or not data_range[0] < data_range[1]:
+        raise ValueError(f"data_range={data_range!r}; expected (low, high) with low < high, as in m.data_range.")
     return data_range[1] - data_range[0]
 
 

@@ -45,11 +45,12 @@ class Operator:
 
     def forward(self, x: Tensor) -> Tensor:
         """A x, (B, *measured)."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        raise NotImplementedError(f"{type(self).__name__} has no forward; expected A x, (B, *measured), of x, (B, *event).")
 
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, (B, *event)."""
-        raise NotImplementedError(f"{type(self).__name__} has no adjoint")
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} has no adjoint; expected one, or linear = False where there is none: as_operator({name}_forward, event) finds it by differentiation.")
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         """(shift I + scale A A^T)^-1 y for y, (B, *measured), and shift >= 0, scale > 0, floats or (B,).  By conjugate gradients."""

@@ -87,7 +87,7 @@ class Projection:
 
     def _missing(self, x: Tensor, t: Any) -> Tensor:
         """A^T (alpha y - A x)."""
-        operator, y = self.measurement.operator, self.measurement.y.to(x)
+        operator, y = self.measurement.operator, self.measurement.seen(x)
         return operator.adjoint(shaped(self.process.alpha(t), y) * y - operator.forward(x))
 
 

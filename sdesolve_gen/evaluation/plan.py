@@ -25,7 +25,7 @@ from ..models import Model
 from ..sampling import before_the_first_call, check_sampler
 from .chunks import Shard
 from .features import Features, make_features
-from .frechet import Gaussian
+from .frechet import ENOUGH, Gaussian
 
 METRICS: dict[str, str] = {
     "fid": "Fréchet distance of features, and what is left of it at infinitely many images",
@@ -180,7 +180,10 @@ def _check_features(features: Features, model: Model, metrics: Sequence[str], n:
     for which, count in rows.items():
         if "fid" in metrics and count <= k:
             cause = f"{count} images span at most {count - 1} of {k} feature directions, so the covariance of the {which} is singular"
-            warnings.warn(f"{cause}: FID is far too large, and FID_infinity no remedy. Compare it at the same n alone, or take n > {k}.", UserWarning, stacklevel=4)
+            warnings.warn(f"{cause}: FID is far too large. Compare it at the same n alone, or take n > {k}.", UserWarning, stacklevel=4)
+    if "fid" in metrics and k < n < ENOUGH * k:
+        few = f"{n} images are fewer than {ENOUGH} a feature, of which there are {k}: what FID owes to n is not of first order in 1/n"
+        warnings.warn(f"{few}, and FID_infinity is left out. Compare FID at the same n alone, or take n >= {ENOUGH * k}.", UserWarning, stacklevel=4)
 
 
 def read_moments(data: Any) -> Gaussian | None:

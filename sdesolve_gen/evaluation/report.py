@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from sdesolve.files import atomic
 from sdesolve.solution import Status
 
 from .._versions import versions
+from .._writing import write_json
 from ..data import Data
 from ..images import write_grid
 from .chunks import Job
@@ -84,7 +84,7 @@ def compose(plan: Plan, jobs: Mapping[str, Job], out: Path) -> Evaluation:
         "statuses": statuses,
     }
     with atomic(out / "report.json") as path:
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(path, report)
     return Evaluation(figures, report, {})
 
 

@@ -37,6 +37,7 @@ OPTIONS: dict[str, Callable[[Any], bool]] = {
     "add_attention": _of(True, False), "num_class_embeds": _whole(1_000_000, optional=True), "num_train_timesteps": _whole(1_000_000, optional=True),
 }  # fmt: skip
 """Options of UNet2DModel that may come from a card, and what is accepted: a card cannot make us build for ever."""
+MOST_BLOCKS = 64  # on the way down: levels times layers; published networks have up to 16
 
 
 class DiffusersUNet2D(nn.Module):
@@ -58,19 +59,22 @@ class DiffusersUNet2D(nn.Module):
                 raise ValueError(f"option {name!r} of UNet2DModel is not known; expected one of: {', '.join(OPTIONS)}.")
             if not OPTIONS[name](value):
                 raise ValueError(f"option {name}={str(value)[:80]} of UNet2DModel is out of range.")
+        levels, layers = len(options.get("block_out_channels", ())), options.get("layers_per_block", 2)
+        if levels * layers > MOST_BLOCKS:
+            raise ValueError(f"UNet2DModel of {levels} levels with layers_per_block={layers} each; expected at most {MOST_BLOCKS} together.")
         if not _real(1e6, 1e-6)(time_scale):
             raise ValueError(f"time_scale={time_scale!r}; expected a number > 0, as in time_scale=1000.0.")
         try:
             from diffusers import UNet2DModel
         except ImportError as error:
             raise ImportError('this model\'s network is diffusers\' UNet2DModel; expected that package: pip install "sdesolve[hub]"') from error
-        self.time_scale, self.conditional = time_scale, options.get("num_class_embeds") is not None
+        self.time_scale, self.classes = time_scale, options.get("num_class_embeds") or 0
         build: Any = UNet2DModel
         self.unet: nn.Module = build(**options)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """The output for images x, (B, C, H, W), times (B,) and, for a class-conditional network, labels (B,) of integers."""
-        if self.conditional and labels is None:
+        if self.classes and labels is None:
             raise ValueError("this model is class-conditional, and no class was named; expected m.of_class(3).sample(16).")
         told = time if self.time_scale == 1 else time * self.time_scale
         output: Tensor = self.unet(x, told, labels).sample

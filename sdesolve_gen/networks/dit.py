@@ -44,7 +44,7 @@ class DiT(nn.Module):
             raise ValueError(f"width={width}; expected a multiple of 4 and of heads={heads}, as in width={math.lcm(4, heads) * max(1, width // math.lcm(4, heads))}.")
         check_positive("fourier_scale", fourier_scale)
         check_classes(classes, least=0)
-        self.channels, self.patch = channels, patch
+        self.channels, self.patch, self.classes = channels, patch, classes
         self.embed = nn.Sequential(FourierFeatures(256, fourier_scale), nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         self.stem = nn.Linear(channels * patch**2, width)
         self.blocks = nn.ModuleList([TransformerBlock(width, heads) for _ in range(blocks)])

@@ -18,7 +18,7 @@ _LARGEST = 100_000
 
 
 class LevelScore(nn.Module):
-    """(x, t) -> score, out of a network that is told the number of a noise level, t in [0, 1].  [Song et al. 2021, eq. 3, 5 and appendix C]
+    """(x, t) or (x, t, labels) -> score, out of a network that is told the number of a noise level, t in [0, 1].  [Song et al. 2021, eq. 3, 5 and appendix C]
 
         "vp"    -network(x, t (N-1)) / std_i,                   i = floor(t (N-1)),       std_i^2 = 1 - prod_{j <= i} (1 - beta_j),
                 beta_0..beta_{N-1} from low/N to high/N in equal steps: DDPM
@@ -54,17 +54,17 @@ class LevelScore(nn.Module):
         if not isinstance(scaled, bool):
             raise ValueError(f"scaled={scaled!r}; expected True or False.")
         self.network = _CORES[network](**network_options)
-        self.process, self.last, self.scaled = process, levels - 1, scaled
+        self.classes, self.process, self.last, self.scaled = self.network.classes, process, levels - 1, scaled
         self.register_buffer("table", level_table(process, levels, low, high))
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """The score for images x, (B, channels, H, W), and times (B,)."""
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The score for images x, (B, channels, H, W), times (B,) and labels (B,) as the network's own."""
         check_time(x, time)
         if self.process == "vp":
             label = time * self.last
-            return -self.network(x, label) / self._at(label.long(), x)
+            return -self.network(x, label, labels) / self._at(label.long(), x)
         level = ((1 - time) * self.last).round().long()
-        output = self.network(x, level.to(x.dtype))
+        output = self.network(x, level.to(x.dtype), labels)
         return output / self._at(level, x) if self.scaled else output
 
     def _at(self, level: Tensor, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class MLP(nn.Module):
         check_integers({"dimensions": (dimensions, 1 << 16), "width": (width, 8192), "blocks": (blocks, 64)})
         check_positive("fourier_scale", fourier_scale)
         check_classes(classes, least=0)
-        self.dimensions = dimensions
+        self.dimensions, self.classes = dimensions, classes
         self.embed = nn.Sequential(FourierFeatures(64, fourier_scale), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.stem = nn.Linear(dimensions, width)
         self.blocks = nn.ModuleList([_ResidualBlock(width) for _ in range(blocks)])

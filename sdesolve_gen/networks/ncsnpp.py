@@ -9,6 +9,7 @@ A U-Net whose blocks are told the noise level.  What may be chosen:
     progressive  "none": the finest level returns the image;  "output_skip": the sum of what each level returns, in full resolution;
                  "residual": each level adds to the features of the next
     embedding    "positional": of a number of up to about 1000;  "fourier": of the logarithm of a noise level
+    classes      the embedding of the label is added to that of the time, before its last nonlinearity.  [Dhariwal & Nichol 2021, section 3]
 
 NCSN++ is biggan + FIR + residual input, DDPM++ biggan alone, and DDPM ddpm without rescaled skip paths.
 """
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from .._errors import unknown
 from .execution import Block
-from .options import check_images, check_integers, check_multipliers, check_positive, check_time, within
+from .options import LabelEmbedding, check_classes, check_images, check_integers, check_multipliers, check_positive, check_time, within
 from .resampling import DownConvolution, Taps, UpConvolution, double, halve
 from .unet import Attention, FourierFeatures, Norm
 
@@ -161,7 +162,7 @@ class UpLevel(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """(x, time) -> output shaped like x.
+    """(x, time) -> output shaped like x; with classes (x, time, labels).
 
     Arguments:
         channels: of the image, 1..64.
@@ -178,9 +179,11 @@ class NCSNpp(nn.Module):
         scale_by_sigma: divide the output by ``time``, which must be the noise level then.
         centered: the data lie in [-1, 1]; if not in [0, 1], from where the network takes them to [-1, 1].
         dropout: share of features that training leaves out, 0 <= dropout < 1.
+        classes: number of classes, 0 for none, up to 100,000; the label ``classes`` is the null label.  The published networks know none.
 
     Raises:
-        ValueError: an option out of range; when called, an image of other channels or of a side that is no multiple of 2**(levels - 1).
+        ValueError: an option out of range, or classes for blocks that are told nothing; when called, an image of other channels or of a side that is
+            no multiple of 2**(levels - 1).
     """
 
     def __init__(
@@ -203,6 +206,7 @@ class NCSNpp(nn.Module):
         scale_by_sigma: bool = True,
         centered: bool = False,
         dropout: float = 0.0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         check_integers({"channels": (channels, 64), "image_size": (image_size, LARGEST_SIDE), "width": (width, 1024), "blocks": (blocks, 16)})
@@ -216,8 +220,11 @@ class NCSNpp(nn.Module):
         _check_switches({"conditional": conditional, "skip_rescale": skip_rescale, "scale_by_sigma": scale_by_sigma, "centered": centered})
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout!r}; expected a number, 0 <= dropout < 1, as in dropout=0.1.")
+        check_classes(classes, least=0)
+        if classes and not conditional:
+            raise ValueError(f"classes={classes} and conditional=False: blocks that are not told the noise level are told no class either; expected conditional=True.")
 
-        self.channels, self.multiple = channels, 2 ** (len(multipliers) - 1)
+        self.channels, self.classes, self.multiple = channels, classes, 2 ** (len(multipliers) - 1)
         self.width, self.scale_by_sigma, self.centered = width, scale_by_sigma, centered
         style = Style(block, fir_taps, _HALF if skip_rescale else 1.0, dropout, 4 * width if conditional else None, self._groups)
 
@@ -255,12 +262,13 @@ class NCSNpp(nn.Module):
 
         self.head = style.head(features, channels) if progressive != "output_skip" else None
         _initialise(self)
+        self.labels = LabelEmbedding(classes, 4 * width) if classes else None
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """The output for images x, (B, channels, H, W), and times (B,)."""
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The output for images x, (B, channels, H, W), times (B,) and, of a network with classes, labels (B,) int64; None is the null label."""
         check_images(self, x, self.channels, self.multiple)
         check_time(x, time)
-        embedding = None if self.embed is None else self.embed(self._features(time).to(x.dtype))
+        embedding = self._embedding(x, time, labels)
         image = (x if self.centered else 2 * x - 1).contiguous(memory_format=torch.channels_last)
         h = self.stem(image)
         skips = [h]
@@ -281,6 +289,14 @@ class NCSNpp(nn.Module):
         """Groups of the normalisation of so many features."""
         return min(channels // 4, 32)
 
+    def _embedding(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor | None:
+        if self.embed is None:
+            return None
+        features = self._features(time).to(x.dtype)
+        if self.labels is None:
+            return self.embed(features)
+        return self.embed[3](self.embed[:3](features) + self.labels.of(labels, len(x)))
+
     def _features(self, time: Tensor) -> Tensor:
         """(B, features) of the times, in float32 at least: half precision would not tell neighbouring noise levels apart."""
         time = time.to(torch.promote_types(time.dtype, torch.float32))
@@ -288,10 +304,10 @@ class NCSNpp(nn.Module):
 
 
 class DDPM(NCSNpp):
-    """(x, time) -> output shaped like x: the U-Net of Ho et al. 2020, whose ``time`` counts from 0 to about 1000.
+    """(x, time) or (x, time, labels) -> output shaped like x: the U-Net of Ho et al. 2020, whose ``time`` counts from 0 to about 1000.
 
     Arguments:
-        channels, image_size, multipliers, blocks, attention, centered, dropout: as of :class:`NCSNpp`.
+        channels, image_size, multipliers, blocks, attention, centered, dropout, classes: as of :class:`NCSNpp`.
         width: features at the finest level, 32..1024, a multiple of 32, the number of groups of every normalisation.
 
     Raises:
@@ -308,10 +324,11 @@ class DDPM(NCSNpp):
         attention: Sequence[int] = (16,),
         centered: bool = True,
         dropout: float = 0.0,
+        classes: int = 0,
     ) -> None:
         super().__init__(
             channels, image_size, width, multipliers, blocks, attention, "ddpm", None, "none", "none", "sum", "positional",
-            skip_rescale=False, scale_by_sigma=False, centered=centered, dropout=dropout,
+            skip_rescale=False, scale_by_sigma=False, centered=centered, dropout=dropout, classes=classes,
         )  # fmt: skip
 
     @staticmethod

@@ -160,7 +160,7 @@ class UNet(Encoder):
     ) -> None:
         super().__init__(channels, width, multipliers, blocks, patch, fourier_scale, expansion)
         check_classes(classes, least=0)
-        embedding, skips = 4 * width, list(self.skips)
+        self.classes, embedding, skips = classes, 4 * width, list(self.skips)
         self.up = nn.ModuleList()
         features = skips[-1]
         for level, multiplier in reversed(list(enumerate(multipliers))):

@@ -30,7 +30,7 @@ class TrainConfig:
         data_range: [low, high], what the levels 0..255 become; the process and the published constants are in its units.
         classes: number of classes that the network is told, ``network(x, time, labels)``; 0 for a network without.
         label_dropout: share of the images that are told as "no class" (label = classes), for classifier-free guidance.
-        process, process_options: forward process ("vp", "subvp", "ve", "edm", "cosine", "rectified_flow") and its constants.
+        process, process_options: forward process ("vp", "subvp", "ve", "edm", "cosine", "rectified_flow", "tabulated_vp") and its constants.
         predicts, time: parameterisation of the network, as in :func:`sdesolve.as_score`.
         network_name: a key of :data:`sdesolve_gen.networks.NETWORKS`.
         network: options of that network; ``channels`` and ``image_size`` are those of the data, ``classes`` as above.
@@ -70,7 +70,7 @@ class TrainConfig:
     classes: int = 0
     label_dropout: float = 0.1
     process: str = "vp"
-    process_options: dict[str, float] = field(default_factory=dict)
+    process_options: dict[str, Any] = field(default_factory=dict)
     predicts: str = "v"
     time: str | int = "log_sigma/4"
     network_name: str = "UNet"
@@ -132,7 +132,7 @@ class TrainConfig:
         return values
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs the same run: not the folders, which may move, nor what is written how often."""
+        """What makes two runs the same run, with the content of data and init: not the folders, which may move, nor what is written how often."""
         return {name: value for name, value in self.for_card().items() if name not in _BESIDE}
 
 

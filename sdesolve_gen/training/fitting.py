@@ -14,10 +14,10 @@ from .._errors import unknown
 from .._memory import check_room
 from ..data import Data
 from ..models import load
-from ..networks import NETWORKS, widened
+from ..networks import NETWORKS, classes_option, told_classes, widened
 from .config import TrainConfig
 
-_OF_THE_DATA = ("channels", "image_size", "classes")  # options of a network that a run does not choose by ``network``
+_OF_THE_DATA = ("channels", "image_size", "resolution", "classes", "label_dim")  # options of a network that a run does not choose by ``network``
 _OF_A_BATCH = 4  # arrays of its shape at least: images, noise, state and output
 
 
@@ -35,12 +35,13 @@ def check_network(config: TrainConfig) -> None:
     if name not in NETWORKS:
         raise ValueError(unknown("network_name", name, NETWORKS))
     known = inspect.signature(NETWORKS[name]).parameters
-    if config.classes and "classes" not in known:
-        able = [other for other, kind in NETWORKS.items() if "classes" in inspect.signature(kind).parameters]
+    told = classes_option(NETWORKS[name])
+    if config.classes and told is None:
+        able = told_classes()
         cure = f"expected network_name={able[0]!r} (--set network_name={able[0]}) or another of {', '.join(able)}, or classes=0 (--set classes=0)"
         raise ValueError(f"classes={config.classes}: the network network_name={name!r} knows no classes; {cure}.")
-    if options.get("classes", config.classes) != config.classes:
-        raise ValueError(f"network.classes={options['classes']!r}: expected a field of its own, classes={options['classes']} (--set classes={options['classes']}).")
+    if told in options and options[told] != config.classes:
+        raise ValueError(f"network.{told}={options[told]!r}: expected a field of its own, classes={options[told]} (--set classes={options[told]}).")
     named = {option: parameter for option, parameter in known.items() if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
     for option, value in options.items() if len(named) == len(known) else ():
         if option not in named:
@@ -70,9 +71,11 @@ def check_data(config: TrainConfig, data: Data, processes: int) -> None:
 
 def options_of(config: TrainConfig, shape: Sequence[int]) -> dict[str, Any]:
     """Of the network, for images of a shape: what it asks for and the config does not say is the data's."""
-    asked = inspect.signature(NETWORKS[config.network_name]).parameters
-    given = {name: value for name, value in {"channels": shape[0], "image_size": shape[-1]}.items() if name in asked}
-    return {**given, **({"classes": config.classes} if config.classes else {}), **config.network}
+    make = NETWORKS[config.network_name]
+    asked = inspect.signature(make).parameters
+    given = {name: value for name, value in {"channels": shape[0], "image_size": shape[-1], "resolution": shape[-1]}.items() if name in asked}
+    told = {name: config.classes for name in [classes_option(make)] if name and config.classes}
+    return {**given, **told, **config.network}
 
 
 def make_network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
@@ -89,16 +92,18 @@ def make_network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
     return make(**options)
 
 
-def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) -> None:
-    """Take over the weights of a trained model; raises ValueError where its network is another, and says in what."""
+def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) -> str | None:
+    """Take over the weights of a trained model; the SHA-256 of its file, where its card says it.  Raises ValueError where its network is another, and says in what."""
     model = load(config.init)
     try:
         network.load_state_dict(widened(model.network.state_dict(), network.state_dict()))
+        return model.card.get("sha256")
     except RuntimeError as error:
         there, here = _described(model.card["network"], model.card["network_options"]), _described(config.network_name, options_of(config, shape))
         names = ["network_name"] if there["network_name"] != here["network_name"] else [name for name in {**there, **here} if there.get(name) != here.get(name)]
         differs = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
-        fields = {name: name if name in ("network_name", "classes") else f"network.{name}" for name in names if name not in ("channels", "image_size")}
+        own = {"network_name": "network_name", "classes": "classes", "label_dim": "classes"}
+        fields = {name: own.get(name, f"network.{name}") for name in names if name not in ("channels", "image_size", "resolution")}
         same = ", ".join(f"{field}={there.get(name)!r} (--set {field}={there.get(name)})" for name, field in fields.items())
         cure = same or f"data of its shape, {tuple(model.card['shape'])}"
         raise ValueError(f"init={config.init!r} has another network than this run ({differs}); expected {cure}, or init='' for fresh weights.") from error

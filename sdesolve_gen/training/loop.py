@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -37,6 +38,7 @@ from .fitting import check_data, check_network, check_out, make_network, options
 from .journal import Journal
 from .losses import denoising_loss, sliced_loss
 from .order import generator
+from .origin import check_same, origin
 from .recipes import write_config
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 _DROPOUT = 5  # stream of the generators, after those of the batch
 _SAMPLER_STEPS = 20
+LOCK = ".lock"
 
 
 class TrainingWarning(UserWarning):
@@ -64,7 +67,9 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
 
     Raises:
         ValueError: a checkpoint of another config, or none that is whole; options that do not fit the data.
-        FloatingPointError: ``config.patience`` updates in a row, or a weight, that are not finite; the last checkpoint is whole.
+        FloatingPointError: ``config.patience`` updates in a row, most of all updates or those before the end, a weight, or what the average says of
+            the data, that are not finite; the last checkpoint is whole.
+        BlockingIOError (an OSError): another run is training in ``config.out``.
         OSError: a checkpoint cannot be written; the one before is whole.
     """
     if resume not in ("auto", "never"):
@@ -76,9 +81,11 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
     make_process(config.process, config.process_options)
     data = read_data(config.data, config.size)
     run = _Run(config, data, _accelerator(device))
-    run.begin(resume)
-    run.go(progress)
-    return run.finish()
+    run.make_folder()
+    with run.alone():
+        run.begin(resume)
+        run.go(progress)
+        return run.finish()
 
 
 class _Run:
@@ -94,8 +101,7 @@ class _Run:
         self.network = make_network(config, self.shape)
         if config.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.init:
-            start_from(self.network, config, self.shape)
+        self.origin = origin(config, data, start_from(self.network, config, self.shape) if config.init else None)
         self.network.to(accelerator.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._towards)
         self.optimiser = torch.optim.Adam(self.network.parameters())
@@ -106,13 +112,30 @@ class _Run:
         self._score(self.forward, None)  # refuses what does not fit before there is a folder
         self.folder = Path(config.out)
 
-    def begin(self, resume: str) -> None:
-        """Make the folder, and go on from the checkpoint in it, if there is one and it is wanted."""
+    def make_folder(self) -> None:
+        """Raises ValueError where it cannot be made."""
         if self.accelerator.is_main_process:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ValueError(f"out={self.config.out!r}: the folder cannot be made ({error.strerror}); expected another, as in --out runs/mine.") from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder, by a lock of the operating system, which ends with this process, however that ends."""
+        if not self.accelerator.is_main_process:
+            yield
+            return
+        try:
+            lock = FileLock(self.folder / LOCK, timeout=0).acquire()
+        except Timeout:
+            raise BlockingIOError(f"out={self.config.out!r}: another run is training in this folder; wait for its end, or use another, as in --out runs/mine.") from None
+        with lock:
+            yield
+
+    def begin(self, resume: str) -> None:
+        """Go on from the checkpoint in the folder, if there is one and it is wanted."""
+        if self.accelerator.is_main_process:
             sweep(self.folder, everything=resume == "never")
         self.accelerator.wait_for_everyone()
         found = load_checkpoint(self.folder)
@@ -131,8 +154,12 @@ class _Run:
             if journal:
                 stack.callback(journal.close)
             while self.step < c.steps:
-                loss, norm = self.update(ahead.batch(self.step))
+                batch = ahead.batch(self.step)
+                loss, norm = self.update(batch)
                 done = self.step == c.steps
+                keep = done or self.step % c.save_every == 0
+                if keep:
+                    self.check(batch, done)
                 if not journal:
                     continue
                 journal.advance(c.batch)
@@ -140,7 +167,7 @@ class _Run:
                     journal.write(self.step, loss=float(loss), norm=float(norm), learning_rate=learning_rate(c, self.step - 1), skipped=self.skipped)
                 if c.sample_every and self.step % c.sample_every == 0:
                     journal.picture(self.step, self.draw())
-                if done or self.step % c.save_every == 0:
+                if keep:
                     journal.settle()
                     self.save()
 
@@ -245,12 +272,30 @@ class _Run:
             "training": c.for_card(),
         }
 
+    @torch.no_grad()
+    def check(self, batch: Batch, done: bool) -> None:
+        """Raises FloatingPointError where there is nothing to keep: a weight, or what the average says of a batch, is not finite, or at the end most updates were not."""
+        c = self.config
+        wrong = None
+        if not all(torch.isfinite(p).all() for p in self.network.parameters()):
+            wrong = "a weight is not finite"
+        elif done and (2 * self.skipped > c.steps or self.in_a_row > 1):
+            last = f", the last {self.in_a_row} of them in a row" if self.in_a_row > 1 else ""
+            wrong = f"{self.skipped} of {c.steps} updates were not finite, and skipped{last}"
+        else:
+            part = batch.part(slice(0, c.batch // (c.accumulate * self.accelerator.num_processes)), self.accelerator.device)
+            score = self._score(self.average.module.eval(), part.labels)
+            mean, sigma = self.process.marginal(part.x0, part.t)
+            if not torch.isfinite(score.model_output(mean + sd.expand_time(sigma.to(mean), mean) * part.eps, part.t)).all():
+                wrong = "what the averaged weights say of a batch is not finite"
+        if wrong:
+            raise FloatingPointError(f"{self._diverged()}: {wrong}, so no checkpoint was written. {self._remedy()}")
+
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        if not all(torch.isfinite(p).all() for p in self.network.parameters()):
-            raise FloatingPointError(f"{self._diverged()}: a weight is not finite, so no checkpoint was written. {self._remedy()}")
         state = {
             "config": json.dumps(self.config.identity()),
+            "origin": json.dumps(self.origin),
             "step": self.step,
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
@@ -263,10 +308,7 @@ class _Run:
 
     def _take_over(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run; raises ValueError for one of another."""
-        there, here = json.loads(state["config"]), json.loads(json.dumps(self.config.identity()))
-        if there != here:
-            differs = ", ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k))
-            raise ValueError(f"{checkpoint.path} was made with another config ({differs}); use another out= (--out), or start anew with resume='never' (--resume never).")
+        check_same(checkpoint.path, state, self.config, self.origin)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -23,7 +23,9 @@ with s = sigma/alpha and d = sigma_data.  Times come from a quantile u in (0, 1)
 
 g^2/sigma^2 = -d log_snr/dt for every process, so importance-sampled times are even in log_snr, in closed form.  The ratio makes its
 expectation that of uniform times; with "g2" the product is constant but for sigma^2, and the variance small.  [Song, Durkan et al. 2021]
-The published discrete objectives are "sigma2" with "levels": SMLD on VE, DDPM on VP (whose beta_i is exact in the limit of many levels).
+The published discrete objectives are "sigma2" with "levels": SMLD on VE, whose sigma_i are those of its N equal steps in t, and DDPM on the table of
+its own products of 1 - beta_i, :class:`sdesolve.TabulatedVP`.  On VP itself, levels are at i T/(N - 1), which are other noise levels than DDPM's: the first
+has sigma = 0.001 where its beta of 1e-4 gives 0.01.
 """
 
 from __future__ import annotations
@@ -106,8 +108,10 @@ def _importance(config: TrainConfig, process: Process, quantile: Tensor) -> Time
 
 def _levels(config: TrainConfig, process: Process, quantile: Tensor) -> Times:
     assert isinstance(config.time, int)  # the config checks itself
-    index = (quantile * config.time).floor()
-    return _plain((index * (process.horizon / (config.time - 1))).clamp(SMALLEST * process.T, process.T))
+    share = (quantile * config.time).floor() / (config.time - 1)
+    t = process.origin + share * (process.horizon - process.origin)
+    first = 0.0 if float(process.sigma(0.0)) > 0 else SMALLEST * process.T  # without noise there is no score
+    return _plain(t.clamp(first, process.T))
 
 
 def _plain(t: Tensor) -> Times:

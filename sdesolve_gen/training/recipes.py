@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdesolve.files import atomic
 
 from .._errors import unknown
@@ -22,6 +24,7 @@ from .config import TrainConfig
 
 _VE = {"process": "ve", "process_options": {"sigma_min": 0.02, "sigma_max": 100.0}}  # the published 0.01 and 50 are for images in [0, 1], half as wide
 _COUNTED = {"network.fourier_scale": 0.01}  # the network is told numbers up to 999
+_DDPM = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).tolist()  # Ho et al. 2020, section 4
 
 METHODS: dict[str, dict[str, Any]] = {
     # Song et al. 2021: continuous denoising score matching, weight sigma^2
@@ -31,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     # Song, Durkan et al. 2021: maximum likelihood, importance-sampled times
     "likelihood": {"process": "subvp", "predicts": "epsilon", "weight": "g2", "times": "importance"},
     # Ho et al. 2020; Song & Ermon 2019: levels that the network counts
-    "ddpm": {"process": "vp", "predicts": "epsilon", "weight": "sigma2", "times": "levels", "time": 1000, **_COUNTED},
+    "ddpm": {"process": "tabulated_vp", "process_options": {"alphas_cumprod": _DDPM}, "predicts": "epsilon", "weight": "sigma2", "times": "levels", "time": 1000, **_COUNTED},
     "smld": {**_VE, "predicts": "epsilon", "weight": "sigma2", "times": "levels", "time": 1000, **_COUNTED},
     # Karras et al. 2022, table 1; "output" is its lambda for what its network predicts
     "edm": {"process": "edm", "predicts": "edm", "weight": "output", "times": "log_normal", "log_sigma_mean": -1.2, "log_sigma_std": 1.2},
@@ -94,6 +97,8 @@ def configured(preset: str | None, file: str | Path | None, flags: Mapping[str, 
     values: dict[str, Any] = {}
     for name, value in {**(_preset(preset) if preset else {}), **from_file, **flags}.items():
         _put(values, name, value)
+    if sets.get("network_name", values.get("network_name", TrainConfig.network_name)) != TrainConfig.network_name:
+        values.setdefault("network", {})  # the options by default are of the network by default
     for name, value in sets.items():
         field, dot, _ = name.partition(".")
         if field not in _KNOWN or (dot and not _is_dict(field)):

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sdesolve.guided import transformed
+
 from ..operator import Operator
+from .matrix import Matrix
 
 Map = Callable[[Tensor], Tensor]
 
@@ -21,7 +25,7 @@ class Adapted(Operator):
 
     Arguments:
         event: shape of one state.
-        forward: (B, *event) -> (B, *measured), linear, each row by itself; its value on zeros says what is measured.
+        forward: (B, *event) -> (B, *measured), linear, each row by itself, that leaves what it is given as it is; its value on zeros says what is measured.
         adjoint: the transposed map, (B, *measured) -> (B, *event); default: found by differentiation, one forward and one backward pass.
         device: where it is tried on zeros.
     """
@@ -41,13 +45,17 @@ class Adapted(Operator):
 def _tried(forward: Map, x: Tensor) -> Tensor:
     """A x for a single state of zeros, whatever someone else's function makes of it."""
     with torch.no_grad():
+        before = x._version
         try:
             measured = forward(x)
         except Exception as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"the operator's function failed on states of shape {tuple(x.shape)} ({why}); expected one for such states.") from error
+    if x._version != before:
+        raise ValueError("the operator's function changed its x in place, which is the solver's state; expected a new tensor: begin with x = x.clone().")
     if not isinstance(measured, Tensor) or not measured.dim():
-        raise TypeError(f"the operator's function returned a {type(measured).__name__}; expected a tensor, (B, ...) for states (B, {', '.join(map(str, x.shape[1:]))}).")
+        got = "a single number" if isinstance(measured, Tensor) else f"a {type(measured).__name__}"
+        raise TypeError(f"the operator's function returned {got}; expected a tensor, (B, ...) for states (B, {', '.join(map(str, x.shape[1:]))}).")
     return measured
 
 
@@ -60,6 +68,8 @@ def adjoint_of(forward: Map, event: Sequence[int]) -> Map:
     """
 
     def adjoint(y: Tensor) -> Tensor:
+        if transformed():
+            return torch.func.vjp(forward, y.new_zeros(len(y), *event))[1](y)[0]
         with torch.enable_grad():
             x = y.new_zeros(len(y), *event).requires_grad_()
             measured = forward(x)
@@ -77,7 +87,7 @@ def as_operator(obj: Any, event: Sequence[int], device: torch.device | str = "cp
     """``obj`` as an operator on states of shape ``event``.
 
     Arguments:
-        obj: an :class:`Operator`; any object with ``A`` and, unless it is to be found by differentiation, ``A_adjoint``, as a deepinv
+        obj: an :class:`Operator`; a matrix, (m, n) for states of n numbers; any object with ``A`` and, unless it is to be found by differentiation, ``A_adjoint``, as a deepinv
             ``Physics`` has them; or a function x -> A x.
         event: shape of one state, (C, H, W) for images.
         device: where the operator of another package works.
@@ -90,10 +100,15 @@ def as_operator(obj: Any, event: Sequence[int], device: torch.device | str = "cp
     if isinstance(obj, type):
         raise TypeError(f"operator is the class {obj.__name__} and none that is made; expected one, as in {obj.__name__}({event}, ...).")
     if isinstance(obj, Operator):
+        missing = [name for name in ("event", "measured") if not hasattr(obj, name)]
+        if missing:
+            raise TypeError(f"operator {type(obj).__name__} has no {' and no '.join(missing)}; expected the shapes of a state and of a measurement, as in event = {event}.")
         if tuple(obj.event) != event:
             raise ValueError(f"operator {type(obj).__name__} takes states of shape {tuple(obj.event)}; expected {event}: make it with event={event}.")
         return obj
+    if isinstance(obj, Tensor | np.ndarray):
+        return Matrix(event, obj)
     forward = getattr(obj, "A", obj)
     if not callable(forward):
-        raise TypeError(f"operator is a {type(obj).__name__}; expected an Operator, an object with A and A_adjoint, or a function x -> A x.")
+        raise TypeError(f"operator is a {type(obj).__name__}; expected an Operator, a matrix, an object with A and A_adjoint, or a function x -> A x.")
     return Adapted(event, forward, getattr(obj, "A_adjoint", None), device)

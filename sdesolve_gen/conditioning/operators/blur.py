@@ -47,8 +47,9 @@ class Blur(Operator):
         return _filtered(y, self._spectrum.conj())
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
-        square = torch.where(self._kept, self._values, 0.0).square().to(y)
-        gram = per_row(shift, y) + per_row(scale, y) * square
+        shift = torch.as_tensor(per_row(shift, y)).to(y)
+        square = torch.where(self._kept.to(y.device) | (shift > 0), self._values.square().to(y), 0.0)
+        gram = shift + per_row(scale, y) * square
         return _filtered(y, torch.where(gram > 0, 1 / gram, 0.0))
 
     def pinv(self, y: Tensor) -> Tensor:

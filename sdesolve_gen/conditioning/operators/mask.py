@@ -71,10 +71,11 @@ def _zero_one(mask: Tensor, event: tuple[int, ...]) -> Tensor:
     except RuntimeError:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; expected {event}, or one that broadcasts to it: {event[-2:]} for all channels alike.") from None
     if not bool(((whole_mask == 0) | (whole_mask == 1)).all()):
-        values = mask.unique()
+        values = mask[mask.isfinite()].unique() if mask.isfinite().any() else mask.flatten()[:1]
         shown = ", ".join(f"{value:g}" for value in values[:4].tolist())
-        middle = f": mask > {(values[0] + values[-1]).item() / 2:g}" if len(values) > 1 else ""
-        raise ValueError(f"mask holds {shown}{', ...' if len(values) > 4 else ''}; expected 0 and 1 alone, 1 where the pixel is known{middle}")
+        missing = " and values that are not finite" if not mask.isfinite().all() and len(values) > 1 else ""
+        middle = f": mask > {(values[0] + values[-1]).item() / 2:g}" if len(values) > 1 and not missing else ""
+        raise ValueError(f"mask holds {shown}{', ...' if len(values) > 4 else ''}{missing}; expected 0 and 1 alone, 1 where the pixel is known{middle}")
     if not bool(whole_mask.any()):
         raise ValueError("mask is 0 everywhere, so that nothing is known; expected 1 where a pixel is known: 1 - mask, or m.sample(n) for images from nothing.")
     return whole_mask.bool()

@@ -15,7 +15,7 @@ from ._shared import RANK, finite
 
 
 class Matrix(Operator):
-    """y = A x for the flattened state; decomposed once, in float64.  Singular values below 1e-4 of the largest count as zero.
+    """y = A x for the flattened state; decomposed once, in float64.  Singular values below 1e-4 of the largest count as zero in A^+ and ``svd``, and where there is no noise.
 
     Arguments:
         event: shape of one state, of d numbers.
@@ -33,9 +33,9 @@ class Matrix(Operator):
         self.measured = (rows,) if measured is None else tuple(measured)
         if self._matrix.shape[1:] != (d,) or math.prod(self.measured) != rows or not bool((self._matrix != 0).any()):
             raise ValueError(f"matrix has shape {tuple(self._matrix.shape)}; expected ({math.prod(self.measured)}, {d}) for states {self.event}, and not all zero.")
-        left, values, right = torch.linalg.svd(self._matrix, full_matrices=False)
-        kept = values > RANK * values[0]
-        self._left, self._values, self._right = left[:, kept], values[kept], right[kept]
+        self._all_left, self._all_values, right = torch.linalg.svd(self._matrix, full_matrices=False)
+        self._kept = self._all_values > RANK * self._all_values[0]
+        self._left, self._values, self._right = self._all_left[:, self._kept], self._all_values[self._kept], right[self._kept]
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1) @ self._matrix.T.to(x)).reshape(-1, *self.measured)
@@ -44,13 +44,13 @@ class Matrix(Operator):
         return (y.flatten(1) @ self._matrix.to(y)).reshape(-1, *self.event)
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
-        flat, left = y.flatten(1), self._left.to(y)
-        shift, scale = per_row(shift, flat), per_row(scale, flat)
+        flat, left = y.flatten(1), self._all_left.to(y)
+        shift, scale = torch.as_tensor(per_row(shift, flat)).to(y), per_row(scale, flat)
         inside = flat @ left
         outside = flat - inside @ left.T
-        over = torch.as_tensor(shift).to(y)
-        solved = (inside / (shift + scale * self._values.square().to(y))) @ left.T
-        return (solved + torch.where(over > 0, outside / over, 0.0)).reshape(y.shape)
+        seen = self._kept.to(y.device) | (shift > 0)  # noise makes of a small value what it is worth; without any it would be rounding made large
+        solved = torch.where(seen, inside / (shift + scale * self._all_values.square().to(y)), 0.0) @ left.T
+        return (solved + torch.where(shift > 0, outside / shift, 0.0)).reshape(y.shape)
 
     def pinv(self, y: Tensor) -> Tensor:
         return ((y.flatten(1) @ self._left.to(y)) / self._values.to(y) @ self._right.to(y)).reshape(-1, *self.event)

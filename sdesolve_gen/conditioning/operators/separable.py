@@ -47,12 +47,12 @@ class Separable(Operator):
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         u_h, u_w = self._left
         inside = _both(u_h.T, u_w.T, y)
-        shift, scale = per_row(shift, y), per_row(scale, y)
-        square = torch.where(self._kept, self._values, 0.0).square().to(y)
+        shift, scale = torch.as_tensor(per_row(shift, y)).to(y), per_row(scale, y)
+        square = torch.where(self._kept.to(y.device) | (shift > 0), self._values.square().to(y), 0.0)
         weight = _reciprocal(shift + scale * square)
         rest = y - _both(u_h, u_w, inside) if u_h.shape[0] > u_h.shape[1] or u_w.shape[0] > u_w.shape[1] else None
         solved = _both(u_h, u_w, weight * inside)
-        return solved if rest is None else solved + _reciprocal(torch.as_tensor(shift).to(y)) * rest
+        return solved if rest is None else solved + _reciprocal(shift) * rest
 
     def pinv(self, y: Tensor) -> Tensor:
         weight = torch.where(self._kept, 1 / self._values, 0.0).to(y)
