@@ -68,10 +68,10 @@ class Data(NamedTuple):
         labels = None if self.labels is None else self.labels[places]
         return Data(self.images[which], labels, [self.names[i] for i in places], [self.ids[i] for i in places], self.skipped)
 
-    def digest(self) -> str:
-        """A hash of the images and labels themselves, as they were decoded: the same whatever they are called."""
+    def digest(self, labeled: bool = True) -> str:
+        """A hash of the images, and where ``labeled`` of the labels, as they were decoded: the same whatever they are called."""
         found = hashlib.blake2b(f"{self.images.dtype} {tuple(self.images.shape)}".encode(), digest_size=16)
-        for values in (self.images, self.labels):
+        for values in (self.images, self.labels if labeled else None):
             if values is not None:
                 found.update(values.contiguous().numpy().reshape(-1).view(np.uint8).data)
         return found.hexdigest()

@@ -210,9 +210,10 @@ def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float
     low, high = data_range
     for _ in range(200):
         x = (x + operator.pinv(y - operator.forward(x))).clamp(low, high)
-        if not bool(((y - operator.forward(x)).abs() > 1e-5 * (high - low)).any()):
+        left = (y - operator.forward(x)).abs().max()
+        if not bool(left > 1e-5 * (high - low)):
             return x
-    return x + operator.pinv(y - operator.forward(x))
+    return x + operator.pinv(y - operator.forward(x)) if bool(left > 5e-4 * (high - low)) else x
 
 
 def well_conditioned(operator: Operator) -> bool:

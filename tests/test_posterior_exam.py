@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from sdesolve import exam
 
@@ -88,7 +89,7 @@ def test_measurements_are_a_function_of_seed_and_row() -> None:
         ((PRIOR, torch.eye(2), 0.1), r"matrix has shape \(2, 2\).*expected \(m, 3\)"),
         ((PRIOR, MASK, -0.1), "noise_std=-0.1; expected a finite number >= 0"),
         ((PRIOR, torch.ones(2, 3), 0.0), "noise_std=0.0 leaves measurements without a density"),
-        ((PRIOR, MASK, 0.0), "the posterior has no spread along some direction"),
+        ((exam.Gaussian([0.0, 0.0, 0.0], std=1.0), torch.eye(3), 0.0), "the posterior has no spread"),
         ((PRIOR, MASK * math.nan, 0.3), "matrix is not finite"),
     ],
 )
@@ -101,3 +102,18 @@ def test_bad_questions_are_refused(arguments: tuple, message: str) -> None:
 def test_bad_answers_are_refused(answer: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exam.posterior_exam(lambda question: answer, PRIOR, MASK, 0.3)
+
+
+def test_a_measurement_without_noise_leaves_the_null_space() -> None:
+    """Errors are those of what y leaves open: the posterior passes, one that is twice as wide there does not, and what y says is to be kept."""
+    law, matrix = exam.Gaussian([0.5, -0.3, 0.2], cov=[[1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6]]), [[1.0, 0.0, 0.0]]
+
+    def answer(q: exam.Question, wide: float = 1.0, off: float = 0.0) -> Tensor:
+        laws = [exam.posterior(q.law, q.matrix, y, 0.0) for y in q.y]
+        x = torch.stack([p.mean + wide * (p.sample(q.draws, seed=q.seed, dtype=torch.float64) - p.mean) for p in laws])
+        return x + off * torch.tensor([1.0, 0.0, 0.0])
+
+    right = exam.posterior_exam(answer, law, matrix, 0.0, draws=4000, problems=0)
+    assert right.mean_error < 0.05 and right.covariance_error < 0.1 and abs(right.coverage - 0.9) < 0.01 and right.residual < 1e-6
+    assert exam.posterior_exam(lambda q: answer(q, wide=2.0), law, matrix, 0.0, draws=4000, problems=0).covariance_error > 2.5
+    assert math.isclose(exam.posterior_exam(lambda q: answer(q, off=0.1), law, matrix, 0.0, draws=4000, problems=0).residual, 0.1, rel_tol=1e-3)

@@ -56,13 +56,15 @@ class Mark(NamedTuple):
     """What the exam measured of a sampler.
 
     Attributes:
-        mean_error: of the draws' mean, in posterior standard deviations: root mean square over the whitened coordinates.
+        mean_error: of the draws' mean, in posterior standard deviations: root mean square over the whitened coordinates; without noise those of the
+            null space of A, where the posterior lives.
         covariance_error: root mean square of the eigenvalues of  C^-1/2 C_hat C^-1/2 - I,  C being the posterior's covariance.
         coverage: mass of the draws in the true central 90 % interval, mean over 64 directions: 0.9 for the posterior, more for an answer
             that is too sure, less for one that is too wide or beside it.
-        residual: root mean square of y - A x, relative to what the posterior has; 1 for the posterior.
+        residual: root mean square of y - A x, relative to what the posterior has; 1 for the posterior.  Without noise relative to the spread of A x in
+            the prior; 0 for the posterior.
         noise: standard deviation of y - A x over the problems of the ranks, in units of noise_std; 1 for the posterior, because there y and x are
-            draws of their joint law.  What the choice of the problems adds to it is known, and taken out.
+            draws of their joint law; nan without noise.  What the choice of the problems adds to it is known, and taken out.
         rank_p: p-value of the chi-square test that the ranks are uniform.
         floor: what mean_error and covariance_error would be, on average, for that many independent draws of the posterior itself.
     """
@@ -144,9 +146,9 @@ def posterior_exam(
 
     exact = posterior(law, a, y[0], noise_std)
     answer = _asked(sampler, Question(law, a, y[:1], noise_std, draws, seed))[0]
-    mean_error, covariance_error = _moments(answer, exact)
-    floor = (1 / math.sqrt(draws), math.sqrt((a.shape[1] + 1) / draws))
-    coverage, residual = _coverage(answer, exact, seed), _residual(answer, exact, a, y[0])
+    mean_error, covariance_error, open_ = _moments(answer, exact)
+    floor = (1 / math.sqrt(draws), math.sqrt((open_ + 1) / draws))
+    coverage, residual = _coverage(answer, exact, seed), _residual(answer, exact, a, y[0]) if noise_std else _missed(answer, law, a, y[0])
     if not problems:
         return Mark(mean_error, covariance_error, coverage, residual, math.nan, math.nan, floor)
     question = Question(law, a, y[1:], noise_std, ranked, seed + 1)
@@ -181,16 +183,15 @@ def _asked(sampler: Answerer, question: Question) -> Tensor:
     return answer.detach().double().cpu()
 
 
-def _moments(x: Tensor, exact: Gaussian | Mixture) -> tuple[float, float]:
-    """Errors of mean and covariance in the coordinates in which the exact covariance is the identity."""
-    spread = torch.linalg.eigvalsh(exact.covariance)
-    if not float(spread[0]) > 1e-10 * float(spread[-1]):
-        raise ValueError("the posterior has no spread along some direction, in which no error can be told; expected noise_std > 0, or fewer measurements than unknowns.")
-    lower = torch.linalg.cholesky(exact.covariance)
-    white = torch.linalg.solve_triangular(lower, (x - exact.mean).T, upper=False)
-    mean = white.mean(1)
-    excess = torch.cov(white) - torch.eye(len(white), dtype=torch.float64)
-    return float(mean.square().mean().sqrt()), float(torch.linalg.eigvalsh(excess).square().mean().sqrt())
+def _moments(x: Tensor, exact: Gaussian | Mixture) -> tuple[float, float, int]:
+    """Errors of mean and covariance in the coordinates in which the exact covariance is the identity, of which there are so many: those that y leaves open."""
+    values, vectors = torch.linalg.eigh(exact.covariance)
+    left = values > 1e-10 * values[-1]
+    if not float(values[-1]) > 1e-10 * float(exact.mean.square().sum() + 1e-290):
+        raise ValueError("the posterior has no spread, in whose units errors are told; expected noise_std > 0, or fewer measurements than unknowns.")
+    white = ((x - exact.mean) @ vectors[:, left] / values[left].sqrt()).T
+    excess = torch.cov(white).reshape(len(white), -1) - torch.eye(len(white), dtype=torch.float64)
+    return float(white.mean(1).square().mean().sqrt()), float(torch.linalg.eigvalsh(excess).square().mean().sqrt()), len(white)
 
 
 def _coverage(x: Tensor, exact: Gaussian | Mixture, seed: int) -> float:
@@ -204,6 +205,11 @@ def _coverage(x: Tensor, exact: Gaussian | Mixture, seed: int) -> float:
 def _residual(x: Tensor, exact: Gaussian | Mixture, a: Tensor, y: Tensor) -> float:
     """Root mean square of y - A x relative to the posterior's."""
     return float(((y - x @ a.T).square().sum(1).mean() / _square_residual(exact, a, y)).sqrt())
+
+
+def _missed(x: Tensor, law: Gaussian | Mixture, a: Tensor, y: Tensor) -> float:
+    """Root mean square of y - A x relative to the spread of A x in the prior."""
+    return float(((y - x @ a.T).square().sum(1).mean() / torch.trace(a @ law.covariance @ a.T)).sqrt())
 
 
 def _square_residual(exact: Gaussian | Mixture, a: Tensor, y: Tensor) -> float:

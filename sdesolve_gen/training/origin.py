@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -18,10 +17,8 @@ _ANEW = "use another out= (--out), or start anew with resume='never' (--resume n
 
 def origin(config: TrainConfig, data: Data, init: str | None) -> dict[str, Any]:
     """What is kept of it in a checkpoint: the data, with a hash of every pixel and of the labels that are told, and that of the first weights."""
-    digest = hashlib.blake2b(data.images.numpy().data, digest_size=8)
-    if config.classes and data.labels is not None:
-        digest.update(data.labels.numpy().data)
-    return {"data": config.data, "shape": list(data.images.shape), "pixels": digest.hexdigest(), "init": config.init, "weights": init}
+    pixels = data.digest(labeled=bool(config.classes))
+    return {"data": config.data, "shape": list(data.images.shape), "pixels": pixels, "init": config.init, "weights": init}
 
 
 def check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, here: Mapping[str, Any]) -> None:
