@@ -3,8 +3,8 @@
     python benchmarks/mnist_classifier.py ../shared/data/cifar10 runs/cifar_classifier --title CIFAR-10     (once, for the features)
     python benchmarks/colorization.py ../shared/data/cifar10 runs/cifar10_small runs/cifar_classifier runs/colorization --device cuda
 
-Test pictures lose their colours, and each method of conditioning gives them some. Prints, writes ``colorization.json``, and a PNG for each method with the gray
-pictures, four draws, and the truth in columns:
+Test pictures lose their colours, and each method of conditioning gives them some. Prints, writes ``colorization.json``, and a PNG for each method with rows of
+gray pictures, four draws of each, and the truth:
 
     luminance    largest difference of a draw's from the one that was given, in units of the data range's half (that is, of [-1, 1])
     FID          Fréchet distance of the draws to the training pictures, in the features of the classifier; beside it that of the gray pictures and of the truth
@@ -30,7 +30,7 @@ from sdesolve_gen.conditioning.operators import Gray
 from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.classifier import Classifier, features, load_classifier
 from sdesolve_gen.evaluation.frechet import Gaussian, Moments, fid, grouped
-from sdesolve_gen.images import to_uint8, write_png
+from sdesolve_gen.images import to_uint8, write_grid
 
 METHODS: dict[str, dict[str, Any]] = {"projection": {}, "pigdm": {}, "ddnm": {}, "dps": {}}
 SHOWN, DRAWS = 8, 4
@@ -86,7 +86,7 @@ def main() -> None:
         quality = {"psnr": float(psnr(images[:, 0], x, (-1.0, 1.0)).mean()), "psnr_of_mean": float(psnr(images.mean(1), x, (-1.0, 1.0)).mean())}
         row = rows[method] = {**judged(classifier, images[:, 0], reference), **quality, **cost}
         strip = torch.cat([gray.expand_as(x)[:, None], images, x[:, None]], 1)[:SHOWN]
-        write_png(given.out / f"{method}.png", strip.transpose(0, 1).flatten(0, 1), (-1.0, 1.0))
+        write_grid(given.out / f"{method}.png", to_uint8(strip.transpose(0, 1).flatten(0, 1), (-1.0, 1.0)), columns=len(strip))
         told = f"luminance {row['luminance']:.1e}  PSNR {row['psnr']:.1f}, of the mean {row['psnr_of_mean']:.1f}  {row['sampler']}, {row['nfe']:.0f} calls, {row['seconds']} s"
         print(f"{method:<12} FID {row['fid']:.3f} ({row['fid_error']:.3f})  saturation {row['saturation']:.1f}  {told}", flush=True)
         with atomic(given.out / "colorization.json") as path:

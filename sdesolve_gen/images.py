@@ -56,9 +56,9 @@ def save_png(file: Path, images: Tensor, data_range: tuple[float, float]) -> Non
     Image.fromarray(grid(to_uint8(images, data_range))).save(file, format="PNG")
 
 
-def write_grid(path: str | Path, images: Tensor) -> None:
+def write_grid(path: str | Path, images: Tensor, columns: int | None = None) -> None:
     """Write images, (n, C, H, W) uint8, as one grid; whole or not at all."""
-    picture = Image.fromarray(grid(images))
+    picture = Image.fromarray(grid(images, columns))
     with atomic(path) as temporary:
         picture.save(temporary, format="PNG")
 
