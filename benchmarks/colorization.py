@@ -32,7 +32,7 @@ from sdesolve_gen.evaluation.classifier import Classifier, features, load_classi
 from sdesolve_gen.evaluation.frechet import Gaussian, Moments, fid, grouped
 from sdesolve_gen.images import to_uint8, write_grid
 
-METHODS: dict[str, dict[str, Any]] = {"projection": {}, "pigdm": {}, "ddnm": {}, "dps": {}}
+METHODS: dict[str, dict[str, Any]] = {"ddnm": {}, "mmps": {"iterations": 1}, "pigdm": {}, "dps": {}, "projection": {}}
 SHOWN, DRAWS = 8, 4
 
 
