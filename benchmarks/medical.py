@@ -1,6 +1,6 @@
 """Sparse-view CT and undersampled MRI of real slices: the posterior under a stated substitute prior beside filtered back-projection and zero-filling.
 
-    python benchmarks/medical.py ../shared/data/medical [--side 64] [--angles 30] [--acceleration 4] [--out runs/medical]
+    python benchmarks/medical.py ../shared/data/medical [--side 64] [--angles 30] [--acceleration 4] [--out runs/medical] [--kinds CT --first 3]
 
 The prior is no trained network: thirteen slices are too few for one.  It is the Gaussian  N(m, F F^T + floor^2 I)  of 800 random variants (turned, shifted,
 scaled, bent, brighter) of the other slices of the same kind, each slice being left out of its own prior; its score is exact.
@@ -8,6 +8,7 @@ Values are intensities over 2,000, so that most lie in [0, 1]; slices are averag
 two MR slices are the pelvis: a prior of other things, shown for what it does.
 
 Prints PSNR and SSIM of the classic reconstruction, of a posterior draw, and of the mean of --draws draws; writes a picture a kind, and ``results.json``.
+The pictures of docs/tomography.md are those of --first 3.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 import sdesolve as sd
 from sdesolve.files import atomic
+from sdesolve_gen.comparison import in_columns
 from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.conditioning.metrics import consistency, psnr, ssim
-from sdesolve_gen.images import grid, to_uint8
+from sdesolve_gen.images import to_uint8
 
 RANGE = (0.0, 1.0)
 KINDS = {"CT": "CT*.png", "MR": "MR*.png", "brain MR": "XR*.png"}
@@ -102,17 +104,19 @@ def main() -> None:
     parser.add_argument("--floor", type=float, default=0.05, help="standard deviation of the prior in every direction beside those of its variants")
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--first", type=int, default=99, help="slices of a kind to reconstruct; the others still are its prior")
     parser.add_argument("--out", type=Path, default=Path("runs/medical"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     found: list[dict[str, Any]] = []
     print("| slice | classic PSNR, SSIM | a draw | mean of draws | \\|y - Ax\\| / noise | s |\n|---|---|---|---|---|---|")
-    for kind, pattern in KINDS.items():
-        every = slices(arguments.data, pattern, arguments.side)
+    for kind in arguments.kinds.split(","):
+        every = slices(arguments.data, KINDS[kind], arguments.side)
         operator = operator_of(kind, arguments.side, arguments.angles, arguments.acceleration)
-        tiles = []
-        for i in range(len(every)):
+        rows = []
+        for i in range(min(arguments.first, len(every))):
             truth, training = every[i : i + 1], torch.cat([every[:i], every[i + 1 :]])
             clean = operator.forward(truth)
             y = clean + arguments.noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(i))
@@ -123,11 +127,13 @@ def main() -> None:
             said = {"slice": f"{kind} {i}", **figures("classic", old, truth), **figures("draw", drawn, truth), **figures("mean", mean, truth)}
             said |= {"residual": float(consistency(operator, y, drawn).mean() / arguments.noise), "seconds": seconds}
             found.append(said)
-            tiles += [truth, old, drawn[:1], mean, drawn.std(0, keepdim=True) * 4]
+            rows.append(torch.cat([truth, old, drawn[:1], mean, drawn.std(0, keepdim=True) * 4]))
             cells = " | ".join(f"{said[f'{name}_psnr']:.2f}, {said[f'{name}_ssim']:.3f}" for name in ("classic", "draw", "mean"))
             print(f"| {said['slice']} | {cells} | {said['residual']:.3f} | {seconds:.1f} |", flush=True)
         with atomic(arguments.out / f"{kind.replace(' ', '_')}.png") as path:
-            Image.fromarray(grid(to_uint8(torch.cat(tiles), RANGE), 5)).save(path, format="PNG")
+            names = ["truth", "back-proj." if kind == "CT" else "zero-filled", "a draw", "mean", "4 std"]
+            columns = to_uint8(torch.stack(rows, 1), RANGE)
+            in_columns(list(zip(names, columns, strict=True))).quantize(32).save(path, format="PNG", optimize=True)
     with atomic(arguments.out / "results.json") as path:
         path.write_text(json.dumps({**{k: str(v) for k, v in vars(arguments).items()}, "slices": found}, indent=2) + "\n")
 

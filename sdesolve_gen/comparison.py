@@ -116,6 +116,11 @@ def compared(found: Comparison) -> Image.Image:
     columns += [(f"draw {d}", to_uint8(r.images[:, d], data_range)) for d in range(min(_SHOWN, r.images.shape[1]))]
     if r.images.shape[1] > 1:
         columns += [("mean", to_uint8(r.mean, data_range)), ("std", to_uint8(std, (0.0, max(float(std.max()), 1e-12))))]
+    return in_columns(columns)
+
+
+def in_columns(columns: list[tuple[str, Tensor]]) -> Image.Image:
+    """A picture of images, a row each: named columns of (n, C, H, W) in 0 to 255."""
     tiles = torch.stack([column.cpu() for _, column in columns], 1).flatten(0, 1)
     picture = Image.fromarray(grid(tiles, len(columns))).convert("RGB")
     canvas = Image.new("RGB", (picture.width, picture.height + _HEADER), "white")
