@@ -228,8 +228,9 @@ class Model:
     def restore(self, y: Tensor, operator: Any, noise_std: float | None = None, method: str = "auto", **options: Any) -> Restored:
         """Draws of the images that a measurement y = A x + noise may have come from: super-resolution, deblurring, tomography, ...
 
-        "auto" is "pigdm" in 100 steps of ``dpmpp_2m_sde``, and "dps" for an operator that is not linear.  Without noise, and
-        where A^+ is no large number, the draws are moved the last bit onto A x = y; ``residual`` says how far the method itself came.
+        "auto" is "pigdm" in 100 steps of ``dpmpp_2m_sde``; "mmps" with ``iterations=1`` for a model of colour images, whose pixels and channels are too much
+        alike for PiGDM; and "dps" for an operator that is not linear.  Without noise, and where A^+ is no large number, the draws are moved the last bit
+        onto A x = y; ``residual`` says how far the method itself came.
 
         "smc" is twisted sequential Monte Carlo (:func:`sdesolve.smc`), exact in the limit of many particles: each draw is chosen among ``particles`` of its
         own (16), so it costs 16 times the calls and derivatives of "pigdm"; the answer also has ``log_evidence`` and ``ess``.  It walks by itself and

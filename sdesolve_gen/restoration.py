@@ -153,7 +153,7 @@ def restore(
     check_operator(operator, model.device)
     measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
     check_size(measurement, model.data_range)
-    method = _chosen(method, operator)
+    method, suited = _chosen(method, operator, model)
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
     ids = [name * APART + draw for name in ids for draw in range(draws)]
     if method == "smc":
@@ -164,6 +164,7 @@ def restore(
         made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
         return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
     own, options = _split(method, options, method_options, model)
+    own = suited | own
     _check_whose(method, options)
     sampler, options = _solver(method, sampler, own, options)
     _check_known(method, sampler, options)
@@ -257,13 +258,15 @@ def _check_values(model: Model, name: str, values: Tensor, spread: float) -> Non
         )
 
 
-def _chosen(method: str, operator: Operator) -> str:
-    """The method by name, or the one that suits: see ``Model.restore``."""
+def _chosen(method: str, operator: Operator, model: Model) -> tuple[str, dict[str, Any]]:
+    """The method by name, or the one that suits with its options: see ``Model.restore``."""
+    if method == "auto" and operator.linear and model.shape[0] == 3:  # pixels and channels of photographs are alike; PiGDM takes them for independent and pulls too hard
+        return "mmps", {"iterations": 1}
     if method == "auto":
-        return "pigdm" if operator.linear else "dps"
+        return "pigdm" if operator.linear else "dps", {}
     if not isinstance(method, str) or method not in {*CONDITIONINGS, "smc"}:  # by then there may be more of them
         raise ValueError(unknown("method", method, ["auto", *CONDITIONINGS, "smc"]))
-    return method
+    return method, {}
 
 
 def _solver(method: str, sampler: str | sd.Stepper | None, own: dict[str, Any], options: dict[str, Any]) -> tuple[str | sd.Stepper, dict[str, Any]]:
@@ -308,8 +311,8 @@ def _check_whose(method: str, options: Mapping[str, Any]) -> None:
     others = {other: inspect.signature(make).parameters.keys() - {"score", "measurement"} - _OF_SOLVE for other, make in CONDITIONINGS.items() if other != method}
     for name in options:
         owners = [other for other, theirs in others.items() if name in theirs]
-        if owners:
-            own = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
+        own = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
+        if owners and name not in own:
             said = f"which has {', '.join(sorted(own))}" if own else "which has no options"
             raise ValueError(f"{name}={options[name]!r} is an option of method={owners[0]!r}, and the method here is {method!r}, {said}.")
 

@@ -106,7 +106,8 @@ def test_the_controller_s_factor() -> None:
 def test_the_last_step_leaves_no_sliver(end: float, steps: int) -> None:
     """A straight line is free of error: its steps are as long as is allowed, but for a last one that takes 5 % more."""
     x, control = torch.zeros(2, 1, dtype=torch.float64), Control(1e-3, 1e-3, 5)
-    out = adaptive.run(make_method("rk45"), sd.ODE(lambda x, t: torch.ones_like(x)), x, adaptive.Task((0.0, end), control, (), 100, 0, first=0.1, longest=0.1))
+    task = adaptive.Task((0.0, end), control, (), 100, 0, first=0.1, longest=lambda x, t: torch.full_like(t, 0.1))
+    out = adaptive.run(make_method("rk45"), sd.ODE(lambda x, t: torch.ones_like(x)), x, task)
     assert out.accepted.tolist() == [steps, steps] and out.rejected.tolist() == [0, 0]
     assert torch.allclose(out.x, torch.full_like(x, end))
     assert out.nfe.tolist() == [1 + 6 * steps] * 2

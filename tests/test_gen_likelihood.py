@@ -7,9 +7,10 @@ import warnings
 
 import pytest
 import torch
-from gen_fixtures import tiny_model
+from gen_fixtures import tiny_card, tiny_model, tiny_network
 
 import sdesolve as sd
+import sdesolve_gen as gen
 
 LOOSE = {"rtol": 1e-2, "atol": 1e-2}
 
@@ -68,7 +69,7 @@ def test_ends_of_a_way_are_images() -> None:
 
 
 def test_inference_mode_changes_no_likelihood() -> None:
-    m, labels = tiny_model(classes=3), [0, 2]
+    m, labels = gen.Model(tiny_network(classes=3), tiny_card(classes=3)), [0, 2]
     pixels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     wanted = m.log_likelihood(pixels, labels=labels, seed=4, **LOOSE).log_prob
     with torch.inference_mode():

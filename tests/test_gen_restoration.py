@@ -168,6 +168,10 @@ def test_foreign_operators_restore():
 def test_auto():
     m = gaussian_model()
     assert m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, steps=3, seed=0).method == "pigdm"
+    colours, gray = colour_model(), pictures(1, (1, 8, 8))
+    chosen, named = colours.colorize(gray, steps=3, seed=0), colours.colorize(gray, method="mmps", iterations=1, steps=3, seed=0)
+    assert chosen.method == "mmps" and torch.equal(chosen.images, named.images)
+    assert not torch.equal(chosen.images, colours.colorize(gray, iterations=5, steps=3, seed=0).images)
 
     class Clipped(ops.Tight):
         event = measured = SHAPE

@@ -59,7 +59,7 @@ def test_the_best_dequantiser_has_no_gap(discrete) -> None:
 
 def test_probes_are_kept_out_of_the_exponential(discrete) -> None:
     p, target, x, _ = discrete
-    r = sd.discrete_log_likelihood(p, target.score(p), x, RANGE, 8, draws=2, seed=0, rtol=1e-2, atol=1e-2)
+    r = sd.discrete_log_likelihood(p, target.score(p), x, RANGE, 8, draws=2, seed=0, rtol=1e-2, atol=1e-2, divergence="hutchinson")
     assert bool(r.bound.isfinite().all())
     with pytest.raises(ValueError, match="divergence='exact'"):
         _ = r.importance_weighted
@@ -121,12 +121,13 @@ def test_dequantised_data_fill_their_bins(data_range) -> None:
 @pytest.mark.parametrize("process", [sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(), sd.EDM()], ids=lambda p: type(p).__name__)
 def test_the_bound_is_tight_where_the_score_is_exact(process: sd.Process) -> None:
     """For exact scores the reverse SDE has the law of the data, and what is lost, by the Gaussian that ends it, vanishes with eps: the mean over the
-    data is -entropy.  Of 500 samples, within 4 standard errors, and the standard errors are what they say."""
+    data is -entropy.  Of 500 samples, four bounds each, within 4 standard errors, and the standard errors are what they say."""
     target = sd.exam.Gaussian([0.5, -0.3, 0.2], cov=[[0.3, 0.1, 0.0], [0.1, 0.2, 0.05], [0.0, 0.05, 0.1]])
     x = target.sample(500, seed=0).double()
-    r = sd.likelihood_bound(process, target.score(process), x, 64, seed=1)
+    r, *others = (sd.likelihood_bound(process, target.score(process), x, 64, seed=seed) for seed in range(4))
     away = r.bound - target.log_prob(x)
-    assert float(away.mean()) == pytest.approx(0.0, abs=4 * float(away.std()) / math.sqrt(500) + float(r.prior.mean()) + 0.002)
+    means = torch.stack([away, *(other.bound - target.log_prob(x) for other in others)]).mean(0)
+    assert float(means.mean()) == pytest.approx(0.0, abs=4 * float(means.std()) / math.sqrt(500) + float(r.prior.mean()) + 0.002)
     assert r.nfe == 64
     assert 0.8 < float((away.square().mean() / r.standard_error.square().mean()).sqrt()) < 1.6
     again = sd.likelihood_bound(process, target.score(process), x[:50], 64, seed=2)
