@@ -201,7 +201,7 @@ def log_likelihood(
     """ln p(x_0) of each sample under a score-based model, by the probability flow from ``eps`` to T.
 
     About 60 to 120 network calls a sample at the default tolerance, five in six of them with one backward pass a probe.  Every sample has its own steps, chosen for
-    what their errors do to ln p, in nats per dimension, so that 1e-5 means about 1e-5 bits/dim in the end.
+    what their errors do to ln p, in nats per dimension; they add up: of the embedded model 1e-5 ends within 1e-4 bits/dim of the exact, and 1e-4 within 1e-3.
 
     Arguments:
         process: the forward process.
@@ -232,7 +232,7 @@ def log_likelihood(
     """
     stepper = _checks.stepper_of(method, {}, None, at_tolerance=True)  # type: ignore[arg-type]
     if not isinstance(stepper, RungeKutta) or stepper.error_order is None or not stepper.first_same_as_last:
-        raise ValueError(f"method={method!r} does not choose steps for a non-stiff ODE; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
+        raise ValueError(f"method={method!r} has no steps to be chosen whose last stage is at their end, where the error of ln p is taken; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
     stepper = _Weighed.of(stepper)
     problem = flow_of(process, score, eps)
     _checks.check_state(x0, problem, stepper)
