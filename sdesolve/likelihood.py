@@ -232,7 +232,7 @@ def log_likelihood(
     """
     stepper = _checks.stepper_of(method, {}, None, at_tolerance=True)  # type: ignore[arg-type]
     if not isinstance(stepper, RungeKutta) or stepper.error_order is None or not stepper.first_same_as_last:
-        raise ValueError(f"method={method!r} has no steps to be chosen whose last stage is at their end, where the error of ln p is taken; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
+        raise ValueError(f"method={method!r} does not choose steps that end in a stage, where the error of ln p is taken; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
     stepper = _Weighed.of(stepper)
     problem = flow_of(process, score, eps)
     _checks.check_state(x0, problem, stepper)
