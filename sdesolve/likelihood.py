@@ -49,7 +49,6 @@ from .solution import Solution, arrived
 from .solve import SolveWarning
 
 _LONGEST = 2.5  # step in log-SNR at rtol + atol = 2e-5, the first one too, where Gaussian data have their poles pi away: beyond lie only rejections
-_PATH = 2.5  # tolerances that the path itself may be off by where ln p does not feel it: networks of random weights amplify the error of x
 _MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
 _FEW = 16  # numbers in a sample up to which an exact divergence is the default
 
@@ -211,7 +210,7 @@ def log_likelihood(
             "exact" costs d backward passes a call.  Default: "exact" for samples of up to 16 numbers, of which a few probes don't know how far they are
             off, unless probes or noise are given; otherwise "hutchinson".
         rtol, atol: tolerances of a step: its errors change ln p by no more than rtol + atol in nats per dimension, and x, in units of its spread,
-            by no more than 2.5 times the tolerance, root mean square.
+            by no more than the tolerance, root mean square.
         seed: names the probes, with ``sample_ids``; default: drawn from torch's global generator.
         sample_ids: (B,) integers >= 0 that name the rows; default 0..B-1.
         eps: where the flow starts; default the smaller of ``process.eps`` and the published 1e-5 T.  A score is least known there, and a
@@ -274,13 +273,14 @@ class _Weighed(WithIntegrals):
 
 @dataclass(frozen=True)
 class _PartsControl(Control):
-    """What the error of a step does to ln p, in units of its tolerance; and that of x, to which ln p may be blind, in ``_PATH`` times its own."""
+    """What the error of a step does to ln p, in nats per dimension, and that of x, to which ln p may be blind here and which grows on the way: the larger, in
+    units of the tolerance."""
 
     event: int = 0
 
     def size(self, value: Tensor, *states: Tensor) -> Tensor:
         path = super().size(value[:, : self.event], *(state[:, : self.event] for state in states))
-        return torch.maximum(path / _PATH, value[:, -1].double() / (self.atol + self.rtol))
+        return torch.maximum(path, value[:, -1].double() / (self.atol + self.rtol))
 
 
 class _Flow:
