@@ -213,3 +213,13 @@ def test_a_value_for_each_sample_finds_its_row_in_the_backward_pass(gradient: st
     sol = sd.solve(sd.ODE(lambda x, t: -sd.of_rows(rates, x) * x), x, "rk45", gradient=gradient, save=[0.5])
     (slope,) = torch.autograd.grad(sol.x.sum() + sol.xs.sum(), x)
     torch.testing.assert_close(slope, torch.exp(-rates) + torch.exp(-0.5 * rates), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::sdesolve.SolveWarning")
+def test_rows_among_rows_that_are_some_of_the_batch() -> None:
+    """Back from where some arrived, of whom some are back before the others: a place among those is one among all."""
+    rates = torch.tensor([[5.0], [0.1], [1.0], [4.0]], dtype=torch.float64)
+    x = torch.tensor([[torch.nan], [1.0], [1.0], [1.0]], dtype=torch.float64, requires_grad=True)
+    sol = sd.solve(sd.ODE(lambda x, t: -sd.of_rows(rates, x) * x), x, "rk45", gradient="adjoint")
+    (slope,) = torch.autograd.grad(sol.x[1:].sum(), x)
+    torch.testing.assert_close(slope[1:], torch.exp(-rates[1:]), rtol=1e-3, atol=1e-4)

@@ -32,6 +32,16 @@ def test_they_beat_the_method_s_own_on_fresh_draws(law: str, method: str, nfe: i
     assert fitted.error <= fitted.baseline
 
 
+def test_errors_are_in_units_of_the_data() -> None:
+    """What the weights start from is about as far away on other draws, where the standard deviation is not 1."""
+    law = exam.Mixture([0.3, 0.7], [exam.Gaussian([6.0, 0.0], std=0.5), exam.Gaussian([-4.0, 2.0], std=1.0)])
+    found = sd.VPSDE().reverse(law.score(sd.VPSDE()))
+    grid = sd.optimize_grid(found, "ddim", nfe=5, shape=(2,))
+    fitted = sd.optimize_card(found, grid, shape=(2,))
+    assert grid.data_std > 3
+    assert fitted.baseline == pytest.approx(distance(found, "ddim", grid, (2,)), rel=0.3)
+
+
 def test_a_card_starts_and_ends_as_its_grid_says() -> None:
     found = problem("2d", sd.RectifiedFlow())
     grid = sd.optimize_grid(found, "ddim", nfe=5, shape=(2,))
