@@ -5,15 +5,9 @@ Along the flow  dx/dt = m(x, t)  the density of a point changes by the divergenc
     ln p_eps(x) = ln p_T(x_T) + int_eps^T div m(x_t, t) dt,          m = a x - g^2 score / 2.           [Song et al. 2021, eq. 39]
 
 The score is linear in the network's output (:mod:`sdesolve.scores`), and so is m = c_x x + c_out out: the first part has the divergence c_x d
-exactly, and what is estimated is the divergence of the network alone.  Time is the log signal-to-noise ratio, in which every
-process and every scale of data gives a smooth integrand, with its poles pi away from the real axis for Gaussian data; and the state is x in units of
-the spread that Gaussian data would have there, so that what a Gaussian does is integrated exactly and the flow of other data dies away at both ends.
-
-One ODE holds it all: the columns of its state are x/n, the integral in nats per dimension for each probe, and the number of the row, by which the
-row finds its probes again when others have left the batch.  Nothing is ever drawn along the way.
-
-Steps are chosen for ln p.  An error e of x at time t changes it by <score(x, t), e> to first order, because what is left of the solve computes ln p_t of
-where it stands: the score is the adjoint of the flow, and known.
+exactly, and what is estimated is the divergence of the network alone.  One ODE in log signal-to-noise ratio holds it all (:mod:`sdesolve._likelihood_flow`): the
+columns of its state are x in units of its spread, the integral in nats per dimension for each probe, and the number of the row, by which the row finds its probes again when
+others have left the batch.  Nothing is ever drawn along the way.
 """
 
 from __future__ import annotations
@@ -30,20 +24,19 @@ import torch
 from torch import Tensor
 
 from . import _checks, _progress, _tally
-from ._arrays import Number, bcast, plus, row_mean
+from ._arrays import bcast, row_mean
 from ._autograd import outside_inference
 from ._errors import as_float, integer
+from ._likelihood_flow import LikelihoodFlow, PartsControl, Weighed
 from ._loops import adaptive
 from ._loops.adaptive import Task, Try
 from ._student import student_quantile
-from .control import Control
 from .dequantise import bits_per_dim, check_inside
-from .divergence import Estimator, dot, make_estimator
+from .divergence import make_estimator
 from .latent import flow_of
-from .methods import Step, StepNoise, Stepper
-from .methods.runge_kutta import RungeKutta, WithIntegrals
+from .methods import Stepper
+from .methods.runge_kutta import RungeKutta
 from .noise import check_seed, sample_ids_of
-from .problems import ProbabilityFlow
 from .processes import Process
 from .solution import Solution, arrived
 from .solve import SolveWarning
@@ -232,7 +225,7 @@ def log_likelihood(
     stepper = _checks.stepper_of(method, {}, None, at_tolerance=True)  # type: ignore[arg-type]
     if not isinstance(stepper, RungeKutta) or stepper.error_order is None or not stepper.first_same_as_last:
         raise ValueError(f"method={method!r} does not choose steps that end in a stage, where the error of ln p is taken; expected 'rk45', 'tsit5', 'dop853' or 'bosh3'.")
-    stepper = _Weighed.of(stepper)
+    stepper = Weighed.of(stepper)
     problem = flow_of(process, score, eps)
     _checks.check_state(x0, problem, stepper)
     if divergence is None:
@@ -249,152 +242,23 @@ def log_likelihood(
     estimator = make_estimator(divergence, probes, noise, x, seed, ids)
     span = (float(process.log_snr(start)), float(process.log_snr(end)))
     reach = ((control.rtol + control.atol) / 2e-5) ** (1 / control.q)
-    parts = _PartsControl(control.rtol, control.atol, control.q, event=x[0].numel())
+    parts = PartsControl(control.rtol, control.atol, control.q, event=x[0].numel())
     task = Task(span, parts, (), max_steps, seed, first=_LONGEST * reach)
     stats: dict[str, Any] = {"method": method, "divergence": divergence, "seed": seed, "rtol": control.rtol, "atol": control.atol, "eps": start}
     found = []
     with _tally.added_to(stats):
         for rows in torch.arange(len(x), device=x.device).split(size):
             with _progress.bar(progress, span, None, "likelihood") as drawn:
-                flow = _Flow(problem, estimator.rows(rows), x[rows])
+                flow = LikelihoodFlow(problem, estimator.rows(rows), x[rows])
                 longest = partial(flow.longest, _LONGEST * max(reach, 1.0))
                 found.append(_solved(flow, x[rows], stepper, task._replace(observe=drawn, longest=longest), start, extrapolate))
     return replace(Likelihood.join(found), stats=stats)
 
 
-@dataclass(frozen=True)
-class _Weighed(WithIntegrals):
-    """The method with what its error does to ln p in the last column of it."""
-
-    def step(self, problem: Any, x: Tensor, t0: Number, t1: Number, noise: StepNoise | None, carry: Any) -> Step:
-        step = super().step(problem, x, t0, t1, noise, carry)
-        return step._replace(error=problem.weighed(step.x, t1, step.carry, step.error))
-
-
-@dataclass(frozen=True)
-class _PartsControl(Control):
-    """What the error of a step does to ln p, in nats per dimension, and that of x, to which ln p may be blind here and which grows on the way: the larger, in
-    units of the tolerance."""
-
-    event: int = 0
-
-    def size(self, value: Tensor, *states: Tensor) -> Tensor:
-        path = super().size(value[:, : self.event], *(state[:, : self.event] for state in states))
-        return torch.maximum(path, value[:, -1].double() / (self.atol + self.rtol))
-
-
-class _Flow:
-    """The probability flow in log-SNR time s, for a state (B, d + P + 2):
-
-        y = x/n, flattened;     int div (dy/ds) ds / d by each of the P probes;     int |spread| ds / d;     the number of the row, a constant,
-
-    where n^2 = sigma^2 + alpha^2 c^2 is the variance that x would have if the data were Gaussian with variance c^2, the mean square of the row's numbers:
-
-        dy/ds = k (y + n score(n y, t)),      div (dx/ds) = div (dy/ds) + d (d ln n/ds),      k = sigma^2 / (2 n^2).
-
-    Where one probe alone says how far it may be off, the integral of that is no less than the standard deviation of the integral.
-    """
-
-    def __init__(self, problem: ProbabilityFlow, estimator: Estimator, x: Tensor) -> None:
-        self._score, self._estimator, self._event = problem.score, estimator, x.shape[1:]
-        self.process = problem.process
-        self.dimensions = x[0].numel()
-        square = row_mean(x.double().square())
-        self._square = torch.where(square > 0, square, 1.0)
-
-    def state(self, x: Tensor, log_snr: float) -> Tensor:
-        """The state of all rows, at x, before the first step."""
-        z = x.new_zeros(len(x), self.dimensions + self._estimator.parts + 2)
-        z[:, -1] = torch.arange(len(x))
-        z[:, : self.dimensions] = (x / bcast(self.spread(z, log_snr), x)).reshape(len(x), -1)
-        return z
-
-    def unpack(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y (B, *event), and in nats (P, B) the integral by each probe and (B,) its spread, of a state or a slope."""
-        integrals = self.dimensions * z[:, self.dimensions : -1].double().T
-        return z[:, : self.dimensions].reshape(-1, *self._event), integrals[:-1], integrals[-1]
-
-    def spread(self, z: Tensor, log_snr: Number) -> Tensor:
-        """n, (B,)."""
-        return self._levels(z, log_snr)[1]
-
-    def longest(self, step: float, z: Tensor, log_snr: Tensor) -> Tensor:
-        """(B,) what ``step`` is where the pole of a Gaussian of variance c^2, at log-SNR -ln c^2 + pi i, is farther away than pi: data have few
-        directions that are much wider than their own mean square, and many that are thinner."""
-        beyond = (-self._square[z[:, -1].long()].log() - log_snr).clamp(min=0)
-        return step * torch.hypot(torch.ones_like(beyond), beyond / math.pi)
-
-    def drift(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        y, n, on_y, on_output, t = self._at(z, log_snr)
-        found = self._estimator.rows(z[:, -1].long())(lambda x: self._score.model_output(x, t), bcast(n, y) * y)
-        slope = plus(bcast(on_y, y) * y, on_output, found.value).reshape(len(y), -1)
-        integral = on_y + n * on_output / self.dimensions * found.parts
-        spread = torch.zeros_like(n) if found.spread is None else (n * on_output / self.dimensions).abs() * found.spread
-        return torch.cat([slope, torch.stack([*integral, spread, torch.zeros_like(spread)], 1).to(slope)], 1)
-
-    def path(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        """The drift of y alone: no pullback, and no integral."""
-        y, n, on_y, on_output, t = self._at(z, log_snr)
-        slope = plus(bcast(on_y, y) * y, on_output, self._score.model_output(bcast(n, y) * y, t)).reshape(len(y), -1)
-        return torch.cat([slope, slope.new_zeros(len(z), z.shape[1] - self.dimensions)], 1)
-
-    def weighed(self, z: Tensor, log_snr: Tensor, slope: Tensor, error: Tensor) -> Tensor:
-        """An ``error`` made in arriving at z, where the slope is known, with what it does to ln p, in nats per dimension, in the last column:
-        |<score, error of x>| + |error of the integral|."""
-        of_y, of_integral, _ = self.unpack(error)
-        score, _ = self._scaled_score(z, log_snr, slope)
-        effect = (dot(score, of_y).abs() + of_integral.mean(0).abs()) / self.dimensions
-        return torch.cat([error[:, :-1], effect[:, None].to(error)], 1)
-
-    def truncation(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> Tensor:
-        """(B,)  ln p_t(x) - ln p_0(x)  to first order in sigma^2.
-
-        x/alpha has the law of the data after heat has spread for tau = sigma^2/alpha^2:  d ln p/d tau = (div score + |score|^2) / 2.
-        """
-        t, _, k = self._levels(z, log_snr)
-        score, divergence = self._scaled_score(z, log_snr, slope)
-        y, _, _ = self.unpack(z)
-        shrunk = self.process.log_alpha_(t)
-        return k * (divergence + dot(score, score)) + torch.expm1(-shrunk) * dot(y, score) - self.dimensions * shrunk  # type: ignore[arg-type]
-
-    def terminal(self, x: Tensor) -> Tensor:
-        """(B,)  ln p_T(x) - ln prior(x)  to first order in alpha(T); one network call.
-
-        With m = E[x_0 | x_T = x], which hardly depends on x there,  p_T(x) = N(x; 0, sigma^2) exp(<x, alpha m>/sigma^2 - |alpha m|^2/(2 sigma^2)).
-        """
-        process, end = self.process, self.process.T
-        alpha, sigma = process.alpha_(end), process.sigma_(end)
-        mean, z = alpha * self._score.denoise(x, end), (x / sigma, x / process.prior_std)
-        wider = 0.5 * (dot(z[1], z[1]) - dot(z[0], z[0])) - self.dimensions * math.log(sigma / process.prior_std)
-        return wider + (dot(x, mean) - 0.5 * dot(mean, mean)) / sigma**2
-
-    def _scaled_score(self, z: Tensor, log_snr: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """n score and n^2 div score at z, out of the slope there."""
-        _, _, k = self._levels(z, log_snr)
-        y, _, _ = self.unpack(z)
-        m, integral, _ = self.unpack(slope)
-        return bcast(1 / k, y) * m - y, integral.mean(0) / k - self.dimensions
-
-    def _at(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """y, n and the time, and the coefficients of  dy/ds = on_y y + on_output (what the network says), (B,) float64."""
-        t, n, k = self._levels(z, log_snr)
-        on_x, on_output, _ = self._score.linear(t)
-        on_y = k if on_x is None else k * (1 + n**2 * on_x)
-        return self.unpack(z)[0], n, on_y, k * n if on_output is None else k * n * on_output, t
-
-    def _levels(self, z: Tensor, log_snr: Number) -> tuple[Tensor, Tensor, Tensor]:
-        """t, n and k of each row, float64."""
-        rows = self._square[z[:, -1].long()]
-        t = self.process.log_snr_inverse_(log_snr + torch.zeros_like(rows))
-        noise = self.process.sigma_(t) ** 2
-        n2 = noise + self.process.alpha_(t) ** 2 * rows
-        return t, n2.sqrt(), 0.5 * noise / n2  # type: ignore[return-value]
-
-
 class _Ledger:
     """What the solve did on the way: the slope at the start, and what its steps' errors do to ln p."""
 
-    def __init__(self, flow: _Flow, rows: int, device: torch.device) -> None:
+    def __init__(self, flow: LikelihoodFlow, rows: int, device: torch.device) -> None:
         self._flow = flow
         self.solver = torch.zeros(rows, dtype=torch.float64, device=device)
         self.slope: Tensor | None = None
@@ -405,7 +269,7 @@ class _Ledger:
         self.solver.index_add_(0, tried.rows, torch.where(tried.accept, effect, 0.0))
 
 
-def _solved(flow: _Flow, x: Tensor, stepper: Stepper, task: Task, start: float, extrapolate: bool) -> Likelihood:
+def _solved(flow: LikelihoodFlow, x: Tensor, stepper: Stepper, task: Task, start: float, extrapolate: bool) -> Likelihood:
     """The likelihood of some samples."""
     process, (first, last) = flow.process, task.interval
     z = flow.state(x, first)

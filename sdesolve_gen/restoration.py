@@ -158,11 +158,7 @@ def restore(
     ids = [name * APART + draw for name in ids for draw in range(draws)]
     if method == "smc":
         how = checked({**options, **(method_options or {})}, sampler, denoise)
-        each = replace(measurement, y=measurement.y.repeat_interleave(draws, 0))
-        found = weighed(model, each, ids, seed, size, progress, how)
-        status = np.where(found.log_evidence.isfinite().numpy(), "ok", "non_finite")
-        made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
-        return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
+        return _by_particles(model, measurement, draws, ids, seed, size, progress, how)
     own, options = _split(method, options, method_options, model)
     own = suited | own
     _check_whose(method, options)
@@ -188,6 +184,16 @@ def restore(
     status, nfe = np.concatenate([solution.status for solution in solutions]), torch.cat([calls(solution) for solution in solutions])
     told = sampler if isinstance(sampler, str) else type(sampler).__name__
     return _made(model, measurement, draws, torch.cat([solution.x for solution in solutions]), nfe, status, ids, (method, told, seed))
+
+
+def _by_particles(
+    model: Model, measurement: Measurement, draws: int, ids: list[int], seed: int, size: int | None, progress: bool, how: dict[str, Any]
+) -> Restored:
+    """Each draw chosen among particles of its own."""
+    found = weighed(model, replace(measurement, y=measurement.y.repeat_interleave(draws, 0)), ids, seed, size, progress, how)
+    status = np.where(found.log_evidence.isfinite().numpy(), "ok", "non_finite")
+    made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
+    return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
 
 
 def _made(
@@ -260,10 +266,12 @@ def _check_values(model: Model, name: str, values: Tensor, spread: float) -> Non
 
 def _chosen(method: str, operator: Operator, model: Model) -> tuple[str, dict[str, Any]]:
     """The method by name, or the one that suits with its options: see ``Model.restore``."""
-    if method == "auto" and operator.linear and model.shape[0] == 3:  # pixels and channels of photographs are alike; PiGDM takes them for independent and pulls too hard
-        return "mmps", {"iterations": 1}
     if method == "auto":
-        return "pigdm" if operator.linear else "dps", {}
+        if not operator.linear:
+            return "dps", {}
+        if model.shape[0] == 3:  # pixels and channels of photographs are alike; PiGDM takes them for independent and pulls too hard
+            return "mmps", {"iterations": 1}
+        return "pigdm", {}
     if not isinstance(method, str) or method not in {*CONDITIONINGS, "smc"}:  # by then there may be more of them
         raise ValueError(unknown("method", method, ["auto", *CONDITIONINGS, "smc"]))
     return method, {}
