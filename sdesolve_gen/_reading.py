@@ -24,14 +24,14 @@ from .networks import CLASSIFIERS, NETWORKS, check_told
 from .processes import make_process, network_time
 
 
-def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device, own: nn.Module | None = None) -> nn.Module:
+def read_network(weights: Path, card_path: Path, card: Mapping[str, Any], own: nn.Module | None = None) -> nn.Module:
     """The network that ``card`` describes, or the owner's, with the weights of a safetensors file; raises ModelFileError."""
     _check_hash(weights, card)
     if card["network"] == OWN and own is None:
         raise ModelFileError(f"{card_path} is of a network that stays with its owner; expected that: load({str(card_path.parent)!r}, network=your_network).")
     network = described(card_path, card) if own is None else own
     fill(weights, network, read_tensors(weights))
-    return placed(network, device)
+    return network
 
 
 def read_classifier(weights: Path, card_path: Path, card: Mapping[str, Any], device: torch.device) -> nn.Module:

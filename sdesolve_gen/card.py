@@ -24,6 +24,7 @@ from typing import Any
 
 from ._errors import ModelFileError
 
+WEIGHTS, CARD = "model.safetensors", "card.json"  # a model's files
 OWN = "own"  # network of a model that was wrapped
 LARGEST_CARD = 1_000_000  # bytes
 LONGEST_TABLE = 10_000  # numbers

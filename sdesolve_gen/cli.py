@@ -33,6 +33,7 @@ from .class_conditional import labels_of
 from .classifiers import embedded_classifiers, load_classifier
 from .commands_evaluate import evaluate_command
 from .commands_import import check_model_command, import_command
+from .commands_publish import publish_command
 from .commands_restoration import colorize_command, inpaint_command, restore_command
 from .flags import IMAGES, Labels, Size, one_or_more, read_for, word
 from .interpolation import Way, animation_files, write_animation
@@ -317,6 +318,7 @@ for _name, _command in (("inpaint", inpaint_command), ("colorize", colorize_comm
     app.command(_name)(_command)
 app.command("import")(import_command)
 app.command("check-model")(check_model_command)
+app.command("publish")(publish_command)
 
 
 def main() -> None:

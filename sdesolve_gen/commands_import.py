@@ -15,10 +15,11 @@ from sdesolve.files import atomic, sha256
 
 from ._versions import versions
 from ._writing import write_json
+from .card import CARD, WEIGHTS
 from .class_conditional import labels_drawn, labels_of
 from .data import Data
 from .flags import IMAGES, Size, one_or_more, read_for, word
-from .models import CARD, WEIGHTS, Model, load
+from .models import Model, load
 from .outputs import writable
 
 MANIFEST = "import.json"

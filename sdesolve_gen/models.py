@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 import sdesolve as sd
 
+from . import hub
 from ._errors import ModelFileError, unknown
 from ._reading import checked_device, placed, read_network
 from ._writing import write_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
-from .card import OWN, check_card, read_card
+from .card import CARD, OWN, WEIGHTS, check_card, read_card
 from .class_conditional import apart, class_labels, on_the_way
 from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
@@ -37,7 +38,6 @@ from .sampling import Samples, draw, names
 from .wrapping import as_module, check
 
 ASSETS = Path(__file__).parent / "assets"
-WEIGHTS, CARD = "model.safetensors", "card.json"
 
 
 class Model:
@@ -460,29 +460,33 @@ def load(
         ImportError: the model needs another package.
     """
     device = checked_device(device)
+    found, card = _read(model, config, ema, revision, None if network is None else as_module(network))
+    return Model(placed(found, device), card).to(**execution)
+
+
+def _read(
+    model: str | Path, config: str | Path | Mapping[str, Any] | None, ema: bool, revision: str | None, own: nn.Module | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network and card that are meant, as :func:`load` says."""
     if config is not None:
-        return _placed(*read_score_sde(Path(model), config, ema), device)
-    if isinstance(model, str) and model not in embedded() and not Path(model).exists() and diffusers.is_hub_id(model):
-        return _placed(*diffusers.read_pipeline(diffusers.fetch(model, revision), model, {"hub": model, "revision": revision}), device)
-    if revision is not None:
+        return read_score_sde(Path(model), config, ema)
+    if isinstance(model, str) and model not in embedded() and not Path(model).exists() and hub.is_hub_id(model):
+        folder, origin = hub.fetch(model, revision, (WEIGHTS, CARD, *diffusers.FILES)), {"hub": model, "revision": revision}
+    elif revision is not None:
         raise ValueError(f"revision={revision!r} is for an id of the hub; {str(model)!r} is none, or is here: leave it out.")
-    if Path(model).suffix == ".pkl" and not Path(model).is_dir():
-        return _placed(*edm.read_model(Path(model)), device)
-    folder = _folder(model)
+    elif Path(model).suffix == ".pkl" and not Path(model).is_dir():
+        return edm.read_model(Path(model))
+    else:
+        folder = _folder(model)
+        origin = {"folder": folder.resolve().name}
     if (folder / diffusers.INDEX).exists():
-        name = folder.resolve().name
-        return _placed(*diffusers.read_pipeline(folder, name, {"folder": name}), device)
+        return diffusers.read_pipeline(folder, str(next(iter(origin.values()))), origin)
     if not (folder / CARD).exists():
         raise ModelFileError(f"{folder / CARD} is not a file, and there is no {diffusers.INDEX} either; expected a folder that Model.save wrote, or of a pipeline of diffusers.")
     card = read_card(folder / CARD)
-    if network is not None and card["network"] != OWN:
+    if own is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
-    return Model(read_network(folder / WEIGHTS, folder / CARD, card, device, None if network is None else as_module(network)), card).to(**execution)
-
-
-def _placed(network: nn.Module, card: dict[str, Any], device: torch.device) -> Model:
-    """The model of an import."""
-    return Model(placed(network, device), card)
+    return read_network(folder / WEIGHTS, folder / CARD, card, own), card
 
 
 def _folder(model: str | Path) -> Path:

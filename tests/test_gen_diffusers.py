@@ -246,33 +246,6 @@ def test_a_missing_or_cut_file_is_named(pipeline: Path, tmp_path: Path, file: st
         gen.load(folder)
 
 
-def test_the_hub_wants_a_commit() -> None:
-    for revision in (None, "main", "v1.0", "../x", "A" * 40):
-        with pytest.raises(ValueError, match=r"expected the 40 hexadecimal digits of one commit"):
-            gen.load("google/ddpm-cifar10-32", revision=revision)
-    for source in ("google/../ddpm", "a/..", "a..b/c", "/nowhere/x", "a/b/c", "~/x", "a//b"):
-        with pytest.raises(ValueError, match="not known"):
-            gen.load(source)
-    with pytest.raises(ValueError, match="is for an id of the hub"):
-        gen.load("mnist", revision="0" * 40)
-
-
-def test_the_hub_is_asked_for_a_few_files_of_that_commit(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: dict[str, Any] = {}
-
-    def download(source: str, **options: Any) -> str:
-        asked.update(options, source=source)
-        return str(pipeline)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    m = gen.load("someone/tiny", revision="0" * 40)
-    assert m.card["name"] == "someone-tiny" and m.card["training"]["imported"] == {"hub": "someone/tiny", "revision": "0" * 40}
-    assert asked["revision"] == "0" * 40 and asked["source"] == "someone/tiny"
-    assert not any("*" in pattern or pattern.endswith(".py") for pattern in asked["allow_patterns"])
-
-
 def test_without_diffusers_the_way_to_it_is_told(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"sdesolve\[hub\]"):

@@ -1,4 +1,4 @@
-"""diffusers pipelines of a ``UNet2DModel`` and a scheduler: folders, and ids of the hub.
+"""diffusers pipelines of a ``UNet2DModel`` and a scheduler: their folders.
 
     model_index.json              names the two parts, of the library diffusers and of no other
     unet/config.json              the network's options                       (or at the top, as the first pipelines have them)
@@ -30,38 +30,9 @@ from .schedules import read_schedule
 
 INDEX = "model_index.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+FILES = (INDEX, *(f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in (*WEIGHTS, "config.json", "scheduler_config.json")))
+"""All that is read of a pipeline."""
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, in the first pipelines
-_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether it could be OWNER/NAME of the hub."""
-    return _ID.fullmatch(source) is not None and ".." not in source
-
-
-def fetch(source: str, revision: str | None) -> Path:
-    """The folder of a hub id at one commit, downloaded once and then there without a network.
-
-    Raises:
-        ValueError: no commit was given; one that is not there, or no network.
-        ImportError: huggingface_hub is not there.
-    """
-    if revision is None or not _COMMIT.fullmatch(revision):
-        raise ValueError(
-            f"revision={revision!r}; expected the 40 hexadecimal digits of one commit, so that nobody can change the model behind it: "
-            f"load({source!r}, revision='...') with one of the commits that the hub's page of {source} lists."
-        )
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ImportError('the hub needs another package: pip install "sdesolve[hub]"') from error
-    patterns = [INDEX, *(f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in (*WEIGHTS, "config.json", "scheduler_config.json"))]
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{source!r} at {revision} could not be fetched ({str(error).splitlines()[0][:200]}); a folder with its files does as well.") from error
 
 
 def read_pipeline(folder: Path, name: str, origin: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
