@@ -1,7 +1,7 @@
 """Who takes part: a label, and a function from standard normals to samples that asks a counted network.
 
 Our own methods are options of :func:`sdesolve.solve`, one line each.  Where they do not say otherwise they walk *our grid*: Karras et al.'s spacing
-between the noise levels of :func:`span`, from the Gaussian that has the data's mean and standard deviation, and a denoising call at the end.
+between the noise levels of :func:`span`, from the Gaussian that has the data's moments, and a denoising call at the end.
 """
 
 from __future__ import annotations
@@ -101,17 +101,16 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
         if finds in ("optimised", "learned"):
             chosen = on_own_nodes(p, budget, finds, **options)
         else:
-            chosen = {"grid": "karras", "interval": span(p, budget), "nfe": budget, "denoise": True, **options}
+            chosen = {"grid": "karras", "interval": span(p), "nfe": budget, "denoise": True, **options}
             chosen |= {"statistics": statistics(p)} if finds else {}
         return sd.solve(problem, z * p.process.prior_std, seed=seed, sample_ids=range(first, first + len(z)), **chosen).x
 
     return Contender(label, family, setting, flow, run, finds)
 
 
-def span(problem: Problem, budget: int) -> sd.Range:
-    """Between which noise levels N calls are spent, the fewer, the closer: from max(5, N/2) standard deviations of the data along their strongest
-    direction to 1/(2 N) of all coordinates together, near the best for 5, 10 and 20 calls in 2 and in 64 dimensions."""
-    return sd.Range(problem.std, problem.mean, max(5.0, 0.5 * budget) * problem.strongest / problem.std, 0.5 / budget)
+def span(problem: Problem) -> sd.Range:
+    """Between which noise levels N calls are spent, and from what: as a user has it who says ``interval=sd.Range.of(data)``."""
+    return sd.Range(problem.std, problem.mean, directions=problem.directions)
 
 
 def on_own_nodes(problem: Problem, budget: int, finds: str, method: str, grid: str, **options: Any) -> dict[str, Any]:
@@ -158,11 +157,13 @@ def flow_of(problem: Problem) -> sd.ProbabilityFlow:
 
 def ladder(problem: Problem, n: int, budget: int) -> list[float]:
     """Our grid as noise levels sigma/alpha: n of them, equally spaced in s^(1/rho).  [Karras et al. 2022, eq. 5]"""
-    times = span(problem, budget).interval(problem.process)
+    times = span(problem).interval(problem.process, budget)
     high, low = (float((-0.5 * problem.process.log_snr(t)).exp()) ** (1 / RHO) for t in times)
     return [(high + (low - high) * i / max(n - 1, 1)) ** RHO for i in range(n)]
 
 
 def started(problem: Problem, z: Tensor, s: float) -> Tensor:
-    """y at the noise level s: the Gaussian with the data's mean and standard deviation, under that noise."""
-    return problem.mean + z * (problem.std**2 + s * s) ** 0.5
+    """y at the noise level s: the Gaussian with the data's moments, under that noise, as :func:`span` starts from it."""
+    process = problem.process
+    t = Network(problem).time(s)
+    return span(problem).start(process, z * process.prior_std, t) / float(process.alpha(t))

@@ -30,9 +30,9 @@ from ..processes import network_time
 from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
-MNIST = (-0.732, 0.619, 4.6)  # mean and standard deviation of its pixels in [-1, 1], and the latter along the strongest direction
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
-OWN_SAMPLES, OWN_CALLS = 32, 12  # of a trained model, from which its mean and widths are read, and what each may cost
+OWN_SAMPLES, OWN_CALLS = 256, 12  # of a trained model, from which its mean and directions are read, and what each may cost
+DRAWS = 1 << 14  # of a law, from which its directions are read
 
 
 CPU = torch.device("cpu")
@@ -51,8 +51,8 @@ class Problem:
         event: shape of one sample.
         network, predicts, time: as :func:`sdesolve.as_score` takes them.
         rows: samples a cell.
-        mean, std, strongest: of the data, shaped like a sample or a number; the root mean variance about it; and the standard deviation along the
-            direction in which it is largest, to which the widest noise must be compared.
+        mean, std, directions: of the data, shaped like a sample; the root mean variance about it; and the directions along which it is largest, as
+            ``sd.Range`` has them.
         law: what is to be sampled; None for a trained network, whose law is known by its own fine solve alone.
         features: (n, *event) -> (n, k), on which the Frechet distance is taken; None for no Frechet distance.
         primary: the metric by which samplers are ranked.
@@ -63,9 +63,9 @@ class Problem:
     event: tuple[int, ...]
     network: Callable[[Tensor, Tensor], Tensor]
     rows: int
-    mean: Tensor | float
+    mean: Tensor
     std: float
-    strongest: float
+    directions: Tensor | None
     cache: Path
     predicts: str = "score"
     time: Any = "continuous"
@@ -155,10 +155,8 @@ def make(name: str, rows: int, sources: Sources) -> Problem:
 
 def _exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> Problem:
     std = math.sqrt(float(law.variance.mean()))
-    x = law.sample(1024, seed=2**32).flatten(1)
-    strongest = float(torch.linalg.matrix_norm((x - x.mean(0)).double(), 2)) / 32
-    mean = law.mean.float().to(sources.device)
-    return Problem(name, law.event, law.score(PROCESS), rows, mean, std, strongest, sources.cache, law=law, device=sources.device, **more)
+    mean, directions = law.mean.float().to(sources.device), sd.Range.of(law.sample(DRAWS, seed=2**32)).directions
+    return Problem(name, law.event, law.score(PROCESS), rows, mean, std, directions, sources.cache, law=law, device=sources.device, **more)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -215,25 +213,19 @@ def _cifar_points(name: str, rows: int, sources: Sources) -> Problem:
 
 def _mnist_model(name: str, rows: int, sources: Sources) -> Problem:
     """The embedded network."""
-    return _network(name, load("mnist", sources.device), rows, sources, *MNIST)
+    return _trained(name, load("mnist", sources.device), rows, sources)
 
 
 def _trained(name: str, model: Model, rows: int, sources: Sources) -> Problem:
-    """Any network, whose samples' mean and widths are read from a few samples of its own."""
-    x = model.sample(OWN_SAMPLES, "auto", nfe=OWN_CALLS, seed=2**32, batch_size=OWN_SAMPLES)
-    mean = x.mean(0)
-    away = (x - mean).flatten(1).double()
-    strongest = float(torch.linalg.matrix_norm(away, 2)) / math.sqrt(OWN_SAMPLES)
-    return _network(name, model, rows, sources, mean, float(away.square().mean().sqrt()), strongest)
-
-
-def _network(name: str, model: Model, rows: int, sources: Sources, mean: Tensor | float, std: float, strongest: float) -> Problem:
+    """Any network, whose samples' mean and directions are read from samples of its own."""
     if model.classes:
         raise ValueError(f"--model {name} knows {model.classes} classes; expected a model that knows none.")
+    own = sd.Range.of(model.sample(OWN_SAMPLES, "auto", nfe=OWN_CALLS, seed=2**32, batch_size=64))
+    assert isinstance(own.data_mean, Tensor)
     return Problem(
-        name, model.shape, model.network, rows, mean, std, strongest, sources.cache, predicts=model.card["predicts"], sigma_data=model.card.get("sigma_data", 0.5),
-        time=network_time(model.card["time"], model.process), process=model.process, features=_digits(sources) if model.shape == OWN_SHAPE else None,
-        primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None, device=sources.device,
+        name, model.shape, model.network, rows, own.data_mean, own.data_std, own.directions, sources.cache, predicts=model.card["predicts"],
+        sigma_data=model.card.get("sigma_data", 0.5), time=network_time(model.card["time"], model.process), process=model.process,
+        features=_digits(sources) if model.shape == OWN_SHAPE else None, primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None, device=sources.device,
     )  # fmt: skip
 
 
