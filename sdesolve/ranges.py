@@ -51,7 +51,7 @@ class Range:
     Arguments:
         data_std: s > 0, standard deviation of the data about their mean, all coordinates together; ``x.std()`` as it is.
         data_mean: m, a number or a tensor that broadcasts to the event; where coordinates share an offset, as images do, it matters.
-        first: where to start; the default for N network calls is max(2, 0.3 N) standard deviations along the first direction, and without directions
+        first: where to start; the default for N network calls is 1 + N/4 standard deviations along the first direction, and without directions
             4 N data_std; where steps are chosen, 20 and 100.  What it leaves out errs by about 1/first^2.
         last: where to stop, less than ``first``; default 1/(2 N), and 0.01 where steps are chosen.  Finer detail is left to the denoiser.
         directions: (k, *event), orthogonal, each as long as the standard deviation of the data along it; ``Range.of`` reads them from data.
@@ -128,7 +128,7 @@ class Range:
         if self.directions is None:
             return 4.0 * calls if calls else 100.0
         strongest = float(self.directions.double().flatten(1).norm(dim=1).max()) / self.data_std
-        return strongest * (max(2.0, 0.3 * calls) if calls else 20.0)
+        return strongest * (1 + 0.25 * calls if calls else 20.0)
 
     def start(self, process: Process, x: Tensor, t: float) -> Tensor:
         """A draw x of the prior, (B, *event), moved to the Gaussian that stands for p_t."""

@@ -61,6 +61,77 @@ def test_on_gaussian_data_the_start_is_exact(process: sd.Process) -> None:
     assert torch.allclose(solution.x, mean + std * z, rtol=1e-7, atol=1e-7 * process.prior_std)
 
 
+TURN, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+VARIANCES = torch.tensor([9.0, 1.0, 0.25, 0.25], dtype=torch.float64)
+ALONG = exam.Gaussian([0.5, -1.0, 0.0, 2.0], cov=(TURN * VARIANCES) @ TURN.T)
+DIRECTIONS = (TURN * VARIANCES.sqrt()).T[:2]
+
+
+@EACH
+def test_with_directions_it_is_exact_for_every_gaussian(process: sd.Process) -> None:
+    """As above, in four dimensions with variances 9, 1 and twice 1/4, of which the first two have directions and the others what is left."""
+    z = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    span = sd.Range(float(VARIANCES.mean().sqrt()), ALONG.mean, first=1.0, last=0.1, directions=DIRECTIONS)
+    flow = process.probability_flow(ALONG.score(process))
+    solution = sd.solve(flow, process.prior_std * z, "tsit5", interval=span, rtol=1e-9, atol=1e-9, denoise=False)
+    t = span.interval(process)[1]
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    expected = alpha * ALONG.mean + (z @ TURN) * (alpha**2 * VARIANCES + sigma**2).sqrt() @ TURN.T
+    assert torch.allclose(solution.x, expected, rtol=1e-7, atol=1e-7 * process.prior_std)
+
+
+def test_what_is_read_from_data_is_theirs() -> None:
+    x = ALONG.sample(200_000, seed=0, dtype=torch.float64)
+    span = sd.Range.of(x, directions=2)
+    assert span.directions is not None and isinstance(span.data_mean, Tensor)
+    assert torch.allclose(span.data_mean, ALONG.mean, atol=0.03) and span.data_std == pytest.approx(float(VARIANCES.mean().sqrt()), rel=0.01)
+    assert torch.allclose(span.directions.T @ span.directions, DIRECTIONS.T @ DIRECTIONS, atol=0.1)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (60, 1100), (1500, 1100)])
+def test_directions_are_principal_ones_for_few_coordinates_and_many(n: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(n, 3, generator=generator, dtype=torch.float64) @ (torch.tensor([[5.0], [3.0], [2.0]]) * torch.randn(3, d, generator=generator)).double() + 7.0
+    found = sd.Range.of(x.reshape(n, 1, d), directions=2).directions
+    assert found is not None and found.shape == (2, 1, d)
+    some = x if d <= 1024 or n <= 1024 else x[torch.linspace(0, n - 1, 1024).round().long()]
+    _, s, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    lengths, near = found[:, 0].norm(dim=1), 1e-6 if len(some) == n else 0.05
+    assert torch.allclose(lengths, s[:2] / n**0.5, rtol=near)
+    assert float(((found[:, 0] @ v[:2].T).abs().diagonal() / lengths).min()) > 1 - near
+    none = sd.Range.of(x.reshape(n, 1, d), directions=0)
+    assert none.directions is None and none.data_std == pytest.approx(float((x - x.mean(0)).square().mean().sqrt()))
+
+
+def test_few_samples_have_few_directions() -> None:
+    found = sd.Range.of(torch.randn(12, 50, generator=torch.Generator().manual_seed(0))).directions
+    assert found is not None and len(found) == 3
+    flat = sd.Range.of(torch.randn(200, 1, generator=torch.Generator().manual_seed(0)) * torch.ones(6)).directions
+    assert flat is not None and len(flat) == 1  # there is no other
+
+
+@EACH
+def test_with_directions_it_starts_at_multiples_of_the_first(process: sd.Process) -> None:
+    span = sd.Range(float(VARIANCES.mean().sqrt()), ALONG.mean, directions=0.1 * DIRECTIONS)
+    for calls, first in ((4, 2.0), (20, 6.0), (None, 20.0)):
+        assert noise_ratio(process, span.interval(process, calls)[0]) == pytest.approx(min(0.3 * first, noise_ratio(process, process.T)))
+
+
+@pytest.mark.parametrize("calls", [8, 10])
+def test_with_directions_fewer_calls_are_lost_on_wide_noise(calls: int) -> None:
+    """On a mixture in 64 dimensions whose strongest direction has five times its width: the distance to where the flow takes each sample."""
+    law, p = exam.mixture_64d(), sd.VPSDE()
+    flow, x = p.probability_flow(law.score(p)), p.prior((200, 64), seed=0, dtype=torch.float64)
+    ends = sd.solve(flow, x, "tsit5", rtol=1e-5, atol=1e-5, denoise=True).x
+    std, directions = float(law.variance.mean().sqrt()), sd.Range.of(law.sample(8192, seed=1, dtype=torch.float64)).directions
+
+    def error(**how: object) -> float:
+        span = sd.Range(std, law.mean, **how)  # type: ignore[arg-type]
+        return float((sd.solve(flow, x, "deis", nfe=calls, variant="log_rho", grid="karras", interval=span).x - ends).norm(dim=1).median())
+
+    assert min(error(), error(first=10.0)) > 1.5 * error(directions=directions)
+
+
 def test_a_solve_over_a_range_is_a_solve_by_hand() -> None:
     p = sd.VPSDE()
     problem, x = p.reverse(mixture_score(MIXTURE, p)), p.prior((6, 2), seed=0, dtype=torch.float64)
@@ -127,6 +198,16 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "a mean for each row": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(0.5, torch.zeros(2, 3))), "expected one that broadcasts"),
     "a mean of a longer shape": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(0.5, torch.zeros(4))), "expected one that broadcasts"),
     "a width for each coordinate": (lambda: sd.Range(torch.ones(3)), "expected a finite number > 0"),  # type: ignore[arg-type]
+    "directions that lean": (lambda: sd.Range(1.0, directions=torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])), "not orthogonal, two of them have a cosine of 0.6"),
+    "directions that are unit vectors": (lambda: sd.Range(0.1, directions=torch.eye(3)[:2]), "a variance of 2 in all, and data_std=0.1 in 3 coordinates one of 0.03"),
+    "directions without length": (lambda: sd.Range(1.0, directions=torch.zeros(1, 3)), "longer than 0"),
+    "no directions": (lambda: sd.Range(1.0, directions=torch.zeros(0, 3)), r"directions is \(0, 3\); expected"),
+    "directions of text": (lambda: sd.Range(1.0, directions="x"), "directions is str; expected"),  # type: ignore[arg-type]
+    "directions of another shape": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(1.0, directions=torch.eye(4)[:2])), r"directions have shape \(2, 4\)"),
+    "data that are one": (lambda: sd.Range.of(torch.zeros(1, 3)), r"expected \(n, \*event\)"),
+    "data that are numbers": (lambda: sd.Range.of(torch.zeros(5)), r"expected \(n, \*event\)"),
+    "data that are not finite": (lambda: sd.Range.of(torch.tensor([[0.0], [float("nan")]])), "two finite samples"),
+    "data that are all the same": (lambda: sd.Range.of(torch.ones(5, 3)), "data_std=0.0; expected a finite number > 0"),
     "a mean of another shape": (lambda: sd.solve(FLOW, X, "ddim", steps=3, interval=sd.Range(0.5, torch.zeros(4, 2, 3))), "expected one that broadcasts"),
 }
 
@@ -136,3 +217,9 @@ def test_a_bad_range_is_refused(case: str) -> None:
     attempt, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         attempt()
+
+
+@pytest.mark.parametrize("x", [torch.zeros(4, 3, dtype=torch.uint8), np.zeros((4, 3)), [[0.0], [1.0]]])
+def test_data_that_are_no_tensor_of_floats_are_refused(x: object) -> None:
+    with pytest.raises(TypeError, match="expected samples as a tensor of floats"):
+        sd.Range.of(x)  # type: ignore[arg-type]
