@@ -1,10 +1,10 @@
 """``method="auto"``: which method for a problem and a number of network calls.
 
-Along the flow of a score the rules below, for few coordinates and many (from 256), over a :class:`Range` of noise and over the whole interval.  They were
-read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids), on mixtures in
-2 and 64 dimensions and a ring, and for many coordinates on a mixture of low rank, one fitted to digits, and a trained network: ``benchmarks/auto.py``.  Data with many coordinates
-have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are
-long the grid matters more than the method.  Ending with the denoiser is better than a step more.
+Along the flow of a score the rules below: over a :class:`Range` that knows the data's directions, over one that doesn't and over the whole interval, these for few coordinates
+and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids),
+on mixtures in 2 and 64 dimensions, and for many coordinates on a mixture of low rank, one fitted to digits, and a trained network: ``benchmarks/auto.py``.  Data with many
+coordinates have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are
+long the grid matters more than the method.  Where the start knows the directions, one rule serves all data.  Ending with the denoiser is better than a step more.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ DEIS_T: _Method = ("deis", {})
 IPNDM3: _Method = ("ipndm", {"order": 3})
 IPNDM4: _Method = ("ipndm", {})
 UNIPC: _Method = ("unipc", {"order": 3})
+DIRECTED = (Rule(17, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
+"""Over a range with directions."""
 RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
     (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
     (False, False): (Rule(7, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
@@ -59,9 +61,11 @@ class Choice(NamedTuple):
     grid: Any
 
 
-def for_calls(calls: int, coordinates: int, ranged: bool) -> Rule:
-    """The rule along a score's flow for a number of network calls, over a range of noise or the whole interval."""
-    return next(rule for rule in RULES[coordinates >= MANY, ranged] if calls <= rule.up_to)
+def for_calls(calls: int, coordinates: int, interval: object) -> Rule:
+    """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, the whole interval."""
+    ranged = isinstance(interval, Range)
+    rules = DIRECTED if isinstance(interval, Range) and interval.directions is not None else RULES[coordinates >= MANY, ranged]
+    return next(rule for rule in rules if calls <= rule.up_to)
 
 
 def choose(
@@ -80,7 +84,7 @@ def choose(
         nfe = DEFAULT_CALLS
     calls = as_int(steps if nfe is None else nfe) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
     coordinates = math.prod(x.shape[1:]) if isinstance(x, Tensor) else 1  # what is no state, like what is no number, is refused where all arguments are
-    rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, isinstance(interval, Range))
+    rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval)
     if denoise is None and not isinstance(interval, Range) and calls != 1:
         first, last = problem.interval if interval is None else problem.check_interval(interval)
         denoise = first > last

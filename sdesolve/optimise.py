@@ -32,10 +32,12 @@ from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
-from .ranges import gaussian_start
+from .ranges import Range, gaussian_start
 from .solve import SolveWarning, solve
 
-FIRST, LAST = (3.0, 10.0, 30.0, math.inf), (0.0, 0.25, 0.5)  # ranges tried, in standard deviations of the data; the last over the number of steps
+FIRST = (3.0, 10.0, 30.0, math.inf)  # where ranges that are tried start, in standard deviations of the data
+ALONG = (1.0, 2.0, 4.0, 10.0, math.inf)  # the same where their directions are known, in standard deviations along the strongest
+LAST = (0.0, 0.25, 0.5)  # where they stop, in standard deviations of the data over the number of steps
 STARTS = 2  # candidates of a method that are refined
 RACE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),
@@ -43,7 +45,7 @@ RACE: tuple[tuple[str, dict[str, Any]], ...] = (
 """What "auto" chooses from."""
 HEAT = 4  # rounds of refinement after which the nearest is taken
 LONGEST = 8.0  # ln of a step in units of the next: three thousand
-LARGEST_MEAN = 1 << 16  # coordinates up to which the mean of each is kept
+LARGEST_MEAN, LARGEST_DIRECTIONS = 1 << 16, 1 << 18  # coordinates up to which the mean of each is kept; numbers that directions may have in all
 
 
 def optimize_grid(
@@ -55,6 +57,7 @@ def optimize_grid(
     samples: int = 256,
     seed: int = 0,
     denoise: bool = True,
+    data: Range | None = None,
     reference: str = "tsit5",
     tolerance: float = 1e-4,
     dtype: torch.dtype = torch.float32,
@@ -77,6 +80,8 @@ def optimize_grid(
             has also chosen among the nodes, and 16 draws say half of what fresh ones do; 256 say the same.
         seed: names the draws; the same seed gives the same grid.
         denoise: whether the solve ends with Tweedie's formula; without it the last node is the problem's own end.
+        data: their moments, from which a solve along the grid starts, as ``sd.Range.of(images)``; default: mean and standard deviation of the draws'
+            ends, which are too few to know directions.  Where such a range starts and stops is not asked: that is found.
         reference, tolerance: ODE method that chooses its steps, and its rtol and atol, in units of the state.
         dtype, device: of the states.
         progress: draw a progress bar.
@@ -99,13 +104,16 @@ def optimize_grid(
     steps = _checks.steps_for(steppers[0], integer("nfe", nfe, 1, 10), denoise)  # one call a step, all that race
     check_reference(reference, tolerance, dtype, flow)
     x = draws(flow, samples, shape, seed, dtype, device)
+    if data is not None:
+        _check_data(data, flow, x)
     stats: dict[str, Any] = {}
     rounds = STARTS * ROUNDS if len(racing) == 1 else len(racing) * HEAT + ROUNDS
     with _tally.added_to(stats), _progress.count(progress, 2 + rounds, f"grid for {method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
         ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
         advance()
-        search, z = _nearest([Search(flow, name, chosen, steps, denoise, x, ends) for name, chosen in racing], advance)
+        moments = Range.of(ends, directions=0) if data is None else data
+        search, z = _nearest([Search(flow, name, chosen, steps, denoise, x, ends, moments) for name, chosen in racing], advance)
         grid, plain = search.grid(z), search.default()
         error, baseline = search.error(grid), search.error(plain)
     return dataclasses.replace(grid, nfe=nfe, error=error, baseline=baseline, calls=stats["calls"], rows=stats["rows"])
@@ -133,6 +141,13 @@ def _walker(method: str, options: dict[str, Any], flow: ProbabilityFlow) -> Step
         )
     _checks.suited(stepper, flow, method)
     return stepper
+
+
+def _check_data(data: object, flow: ProbabilityFlow, x: Tensor) -> None:
+    """That it is a range, of moments that fit the draws."""
+    if not isinstance(data, Range):
+        raise TypeError(f"data is a {type(data).__name__}; expected their moments, as in data=sd.Range.of(images).")
+    gaussian_start(flow.process, x[:1], flow.interval[0], data.data_mean, data.data_std, data.directions)
 
 
 def draws(flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
@@ -195,15 +210,19 @@ class Search(GaussNewton):
     difference = 0.02  # of ln w
 
     def __init__(
-        self, flow: ProbabilityFlow, method: str, options: dict[str, Any], steps: int, denoise: bool, x: Tensor, ends: Tensor
+        self, flow: ProbabilityFlow, method: str, options: dict[str, Any], steps: int, denoise: bool, x: Tensor, ends: Tensor, moments: Range
     ) -> None:
         self.flow, self.method, self.options, self.steps, self.denoise = flow, method, options, steps, denoise
         self.span = tuple(0.5 * float(flow.process.log_snr(t)) for t in flow.interval)
         half = len(x) // 2
         self.seen, self.held = Part(x[:half], ends[:half]), Part(x[half:], ends[half:])
-        flat = ends.double().reshape(len(ends), -1)
-        mean = flat.mean(0) if flat.shape[1] <= LARGEST_MEAN else flat.mean().reshape(1)
-        self.mean, self.std = tuple(mean.tolist()), float((flat - mean).square().mean().sqrt())
+        mean, numbers = moments.data_mean, ends[0].numel()
+        spread = mean.double().expand(ends.shape[1:]).flatten() if isinstance(mean, Tensor) else torch.tensor([mean], dtype=torch.float64)
+        self.mean = tuple((spread if len(spread) <= LARGEST_MEAN else spread.mean().reshape(1)).tolist())
+        rows = torch.zeros(0, numbers) if moments.directions is None else moments.directions.flatten(1)[: LARGEST_DIRECTIONS // numbers]
+        self.directions = tuple(tuple(float(f"{v:.8g}") for v in row) for row in rows.tolist())
+        self.std = moments.data_std
+        self.firsts = tuple(float(rows.double().norm(dim=1).max()) * f for f in ALONG) if len(rows) else tuple(self.std * f for f in FIRST)
 
     def grid(self, z: Tensor) -> OptimisedGrid:
         """The nodes of some pieces."""
@@ -212,7 +231,7 @@ class Search(GaussNewton):
         ts = process.log_snr_inverse(2 * levels).tolist()
         ts = ts if self.denoise else [*ts[:-1], self.flow.interval[1]]
         kept = tuple(sorted(self.options.items()))
-        return OptimisedGrid(tuple(ts), repr(process), self.method, kept, 1, self.denoise, self.mean, self.std, math.inf, math.inf, 1, 1)
+        return OptimisedGrid(tuple(ts), repr(process), self.method, kept, 1, self.denoise, self.mean, self.std, self.directions, math.inf, math.inf, 1, 1)
 
     def starts(self, count: int) -> list[Tensor]:
         """The best of the named grids, by the seen half."""
@@ -227,8 +246,8 @@ class Search(GaussNewton):
         """Pieces of named grids over ranges of noise."""
         yield self._pieces(self.default().ts)
         process, (whole_first, whole_last) = self.flow.process, self.flow.interval
-        for first, last, recipe in itertools.product(FIRST, LAST if self.denoise else LAST[:1], (karras(), log_snr(), arctan(self.std))):
-            t0 = min(whole_first, time_at_ratio(process, first * self.std)) if first < math.inf else whole_first
+        for first, last, recipe in itertools.product(self.firsts, LAST if self.denoise else LAST[:1], (karras(), log_snr(), arctan(self.std))):
+            t0 = min(whole_first, time_at_ratio(process, first)) if first < math.inf else whole_first
             t1 = max(whole_last, time_at_ratio(process, last / self.steps * self.std)) if last else whole_last
             if t0 > t1:
                 yield self._pieces(make_grid(recipe, process, t0, t1, self.steps).ts)

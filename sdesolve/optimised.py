@@ -19,16 +19,16 @@ from .methods import make_method
 from .processes import Process
 from .ranges import gaussian_start
 
-FORMAT = "sdesolve.OptimisedGrid/1"
-LARGEST_FILE = 1 << 23  # bytes; the largest that is written has 2^16 means and a few hundred nodes
+FORMAT = "sdesolve.OptimisedGrid/2"
+LARGEST_FILE = 1 << 24  # bytes; the largest that is written has 2^16 means, directions of 2^18 numbers and a few hundred nodes
 
 
 @dataclass(frozen=True)
 class OptimisedGrid(Grid):
     """Nodes with all that sampling along them needs: ``sd.solve(problem, x_T, grid.method, grid=grid)``, x_T a draw of the prior.
 
-    A solve along it starts from  alpha m + sqrt(alpha^2 s^2 + sigma^2) x_T / prior_std  at the first node, as a :class:`Range` does, and
-    denoises at the last where ``denoise``.  The grid fits its process alone; for another method than its own it is a grid like any other.
+    A solve along it starts from the Gaussian of the data's moments at the first node, as a :class:`Range` does, and denoises at the
+    last where ``denoise``.  The grid fits its process alone; for another method than its own it is a grid like any other.
 
     Attributes:
         ts: the nodes, from noise to data.
@@ -36,7 +36,8 @@ class OptimisedGrid(Grid):
         method, options, nfe: what the grid was made for: the method's name, its options and network calls, the denoiser's included.
         denoise: whether the solve ends with Tweedie's formula.
         data_mean: m, one number or one for each coordinate of the flattened event.
-        data_std: s, standard deviation about m.
+        data_std: s, standard deviation about m, all coordinates together.
+        directions: k of them, each of as many numbers as a sample has, as :class:`Range` has them.
         error: mean distance of held-back samples to where the flow takes them, each the root mean square over its coordinates.
         baseline: the same of the process's default grid at the same ``nfe``.
         calls, rows: what the search cost: network calls, and the samples that they were given in all.
@@ -49,6 +50,7 @@ class OptimisedGrid(Grid):
     denoise: bool
     data_mean: tuple[float, ...]
     data_std: float
+    directions: tuple[tuple[float, ...], ...]
     error: float
     baseline: float
     calls: int
@@ -62,10 +64,12 @@ class OptimisedGrid(Grid):
 
     def start(self, process: Process, x: Tensor, t: float) -> Tensor:
         """A draw x of the prior, (B, *event), moved to the Gaussian that stands for the law at the first node."""
-        mean = torch.tensor(self.data_mean, dtype=torch.float64)
-        if len(mean) not in (1, x[0].numel()):
-            raise ValueError(f"grid was optimised for samples of {len(mean)} numbers and x has {x[0].numel()}; expected a grid of its own.")
-        return gaussian_start(process, x, t, mean.reshape(x.shape[1:]) if len(mean) > 1 else float(mean), self.data_std)
+        event, numbers = x.shape[1:], x[0].numel()
+        if {len(self.data_mean), *map(len, self.directions)} - {1, numbers}:
+            raise ValueError(f"grid was optimised for samples of {len(self.data_mean)} numbers and x has {numbers}; expected a grid of its own.")
+        mean, directions = (torch.tensor(values, dtype=torch.float64) for values in (self.data_mean, self.directions))
+        found = directions.reshape(-1, *event) if len(directions) else None
+        return gaussian_start(process, x, t, mean.reshape(event) if len(mean) > 1 else float(mean), self.data_std, found)
 
     def save(self, path: str | Path) -> Path:
         """Write the grid as JSON, whole or not at all; a ValueError where the method has an option that JSON has not, as statistics are."""
@@ -91,7 +95,8 @@ class OptimisedGrid(Grid):
                 raise ValueError(f"{path}: {name} = {str(content[name])[:80]}; expected {expected}.")
         try:
             _check_method(content["method"], content["options"])
-            return cls(**{**content, **{name: tuple(content[name]) for name in ("ts", "data_mean")}, "options": tuple(content["options"].items())})
+            content |= {name: tuple(content[name]) for name in ("ts", "data_mean")} | {"directions": tuple(map(tuple, content["directions"]))}
+            return cls(**{**content, "options": tuple(content["options"].items())})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -109,6 +114,10 @@ def _number(value: object) -> bool:
 
 def _numbers(value: object) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(_number(v) for v in value)
+
+
+def _directions(value: object) -> bool:
+    return isinstance(value, list) and all(map(_numbers, value)) and len({len(row) for row in value}) <= 1
 
 
 def _positive(value: object) -> bool:
@@ -136,6 +145,7 @@ _ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
     "denoise": (lambda value: isinstance(value, bool), "true or false"),
     "data_mean": (_numbers, "numbers"),
     "data_std": (_positive, "a number > 0"),
+    "directions": (_directions, "lists of numbers, of one length"),
     "error": (_positive, "a number > 0"),
     "baseline": (_positive, "a number > 0"),
     "calls": (_count, "an integer > 0"),

@@ -74,7 +74,7 @@ def test_the_nodes_are_a_minimum() -> None:
     """The denoised ends of the seen draws get no nearer by any node that moves a little."""
     process = PROCESSES["VP"]
     x = process.prior((256, 2), seed=0, dtype=torch.float64)
-    search = Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x)
+    search = Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x, sd.Range(1.0))
     assert torch.equal(torch.cat([search.seen.x, search.held.x]), x)  # those that judge are not those that were fitted
     start = search._pieces(search.default().ts)
     z = search.refined(start, lambda: None)
@@ -114,7 +114,7 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
     draws = torch.zeros(4, 2, dtype=torch.float64)
     draws[::2] = 1
     steps = 7 if denoise else 8
-    search = Search(flow(process), "ddim", {}, steps, denoise, draws, draws)
+    search = Search(flow(process), "ddim", {}, steps, denoise, draws, draws, sd.Range(1.0))
     pieces = torch.tensor(z, dtype=torch.float64)
     grid = search.grid(pieces)
     assert len(grid) == steps and grid.ts[0] <= p.T and grid.ts[-1] >= p.eps and grid.ts[0] > grid.ts[-1]
@@ -127,7 +127,7 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
 def test_no_search_ends_in_a_grid_that_is_refused(method: str, denoise: bool) -> None:
     """A step of Gauss-Newton may ask for any pieces: those of a method that divides by its steps stay within what it takes."""
     x = PROCESSES["VP"].prior((16, 2), seed=0)
-    search = Search(flow(), method, {}, 6, denoise, x, x)
+    search = Search(flow(), method, {}, 6, denoise, x, x, sd.Range(1.0))
     for thin in (1, 2, 6, slice(2, 4), slice(1, 6)):
         z = torch.zeros(7 + denoise, dtype=torch.float64)
         z[thin] = -20.0
@@ -171,7 +171,7 @@ def test_what_is_kept_is_best_for_the_held_back_half() -> None:
     torch.manual_seed(0)
     problem, x = flow(), PROCESSES["VP"].prior((8, 2), seed=3, dtype=torch.float64)
     ends = sd.solve(problem, x, "tsit5", denoise=True).x
-    search, path = Search(problem, "ddim", {}, 5, True, x, ends), list[tuple[float, Tensor]]()
+    search, path = Search(problem, "ddim", {}, 5, True, x, ends, sd.Range.of(ends, directions=0)), list[tuple[float, Tensor]]()
     cost = search.cost
     search.cost = lambda z, part: path.append((cost(z, part), z)) or path[-1][0]  # type: ignore[method-assign]
     found = search.refined(next(search.candidates()), lambda: None)
@@ -198,6 +198,26 @@ def test_a_grid_that_was_saved(tmp_path: Path) -> None:
     assert sd.solve(flow(), x, loaded.method, grid=loaded).nfe == loaded.nfe == 5
 
 
+def test_with_the_data_s_moments_it_starts_from_these(tmp_path: Path) -> None:
+    """In 64 dimensions with strong directions: nearer than from the mean and standard deviation, and the same from its file."""
+    law, p = exam.mixture_64d(), PROCESSES["VP"]
+    problem, data = p.probability_flow(law.score(p)), sd.Range.of(law.sample(8192, seed=9), directions=8)
+    plain, directed = (sd.optimize_grid(problem, "unipc", nfe=5, shape=(64,), data=given) for given in (None, data))
+    x = p.prior((1000, 64), seed=77)
+    ends = sd.solve(problem, x, "tsit5", rtol=1e-5, atol=1e-5, denoise=True).x
+
+    def error(grid: sd.OptimisedGrid) -> float:
+        return float((sd.solve(problem, x, "unipc", grid=grid).x - ends).norm(dim=1).median())
+
+    assert error(plain) > 1.2 * error(directed)
+    assert plain.directions == () and len(directed.directions) == 8
+    t = directed.ts[0]
+    assert torch.allclose(directed.start(p, x, t), data.start(p, x, t), rtol=1e-4, atol=1e-4)
+    assert sd.OptimisedGrid.load(directed.save(tmp_path / "grid.json")) == directed
+    with pytest.raises(ValueError, match="samples of 64 numbers and x has 2"):
+        sd.solve(p.probability_flow(lambda x, t: -x), torch.zeros(1, 2), "unipc", grid=directed)
+
+
 def changed(**entries: Any) -> Callable[[dict[str, Any]], str]:
     return lambda content: json.dumps({**content, **entries})
 
@@ -207,7 +227,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "deep": (lambda c: "[" * 100_000, "is not JSON"),
     "NaN": (lambda c: json.dumps({**c, "ts": [1.0, float("nan")]}), "NaN is not a JSON number"),
     "a list": (lambda c: "[]", "holds a list; expected the entries"),
-    "another format": (changed(format="pickle"), 'and "format": "sdesolve.OptimisedGrid/1", as OptimisedGrid.save'),
+    "another format": (changed(format="pickle"), 'and "format": "sdesolve.OptimisedGrid/2", as OptimisedGrid.save'),
     "an entry more": (changed(code="import os"), "holds baseline, calls, code, .*; expected the entries baseline, calls, data_mean"),
     "an entry less": (lambda c: json.dumps({k: v for k, v in c.items() if k != "nfe"}), "holds baseline, .*method, options, .*; expected the entries .*method, nfe, options"),
     "times as text": (changed(ts=["1.0", "0.5"]), "ts = "),
@@ -216,6 +236,8 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "a time of zero": (changed(ts=[0.9, 0.0]), "ts = "),
     "no width": (changed(data_std=0.0), "data_std = 0.0; expected a number > 0"),
     "a mean of text": (changed(data_mean=["0"]), "data_mean = "),
+    "directions of text": (changed(directions=["0"]), "directions = .*expected lists of numbers, of one length"),
+    "directions of two lengths": (changed(directions=[[1.0, 2.0], [1.0]]), "directions = .*of one length"),
     "a truth value for a number": (changed(nfe=True), "nfe = True"),
     "an infinite error": (lambda c: json.dumps({**c, "error": 1}).replace('"error": 1', '"error": 1e999'), "error = inf"),
     "a time beyond the floats": (changed(ts=[10**400, 1]), "ts = .*expected falling"),
@@ -240,8 +262,8 @@ def test_a_file_is_trusted_with_nothing(case: str, tmp_path: Path) -> None:
 def test_a_file_that_is_none_or_too_large(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a file"):
         sd.OptimisedGrid.load(tmp_path)
-    (tmp_path / "large").write_bytes(b" " * ((1 << 23) + 1))
-    with pytest.raises(ValueError, match="at most 8388608 bytes"):
+    (tmp_path / "large").write_bytes(b" " * ((1 << 24) + 1))
+    with pytest.raises(ValueError, match="at most 16777216 bytes"):
         sd.OptimisedGrid.load(tmp_path / "large")
 
 
@@ -277,6 +299,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a tolerance of text": (search(problem=UNTOUCHED, tolerance="a"), "tolerance='a' in torch.float32; expected a number"),
     "a precision below the tolerance": (search(problem=UNTOUCHED, dtype=torch.float16), "tolerance=0.0001 in torch.float16; .* as in tolerance=0.002"),
     "denoise a word": (search(problem=UNTOUCHED, denoise="no"), "denoise='no'; expected True"),
+    "data that are images": (search(problem=UNTOUCHED, data=torch.zeros(8, 2)), "data is a Tensor; expected their moments, as in data=sd.Range.of"),
+    "data of another shape": (search(problem=UNTOUCHED, data=sd.Range(1.0, directions=torch.eye(3)[:1])), r"directions have shape \(1, 3\)"),
     "another process": (solved(problem=flow("VE")), "was optimised for VPSDE"),
     "another shape": (solved(x=torch.ones(2, 5)), "samples of 2 numbers and x has 5"),
     "an interval besides": (solved(interval=(1.0, 0.1)), "leave interval out"),

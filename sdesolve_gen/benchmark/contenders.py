@@ -124,7 +124,8 @@ def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.
     file = problem.cache / f"grid-{'-'.join(map(str, (problem.name, method, *options.values(), budget)))}.json"
     if not file.is_file():
         assert problem.trajectories is not None
-        found = sd.optimize_grid(flow_of(problem), method, nfe=budget, shape=problem.event, samples=problem.trajectories, seed=2**33, device=problem.device, **options)
+        size: dict[str, Any] = {"shape": problem.event, "samples": problem.trajectories, "seed": 2**33, "device": problem.device}
+        found = sd.optimize_grid(flow_of(problem), method, nfe=budget, data=span(problem), **size, **options)
         file.parent.mkdir(parents=True, exist_ok=True)
         found.save(file)
     return sd.OptimisedGrid.load(file)
