@@ -158,6 +158,34 @@ def test_the_pseudo_inverse_of_noise(operator, rtol):
     assert float((operator.pinv(y.float()).flatten(1) - expected).norm()) < rtol * float(expected.norm())
 
 
+def test_what_has_a_solution_is_found_in_as_many_steps_as_singular_values():
+    operator, calls = Written([[1.0, 2, 0], [3, 1, 0], [0, 1, 1]]), []
+    forward = operator.forward
+    operator.forward = lambda x: calls.append(1) or forward(x)
+    torch.testing.assert_close(operator.pinv(torch.tensor([[3.0, 4.0, 2.0]])), torch.ones(1, 3))
+    assert len(calls) <= 5
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        ops.Matrix((48,), randn(9, 3) @ randn(3, 48, seed=1)),
+        ops.Separable((1, 6, 8), randn(5, 2) @ randn(2, 6, seed=1), torch.eye(8)),
+        ops.Blur((1, 9, 9), torch.ones(1, 3) / 3),
+    ],
+    ids=["matrix", "separable", "blur"],
+)
+def test_singular_values_of_zero_are_no_numbers(operator):
+    """A rounding for a singular value, under little noise: what lies along it is outside the range of A."""
+    a = written_out(operator)
+    left, s, right = torch.linalg.svd(a, full_matrices=False)
+    assert float(s[-1]) < 1e-12 * float(s[0])
+    y = randn(2, *operator.measured)
+    expected = y.flatten(1) @ left * torch.where(s > 1e-12 * s[0], s / (1e-10 + s**2), 0.0) @ right
+    solved = operator.adjoint(operator.gram_solve(y.float(), 1e-10, 1.0)).flatten(1).double()
+    assert float((solved - expected).norm()) < 2e-5 * float(expected.norm())
+
+
 def test_conjugate_gradients_stand_still_in_the_null_space():
     matrix = torch.tensor([[1.0, 1, 2], [1, 1, 2], [2, 2, 4]])
     found = conjugate_gradients(lambda v: v @ matrix, torch.tensor([[1.0, 1.2, 2.1], [1.0, 1.0, 2.0], [0.0, 2.0, -1.0]]))
