@@ -215,13 +215,13 @@ class Model:
 
         Arguments:
             gray: (n, 1, H, W), or three equal channels; floats in the data range, or integers 0..levels - 1.
-            weights: (3,) of red, green and blue in the luminance; default Rec. 601.
-            noise_std: standard deviation of noise on the luminance, in the units of the data range.
+            weights: (3,) of red, green and blue in the luminance, whatever their sum, which is not 0; default Rec. 601.
+            noise_std: standard deviation of noise on the gray images, in the units of the data range.
             noise, peak: as for :meth:`restore`.
             options: of :meth:`restore`.
 
         Raises:
-            ValueError: a model without three channels; three different channels; images of another shape or range; bad options.
+            ValueError: a model without three channels; three different channels; weights that sum to 0; images of another shape or range; bad options.
         """
         return colorize(self, gray, weights=weights, noise_std=noise_std, noise=noise, peak=peak, **options)
 

@@ -111,14 +111,18 @@ def colorize(
         gray = gray[:, :1]
     y = pictures_of(model, "gray", gray, operator.measured)
     _check_values(model, "gray", y, spread(model, noise_std, noise, peak))
-    return restore(model, y * float(operator.weights.sum()), operator, noise_std, noise=noise, peak=peak, **options)
+    return restore(model, y, operator, noise_std, noise=noise, peak=peak, **options)
 
 
 def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
-    """What a gray image is of the images of a model of colour images."""
+    """What a gray image is of the images of a model of colour images: the weights are divided by their sum, so that it and its noise are in the units of the data range."""
     if model.shape[0] != 3:
         raise ValueError(f"the model {model.card['name']} makes images {model.shape}; expected one of 3 channels, whose colours can be drawn.")
-    return Gray(model.shape, weights)
+    gray = Gray(model.shape, weights)
+    total = float(gray.weights.sum())
+    if abs(total) < 1e-6 * gray.length:
+        raise ValueError(f"weights={tuple(weights)} sum to 0, and no luminance has them; expected a sum that is not 0, as in {LUMA}.")
+    return Gray(model.shape, (gray.weights / total).tolist())
 
 
 @torch.no_grad()
