@@ -260,6 +260,9 @@ class Model:
         Raises:
             ValueError, TypeError: before the first network call: y of another shape or in other units than the data, noise_std < 0, an operator that is not linear or
                 whose adjoint is not its adjoint, unknown names, bad options.
+
+        Warns:
+            SolveWarning: pixels that look like those of a picture in [0, 1] where the data lie in [-1, 1]; draws that are far from y, or did not arrive.
         """
         return restore(self, y, operator, noise_std, method, **options)
 
