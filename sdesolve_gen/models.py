@@ -250,7 +250,9 @@ class Model:
             sampler: what solves, a name out of ``sdesolve.methods()`` or a stepper, with ``steps`` and its other options.
             method_options: options of the conditioning method by name, where the solver has one of the same: ``{"steps": 1000}`` is the published rule of "dps",
                 in so many equal steps of ``euler_maruyama``; with it, all ``options`` are the solver's.
-            seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`; draw d of image i is the same whatever stands beside it.
+            seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`.  Draw d of image i has noise of its own, and is the same whatever stands beside
+                it but for the network's rounding, whose order of sums depends on the batch.  "mmps", and "pigdm" where steps are chosen by a tolerance,
+                amplify that: there another draw of the same law may come out.
             options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.  ``prior_std`` of "pigdm" and
                 ``data_std`` of "smc" are :attr:`data_std` unless they are given.
 
