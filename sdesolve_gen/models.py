@@ -219,13 +219,13 @@ class Model:
 
         Arguments:
             gray: (n, 1, H, W), or three equal channels; floats in the data range, or integers 0..levels - 1.
-            weights: (3,) of red, green and blue in the luminance; default Rec. 601.
-            noise_std: standard deviation of noise on the luminance, in the units of the data range.
+            weights: (3,) of red, green and blue in the luminance, whatever their sum, which is not 0; default Rec. 601.
+            noise_std: standard deviation of noise on the gray images, in the units of the data range.
             noise, peak: as for :meth:`restore`.
             options: of :meth:`restore`.
 
         Raises:
-            ValueError: a model without three channels; three different channels; images of another shape or range; bad options.
+            ValueError: a model without three channels; three different channels; weights that sum to 0; images of another shape or range; bad options.
         """
         return colorize(self, gray, weights=weights, noise_std=noise_std, noise=noise, peak=peak, **options)
 
@@ -254,7 +254,9 @@ class Model:
             sampler: what solves, a name out of ``sdesolve.methods()`` or a stepper, with ``steps`` and its other options.
             method_options: options of the conditioning method by name, where the solver has one of the same: ``{"steps": 1000}`` is the published rule of "dps",
                 in so many equal steps of ``euler_maruyama``; with it, all ``options`` are the solver's.
-            seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`; draw d of image i is the same whatever stands beside it.
+            seed, sample_ids, batch_size, denoise, progress: as for :meth:`sample`.  Draw d of image i has noise of its own, and is the same whatever stands beside
+                it but for the network's rounding, whose order of sums depends on the batch.  "mmps", and "pigdm" where steps are chosen by a tolerance,
+                amplify that: there another draw of the same law may come out.
             options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.  ``prior_std`` of "pigdm" and
                 ``data_std`` of "smc" are :attr:`data_std` unless they are given.
 
@@ -264,6 +266,9 @@ class Model:
         Raises:
             ValueError, TypeError: before the first network call: y of another shape or in other units than the data, noise_std < 0, an operator that is not linear or
                 whose adjoint is not its adjoint, unknown names, bad options.
+
+        Warns:
+            SolveWarning: pixels that look like those of a picture in [0, 1] where the data lie in [-1, 1]; draws that are far from y, or did not arrive.
         """
         return restore(self, y, operator, noise_std, method, **options)
 
