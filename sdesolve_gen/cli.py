@@ -129,7 +129,7 @@ def sample_command(
 def benchmark_command(
     quick: Annotated[bool, typer.Option("--quick/--full", help="A few problems and budgets (under 3 minutes on 2 cores), or all of them (hours).")] = True,
     problems: Annotated[str | None, typer.Option(metavar="NAMES", help=f"Of: {', '.join(PROBLEMS)}; separated by commas.")] = None,
-    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="Ours, separated by commas; any method of `sample` will do.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help='Ours, separated by commas: labels, as "deis, optimised", or methods of `sample`.')] = None,
     budgets: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Network calls, separated by commas.")] = None,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Run diffusers, k-diffusion, azula, torchsde, torchdiffeq beside ours.")] = True,
     seed: Seed = 0,
@@ -162,7 +162,7 @@ def benchmark_command(
     """
     with _told(interrupted=f"what is done stands in {out}/cells.jsonl: the same command goes on from there"):
         plan = benchmark.planned(
-            "quick" if quick else "full", problems=_names(problems), methods=_names(methods), budgets=_numbers("--budgets", budgets),
+            "quick" if quick else "full", problems=_names(problems), methods=_labelled(methods), budgets=_numbers("--budgets", budgets),
             peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier, models=model or [], device=device,
         )  # fmt: skip
         ran = benchmark.run(plan, Path(out) / "cells.jsonl")
@@ -402,6 +402,17 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
 def _names(text: str | None) -> list[str] | None:
     """Names that commas separate."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _labelled(text: str | None) -> list[str] | None:
+    """Labels that commas separate, some of which have a comma of their own: "deis, optimised" is one."""
+    labels: list[str] = []
+    for name in _names(text) or ():
+        if labels and f"{labels[-1]}, {name}" in benchmark.METHODS:
+            labels[-1] += f", {name}"
+        else:
+            labels.append(name)
+    return None if text is None else labels
 
 
 def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:

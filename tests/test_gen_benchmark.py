@@ -348,6 +348,22 @@ def test_the_command_writes_and_tells(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["plan"]["budgets"] == [5, 10]
 
 
+def test_every_label_can_be_asked_for():
+    """One by one, and all of them in one text, with a space after a comma or without."""
+    for label in METHODS:
+        assert cli._labelled(label) == [label]
+    for comma in (",", ", "):
+        assert cli._labelled(comma.join(METHODS).replace(", ", comma)) == list(METHODS)
+    assert cli._labelled("auto, ddim,rk4,") == ["auto", "ddim", "rk4"]
+    assert cli._labelled(None) is None
+
+
+def test_the_command_takes_a_label_with_a_comma(tmp_path):
+    arguments = ("--problems", "ring_2d", "--methods", "deis, optimised, ddim", "--budgets", "100", "--no-peers", "--seeds", 1, "--rows", 8, "--out", tmp_path)
+    assert command(*arguments).exit_code == 0
+    assert list(json.loads((tmp_path / "results.json").read_text())["contenders"]) == ["deis, optimised", "ddim"]
+
+
 def test_a_trained_model_takes_part(tmp_path):
     """Of any process and parameterisation, against its own fine solve, with the features that come with the package."""
     model = tiny_model(name="tiny", process="ve", process_options={"sigma_max": 20.0}, predicts="edm", sigma_data=0.3, shape=[1, 28, 28])
