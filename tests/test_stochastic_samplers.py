@@ -428,6 +428,8 @@ def test_noise_vanishes_continuously(process: str) -> None:
         ("seeds", {"weights": "phi3"}, "weights"),
         ("seeds", {"eta": -1.0}, "eta=-1.0"),
         ("sa_solver", {"predictor_order": 0}, "predictor_order=0"),
+        ("sa_solver", {"predictor_order": 5}, "predictor_order=5; expected 1 to 4"),
+        ("sa_solver", {"corrector_order": 9}, "corrector_order=9; expected 0 to 8"),
         ("sa_solver", {"tau": -0.5}, "tau=-0.5"),
         ("sa_solver", {"tau": "much"}, "tau='much'"),
         ("sa_solver", {"window": (2.0, 1.0)}, "window=\\(2.0, 1.0\\)"),
