@@ -1,7 +1,7 @@
 """Images as one uint8 array in memory, wherever they come from, and their order as a pure function of (seed, epoch).
 
     train.parquet            a column ``image`` of {bytes, path} and, if there is one, ``label``: the Hugging Face layout
-    pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, in the order of their names
+    pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, an empty one too
     picture.png              a picture by itself
     images.npz               ``images``, (n, C, H, W), (n, H, W, C) or (n, H, W) uint8, and, if there is one, ``labels``
     hf:NAME:SPLIT            a data set of the Hugging Face hub, or ``hf:NAME@REVISION:SPLIT`` (package ``datasets``)
@@ -9,6 +9,9 @@
     data/train-*.parquet     a pattern: whatever it fits, in the order of the names
 
 A picture that cannot be decoded is left out, counted, and named in a :class:`DataWarning`.
+
+Classes that have names (folders, the ``ClassLabel`` of a Hugging Face data set) are numbered over all sources: as their data sets number them where all of
+these say the same names in one order, as folders do by alphabet; else by the alphabet of all names.
 """
 
 from __future__ import annotations
@@ -61,12 +64,14 @@ class Data(NamedTuple):
     """The place of each in the source; those that are left out have one too, so that a picture keeps its own whatever befalls the others."""
     skipped: list[str]
     """Names of the pictures that are left out."""
+    classes: tuple[str, ...] | None = None
+    """What the class of each label is called, where the source says it."""
 
     def rows(self, which: slice | Sequence[int]) -> Data:
         """Some of the images, with what belongs to each."""
         places = list(range(len(self.ids)))[which] if isinstance(which, slice) else list(which)
         labels = None if self.labels is None else self.labels[places]
-        return Data(self.images[which], labels, [self.names[i] for i in places], [self.ids[i] for i in places], self.skipped)
+        return Data(self.images[which], labels, [self.names[i] for i in places], [self.ids[i] for i in places], self.skipped, self.classes)
 
     def digest(self, labeled: bool = True) -> str:
         """A hash of the images, and where ``labeled`` of the labels, as they were decoded: the same whatever they are called."""
@@ -101,8 +106,10 @@ class _Source(NamedTuple):
 
     size: int
     labelled: bool
-    rows: Callable[[], Iterator[tuple[str, Any, int]]]
-    """(name, encoded bytes, path or array, label) of each."""
+    rows: Callable[[], Iterator[tuple[str, Any, Any]]]
+    """(name, encoded bytes, path or array, label) of each; labels as they stand there, whatever that is."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes 0, 1, ...; None where labels are numbers only."""
 
 
 def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: bool = False) -> Data:
@@ -115,7 +122,8 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: 
 
     Raises:
         FileNotFoundError: nothing of that name; ImportError: a package that a source needs.
-        ValueError: a source that is of no such kind, no images, images of several sizes, labels in some sources and not in others.
+        ValueError: a source that is of no such kind, or damaged; no images, images of several sizes; labels in some sources and not in others, or with names in
+            some and numbers in others; a label that is no whole number.
     """
     names = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
     if size < 0:
@@ -123,6 +131,9 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: 
     sources = [_opened(path, floats) for name in names for path in _expanded(name)]
     if len({one.labelled for one in sources}) > 1:
         raise ValueError(f"data={names}: some sources have labels and others none; expected labels in all of them or in none.")
+    if len({one.classes is None for one in sources}) > 1:
+        said = next(", ".join(one.classes[:5]) for one in sources if one.classes is not None)
+        raise ValueError(f"data={names}: some sources have classes with names ({said}) and others numbers; expected folders of classes in all of them, or numbers in all.")
     data = _filled(", ".join(names), sources, size)
     if data.skipped:
         shown = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
@@ -184,7 +195,7 @@ def _from_parquet(paths: list[Path]) -> _Source:
             raise ValueError(f"{path} has the columns {files[-1].schema_arrow.names}; expected a column 'image' of {{bytes, path}}.")
     labelled = all("label" in file.schema_arrow.names for file in files)
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for path, file in zip(paths, files, strict=True):
             first = 0
             for batch in file.iter_batches(_ROWS, columns=["image", *(["label"] if labelled else [])]):
@@ -206,14 +217,15 @@ def _from_folder(folder: Path) -> _Source:
             return _from_parquet(tables)
         raise ValueError(f"{folder} holds no pictures; expected files ending in {', '.join(PICTURES)}, or parquet files.")
     tops = [file.relative_to(folder).parts[:-1][:1] for file in files]
-    classes = sorted({top[0] for top in tops if top})
+    empty = {one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")}  # classes too: those of a test set are numbered as in training
+    classes = sorted({top[0] for top in tops if top} | empty)
     labelled = all(tops)  # a picture beside the folders belongs to no class, and then the folders are none
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for file, top in zip(files, tops, strict=True):
             yield str(file.relative_to(folder)), file, classes.index(top[0]) if labelled else 0
 
-    return _Source(len(files), labelled, rows)
+    return _Source(len(files), labelled, rows, tuple(classes) if labelled else None)
 
 
 def _from_npz(path: Path, floats: bool) -> _Source:
@@ -230,9 +242,9 @@ def _from_npz(path: Path, floats: bool) -> _Source:
     if images.ndim == 4 and images.shape[1] <= images.shape[3]:  # of the two, the channels are fewer
         images = images.transpose(0, 2, 3, 1)
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for i, image in enumerate(images):
-            yield f"{path.name}[{i}]", image, 0 if labels is None else int(labels[i])
+            yield f"{path.name}[{i}]", image, 0 if labels is None else labels[i].item()
 
     return _Source(len(images), labels is not None, rows)
 
@@ -252,13 +264,14 @@ def _from_table(table: Any, name: str) -> _Source:
     if image is None:
         raise ValueError(f"{name} has the columns {kinds or 'of several splits'}; expected a single split with a column of images.")
     label = next((column for column, kind in kinds.items() if kind == "ClassLabel" or column == "label"), None)
+    classes = getattr(table.features[label], "names", None) if label else None
     encoded = table.cast_column(image, _datasets("Image")(decode=False))
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for i, row in enumerate(encoded):
             yield f"{name}[{i}]", row[image]["bytes"] or row[image]["path"], row[label] if label else 0
 
-    return _Source(len(table), label is not None, rows)
+    return _Source(len(table), label is not None, rows, tuple(classes) if classes else None)
 
 
 def _datasets(name: str) -> Any:
@@ -279,7 +292,8 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
     named: list[str] = []
     skipped: list[str] = []
     images, labels = np.empty((0, 0, 0, 0), np.uint8), np.zeros(total, np.int64)
-    for number, (name, encoded, label) in enumerate(_rows(sources)):
+    classes = _all_classes(sources)
+    for number, (name, encoded, label) in enumerate(_rows(sources, classes)):
         try:
             picture = _pixels(encoded, size)
         except _Unsupported as error:
@@ -301,18 +315,38 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
         if picture.shape != images.shape[1:] or picture.dtype != images.dtype:
             kinds = f"{images.shape[1]} channels of {images.dtype}, but {name} {picture.shape[0]} of {picture.dtype}"
             raise ValueError(f"{where} holds images of several kinds ({kinds}); expected levels (uint8) in all of them, or floats in all, with the same channels.")
-        images[len(ids)], labels[len(ids)] = picture, label
+        images[len(ids)], labels[len(ids)] = picture, _whole(label, f"{where}: {name}")
         ids.append(number)
         named.append(name)
     if not ids:
         raise ValueError(f"{where} holds no image that can be read ({len(skipped)} cannot); {EXPECTED}.")
     kept = len(ids)
-    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped)
+    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped, classes)
 
 
-def _rows(sources: Iterable[_Source]) -> Iterator[tuple[str, Any, int]]:
+def _all_classes(sources: Sequence[_Source]) -> tuple[str, ...] | None:
+    """The classes of all sources in one order; None where they have no names."""
+    said = {one.classes for one in sources if one.classes is not None}
+    return said.pop() if len(said) == 1 else tuple(sorted(set().union(*said))) or None
+
+
+def _rows(sources: Iterable[_Source], classes: tuple[str, ...] | None) -> Iterator[tuple[str, Any, Any]]:
+    """The rows of all sources, their labels numbered as ``classes`` are; those below 0, which say that there is none, as they are."""
     for source in sources:
-        yield from source.rows()
+        numbers = None if classes is None or source.classes in (None, classes) else [classes.index(name) for name in source.classes]
+        for name, encoded, label in source.rows():
+            yield name, encoded, numbers[label] if numbers is not None and isinstance(label, int) and 0 <= label < len(numbers) else label
+
+
+def _whole(label: Any, where: str) -> int:
+    """A label as a number; raises ValueError where it is none that is whole and of 64 bits."""
+    try:
+        number = int(label)
+        if number == label and -(2**63) <= number < 2**63:
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{where} has the label {label!r}; expected a whole number of 64 bits, from 0 on.")
 
 
 def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.ndarray:

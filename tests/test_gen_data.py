@@ -216,3 +216,62 @@ def test_a_parquet_file_is_read_in_pieces(tmp_path, monkeypatch):
     found = read_data(write_parquet(Path(tmp_path) / "a.parquet", ARRAYS))
     assert torch.equal(found.images, stacked(ARRAYS))
     assert found.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+# -- classes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_classes_of_several_folders_have_one_numbering(tmp_path):
+    """By the names in all of them; a folder without pictures is a class too."""
+    for name in ("dog/0.png", "cat/0.png", "cat/1.png"):
+        folder_of(tmp_path / "A", ARRAYS[:1], [name])
+    folder_of(tmp_path / "B", ARRAYS[:2], ["dog/0.png", "frog/0.png"])
+    both = read_data([tmp_path / "A", tmp_path / "B"])
+    assert both.classes == ("cat", "dog", "frog")
+    assert both.labels.tolist() == [0, 0, 1, 1, 2]
+    assert read_data([tmp_path / "B", tmp_path / "A"]).labels.tolist() == [1, 2, 0, 0, 1]
+    (tmp_path / "B" / "cat").mkdir()
+    (tmp_path / "B" / ".hidden").mkdir()
+    test = read_data(tmp_path / "B")
+    assert (test.classes, test.labels.tolist(), test.rows([1]).classes) == (("cat", "dog", "frog"), [1, 2], ("cat", "dog", "frog"))
+    np.savez(tmp_path / "numbers.npz", images=np.stack(ARRAYS), labels=np.arange(5))
+    assert read_data(tmp_path / "numbers.npz").classes is None
+    with pytest.raises(ValueError, match=r"some sources have classes with names \(cat, dog, frog\) and others numbers; expected folders of classes in all"):
+        read_data([tmp_path / "B", tmp_path / "numbers.npz"])
+
+
+def test_names_of_a_hugging_face_data_set_keep_its_order(tmp_path, monkeypatch):
+    """Unless other sources say others: then those of each go by name, and -1, no label, stays."""
+
+    class Named(Table):
+        def __init__(self, decode=True):
+            super().__init__(decode)
+            self.features["fine_label"].names = ["frog", "cat", "emu"]
+
+        def cast_column(self, column, feature):
+            return Named(False)
+
+        def __iter__(self):
+            yield from ({"img": {"bytes": png(a), "path": None}, "fine_label": i} for i, a in zip((0, 1, -1), ARRAYS, strict=False))
+
+    stub = types.ModuleType("datasets")
+    stub.load_dataset = lambda name, split, revision: Named()
+    stub.Image = lambda decode: ("Image", decode)
+    monkeypatch.setitem(sys.modules, "datasets", stub)
+    alone = read_data(["hf:a:train", "hf:b:train"])
+    assert (alone.classes, alone.labels.tolist()) == (("frog", "cat", "emu"), [0, 1, -1, 0, 1, -1])
+    both = read_data([folder_of(tmp_path, ARRAYS[:2], ["dog/0.png", "frog/0.png"]), "hf:a:train"])
+    assert (both.classes, both.labels.tolist()) == (("cat", "dog", "emu", "frog"), [1, 3, 3, 0, -1])
+
+
+@pytest.mark.parametrize("labels", [[0.0, 0.5], [0, None], np.array([0, 2**63], np.uint64), ["0", "cat"], [0.0, np.inf]], ids=str)
+def test_a_label_that_is_no_whole_number_is_refused(tmp_path, labels):
+    rows = [{"bytes": png(a), "path": ""} for a in GREY[:2]]
+    parquet.write_table(pa.table({"image": rows, "label": labels}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet\[[01]\] has the label .*; expected a whole number of 64 bits"):
+        read_data(tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"image": rows, "label": [0.0, 3.0]}), tmp_path / "a.parquet")
+    assert read_data(tmp_path / "a.parquet").labels.tolist() == [0, 3]
+    np.savez(tmp_path / "a.npz", images=np.stack(GREY[:1]), labels=np.array([2**63], np.uint64))
+    with pytest.raises(ValueError, match=r"a.npz\[0\] has the label 9223372036854775808"):
+        read_data(tmp_path / "a.npz")

@@ -107,9 +107,9 @@ def planned(
     return Plan(model, reference, tuple(dict.fromkeys(metrics)), count, parts, together, draw, network, likely, told, chosen)
 
 
-def _own(reference: Data | Gaussian) -> Tensor | None:
-    """The labels of the data, where they have them."""
-    return reference.labels if isinstance(reference, Data) else None
+def _own(reference: Data | Gaussian) -> Data | None:
+    """The data, where they are not moments."""
+    return reference if isinstance(reference, Data) else None
 
 
 def _reference(data: Any, model: Model, size: int, metrics: Sequence[str]) -> Data | Gaussian:
@@ -163,7 +163,7 @@ def _likelihood(
     if not isinstance(images, Data):
         raise ValueError("bits/dim are of images, and the reference are moments; expected likelihood={'data': ...} beside it.")
     images = images.rows(slice(n))
-    return images, labels_of(model, options.get("labels"), images.labels, len(images.ids), "bits/dim labels"), {"seed": seed, **options}
+    return images, labels_of(model, options.get("labels"), images, len(images.ids), "bits/dim labels"), {"seed": seed, **options}
 
 
 def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Data | Gaussian) -> None:

@@ -30,6 +30,7 @@ import sdesolve as sd
 from sdesolve.noise import check_seed
 from sdesolve.solution import Status
 
+from ..class_conditional import own_labels
 from ..data import Data
 from ..images import to_uint8
 from ..likelihoods import measure
@@ -120,7 +121,7 @@ def _jobs(plan: Plan, out: Path, cache: Path) -> dict[str, Job]:
     jobs: dict[str, Job] = {}
     drawn = {**of, **plan.draw}
     if plan.draw.get("labels") == "data":
-        drawn["shares"] = digest({"labels": plan.reference.labels.sort().values})  # type: ignore[union-attr]
+        drawn["shares"] = digest({"labels": own_labels(model, plan.reference).sort().values})  # type: ignore[arg-type, union-attr]
     if plan.draws:
         samples = jobs["samples"] = Job(out / "samples", drawn, plan.n, plan.batch_size, lambda span: _drawn(plan, span))
     if plan.features is not None:
