@@ -1,6 +1,6 @@
 """Images as one uint8 array in memory, wherever they come from, and their order as a pure function of (seed, epoch).
 
-    train.parquet            a column ``image`` of {bytes, path} and, if there is one, ``label``: the Hugging Face layout
+    train.parquet            a column ``image`` of {bytes, path} or bytes and, if there is one, ``label``: the Hugging Face layout
     pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, an empty one too
     picture.png              a picture by itself
     images.npz               ``images``, (n, C, H, W), (n, H, W, C) or (n, H, W) uint8, and, if there is one, ``labels``
@@ -8,7 +8,7 @@
     saved/                   a folder that ``datasets.save_to_disk`` wrote, or one that holds parquet files
     data/train-*.parquet     a pattern: whatever it fits, in the order of the names
 
-A picture that cannot be decoded is left out, counted, and named in a :class:`DataWarning`.
+A picture that cannot be decoded is left out, counted, and named in a :class:`DataWarning`; one of 16 bits a pixel becomes one of 8.
 
 Classes that have names (folders, the ``ClassLabel`` of a Hugging Face data set) are numbered over all sources: as their data sets number them where all of
 these say the same names in one order, as folders do by alphabet; else by the alphabet of all names.
@@ -21,30 +21,33 @@ import hashlib
 import importlib
 import io
 import struct
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
 from PIL import Image, ImageOps
-from pyarrow import ArrowException
 from torch import Tensor
 
 from ._memory import check_room
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-EXPECTED = "expected a parquet file with a column 'image' of {bytes, path}, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
+EXPECTED = "expected a parquet file with a column 'image' of {bytes, path} or bytes, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error, EOFError, Image.DecompressionBombError)  # what decoders raise
+UNREADABLE = (*_DAMAGED, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, pa.ArrowException)  # what readers of files raise
 _ROWS = 1024  # of a parquet file in memory at once
 _SMALLER = "a smaller size, as in size=64 (--size 64), or fewer images"
 
 
 class _Unsupported(Exception):
-    """A whole picture of a kind that cannot be made 8 bits a channel."""
+    """A whole picture of a kind that is not taken; the message goes on with what is expected."""
 
 
 class DataWarning(UserWarning):
@@ -153,6 +156,12 @@ def check_shape(data: Data, shape: Sequence[int]) -> Data:
     return data
 
 
+def open_npz(path: str | Path) -> Any:
+    """The arrays of an npz file, none of them read yet; raises one of ``UNREADABLE``, here and when they are read."""
+    with zipfile.ZipFile(path):  # np.load takes a single array under that name, and returns another thing
+        return np.load(path, allow_pickle=False)
+
+
 def scaled(images: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1], the middle of each of the 256 bins."""
     return (images.float() + 0.5) / 128 - 1
@@ -189,22 +198,40 @@ def _from_parquet(paths: list[Path]) -> _Source:
     for path in paths:
         try:
             files.append(parquet.ParquetFile(path))
-        except (ArrowException, OSError) as error:
+            schema = files[-1].schema_arrow
+        except UNREADABLE as error:
             raise ValueError(f"{path} is not a parquet file ({error}); {EXPECTED}.") from error
-        if "image" not in files[-1].schema_arrow.names:
-            raise ValueError(f"{path} has the columns {files[-1].schema_arrow.names}; expected a column 'image' of {{bytes, path}}.")
+        if "image" not in schema.names:
+            raise ValueError(f"{path} has the columns {schema.names}; expected a column 'image' of {{bytes, path}} or bytes.")
+        kind = schema.field("image").type
+        if not _binary(kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind):
+            raise ValueError(f"{path} has a column 'image' of {kind}; expected {{bytes, path}} or bytes, of a PNG or another picture.")
     labelled = all("label" in file.schema_arrow.names for file in files)
 
     def rows() -> Iterator[tuple[str, Any, Any]]:
         for path, file in zip(paths, files, strict=True):
             first = 0
-            for batch in file.iter_batches(_ROWS, columns=["image", *(["label"] if labelled else [])]):
-                table = batch.to_pydict()
+            batches = file.iter_batches(_ROWS, columns=["image", *(["label"] if labelled else [])])
+            while (table := _next_table(batches, path, first)) is not None:
                 for i, image in enumerate(table["image"]):
-                    yield f"{path.name}[{first + i}]", (image or {}).get("bytes"), table["label"][i] if labelled else 0
-                first += len(batch)
+                    encoded = image.get("bytes") if isinstance(image, dict) else image
+                    yield f"{path.name}[{first + i}]", encoded, table["label"][i] if labelled else 0
+                first += len(table["image"])
 
     return _Source(sum(file.metadata.num_rows for file in files), labelled, rows)
+
+
+def _binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _next_table(batches: Iterator[Any], path: Path, first: int) -> dict[str, list[Any]] | None:
+    """The next rows, of which ``first`` is the first; None after the last.  Raises ValueError where they cannot be read."""
+    try:
+        batch = next(batches, None)
+        return None if batch is None else batch.to_pydict()
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged, its rows cannot be read from {first} on ({error}); expected a whole parquet file.") from error
 
 
 def _from_folder(folder: Path) -> _Source:
@@ -230,13 +257,15 @@ def _from_folder(folder: Path) -> _Source:
 
 def _from_npz(path: Path, floats: bool) -> _Source:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             images, labels = file["images"], file.get("labels")
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no npz file with an array 'images' ({error}); expected what `sample` writes, or np.savez(path, images=...).") from error
     if images.ndim not in (3, 4) or images.dtype not in (np.uint8, *((np.float32, np.float64) if floats else ())):
         kinds = "uint8 or floats in the model's data range" if floats else "uint8"
         raise ValueError(f"{path}: images are {images.shape} {images.dtype}; expected (n, C, H, W), (n, H, W, C) or (n, H, W), {kinds}.")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"{path}: images are {images.shape}, without a pixel; expected (n, C, H, W), (n, H, W, C) or (n, H, W).")
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise ValueError(f"{path}: labels are {labels.shape} {labels.dtype}; expected {len(images)} integers.")
     if images.ndim == 4 and images.shape[1] <= images.shape[3]:  # of the two, the channels are fewer
@@ -297,7 +326,7 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
         try:
             picture = _pixels(encoded, size)
         except _Unsupported as error:
-            raise ValueError(f"{where}: {name} has {error}; expected 8 bits a channel (uint8).") from error
+            raise ValueError(f"{where}: {name} has {error}.") from error
         except _DAMAGED:
             skipped.append(name)
             continue
@@ -355,18 +384,22 @@ def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.nd
         array = np.atleast_3d(encoded)
         if array.dtype != np.uint8:
             if size:
-                raise _Unsupported(f"floats, which size={size} does not scale")
+                raise _Unsupported(f"floats, which size={size} does not scale; expected 8 bits a channel (uint8)")
             array = array.astype(np.float32)
         if not size:
             return array.transpose(2, 0, 1)
+        if array.shape[2] not in (1, 3):
+            raise _Unsupported(f"the shape {array.shape}, (H, W, C), which size={size} does not scale; expected 1 or 3 channels, or size=0")
         picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
     else:
         if encoded is None:
             raise OSError("no bytes")
         picture = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-        if picture.mode.startswith(("I", "F")):
-            raise _Unsupported(f"mode {picture.mode}")
         ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode.startswith("I;16"):
+            picture = Image.fromarray(((np.asarray(picture, np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+        if picture.mode in ("I", "F"):
+            raise OSError(f"mode {picture.mode}, of which it is not known what is white")
         if picture.mode not in ("L", "RGB"):
             picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
     if size:

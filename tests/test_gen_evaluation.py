@@ -238,6 +238,27 @@ def test_a_damaged_chunk_is_made_again(model, data, whole, tmp_path, damage):
     assert torch.equal(images_of(tmp_path)[1], images_of(whole[0])[1])
 
 
+@pytest.mark.parametrize(("text", "why"), [("{", "Expecting property name"), ("", "Expecting value"), ("[]", "a JSON list"), ("\0", "Expecting value")])
+def test_damaged_settings_are_one_error_that_names_them(tmp_path, text, why):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"settings.json cannot be read \(.*{why}.*\); expected the settings .*: remove .*, or choose another out="):
+        Job(tmp_path, {}, 8, 4, lambda span: {})
+
+
+@pytest.mark.parametrize("damage", ["compressed", "one array"])
+def test_a_damaged_reference_is_one_error_that_names_it(model, tmp_path, damage):
+    path = tmp_path / "reference.npz"
+    np.savez_compressed(path, mu=np.arange(999.0), sigma=np.arange(999.0))
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+    if damage == "one array":
+        np.save(tmp_path / "a.npy", np.zeros(3))
+        (tmp_path / "a.npy").rename(path)
+    with pytest.raises(ValueError, match=r"reference.npz is no npz file with an array 'images'"):
+        evaluate(model, path, None)
+
+
 def test_another_run_is_not_mixed_in(model, data, tmp_path):
     evaluate(model, data, tmp_path)
     with pytest.raises(ValueError, match=r"made with other settings.*seed: 0 there, 1 here"):
