@@ -257,7 +257,7 @@ def likelihood_command(
         torch.backends.cudnn.allow_tf32 = False  # step control would take TF32's rounding of 1e-3 for an error of the step
         loaded = load(model, device)
         images = read_for(loaded, data, size).rows(slice(n))
-        told = labels_of(loaded, word(labels), images.labels, len(images.ids), "--labels")
+        told = labels_of(loaded, word(labels), images, len(images.ids), "--labels")
         options: dict[str, Any] = {"probes": probes, "rtol": rtol, "atol": atol, "eps": eps, "bound": bound, "seed": seed}
         source = {"data": one_or_more(data), "size": size, "images": len(images.names), "digest": images.digest(), "skipped": images.skipped, "labels": labels}
         table = Table(out, {"model": loaded.card["name"], "sha256": loaded.card.get("sha256"), **source, **options}, overwrite)
