@@ -15,8 +15,8 @@ import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.files import sha256
 from sdesolve_gen.data import read_data
-from sdesolve_gen.networks import NETWORKS, UNet
-from sdesolve_gen.training import TrainConfig, loop
+from sdesolve_gen.networks import NETWORKS, UNet, execution
+from sdesolve_gen.training import TrainConfig, fitting, loop
 from sdesolve_gen.training.batches import Ahead, draw_batch
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
 from sdesolve_gen.training.journal import take_back
@@ -432,6 +432,41 @@ def test_gradients_are_clipped(data, tmp_path, monkeypatch):
     gen.train(tiny_config(data, tmp_path, clip=0.01), progress=False)
     assert norms == pytest.approx([0.01] * 6, rel=1e-3)
     assert all(line["norm"] > 0.02 for line in lines(tmp_path))  # what is logged is the norm before
+
+
+def test_blocks_that_are_computed_twice_change_no_weight(data, tmp_path, monkeypatch):
+    """Dropout too, and a run may take to it on the way, when memory turns out to be short."""
+    dropping = {"network_name": "NCSNpp", "network": {"width": 8, "multipliers": [1], "blocks": 1, "embedding": "positional", "scale_by_sigma": False, "dropout": 0.3}}
+    plain = gen.train(tiny_config(data, tmp_path / "a", steps=2, decay=3, **dropping), progress=False)
+    twice, recomputed = [], execution.checkpoint
+    monkeypatch.setattr(execution, "checkpoint", lambda *rest, **options: twice.append(1) or recomputed(*rest, **options))
+    once = gen.train(tiny_config(data, tmp_path / "b", steps=2, decay=3, checkpoint=True, **dropping), progress=False)
+    assert same(weights(plain), weights(once)) and len(twice) > 8
+    assert not any(block.checkpoint for block in once.network.modules() if isinstance(block, execution.Block))  # the model itself is as any other
+
+
+def test_blocks_of_the_sliced_loss_are_computed_twice_too(data, tmp_path):
+    """Whose attention has a kernel of its own, in the second forward pass as in the first."""
+    config = partial(tiny_config, data, loss="sliced", weight="sigma2", steps=2)
+    plain, once = (gen.train(config(tmp_path / str(c), checkpoint=c), progress=False) for c in (False, True))
+    assert same(weights(plain), weights(once))
+
+
+def test_a_run_may_take_to_checkpoints_on_the_way(data, tmp_path):
+    straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        update = loop._Run.update
+        patch.setattr(loop._Run, "update", lambda run, batch: update(run, batch) if run.step < 3 else die())
+        gen.train(tiny_config(data, tmp_path / "b"), progress=False)
+    assert same(weights(straight), weights(gen.train(tiny_config(data, tmp_path / "b", checkpoint=True), progress=False)))
+
+
+def test_a_network_without_blocks_cannot_compute_them_twice(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "Plain", type("Plain", (nn.Identity,), {"__init__": lambda self, channels: nn.Identity.__init__(self), "forward": lambda self, x, time: x}))
+    with pytest.raises(ValueError, match=r"checkpoint=True: the network network_name='Plain' has no blocks.*--set checkpoint=false"):
+        gen.train(tiny_config(data, tmp_path, network_name="Plain", network={}, checkpoint=True), progress=False)
+    small = {"model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    fitting.make_network(tiny_config(data, tmp_path, network_name="EDMUNet", network=small, checkpoint=True), (1, 8, 8))
 
 
 @pytest.mark.slow

@@ -49,6 +49,8 @@ class TrainConfig:
         precision: "fp32", or "bf16" or "fp16" (autocast; weights stay float32).  With "fp16" the loss is scaled, so that small gradients are not lost; a
             scale that is too large makes gradients infinite, and the update is skipped, counted, and the scale halved.
         compile: run the network through torch.compile.
+        checkpoint: activation checkpoints, as in :class:`sdesolve_gen.networks.Execution`: the blocks of the network are computed twice, which needs
+            less memory, a third more time, and gives the same gradients.
         channels_last: memory layout of the network: True suits the networks here, and GPUs in half precision; others may be faster without.
         patience: so many updates in a row that are not finite end the run; fewer are skipped and counted.
         save_every, keep: updates between checkpoints, and how many of them are kept.
@@ -93,6 +95,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "bf16"
     compile: bool = False
+    checkpoint: bool = False
     channels_last: bool = True
     patience: int = 20
     save_every: int = 500
@@ -132,11 +135,11 @@ class TrainConfig:
         return values
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs the same run, with the content of data and init: not the folders, which may move, nor what is written how often."""
+        """What makes two runs the same run, with the content of data and init: not the folders, which may move, nor what is written how often or kept in memory."""
         return {name: value for name, value in self.for_card().items() if name not in _BESIDE}
 
 
-_BESIDE = ("patience", "save_every", "keep", "log_every", "sample_every", "samples", "tensorboard")
+_BESIDE = ("checkpoint", "patience", "save_every", "keep", "log_every", "sample_every", "samples", "tensorboard")
 
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:

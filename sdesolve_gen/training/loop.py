@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
 import sdesolve as sd
@@ -28,7 +29,7 @@ from .._versions import versions
 from ..data import Data, read_data
 from ..images import grid, to_uint8, write_png
 from ..models import Model
-from ..networks.execution import PRECISIONS
+from ..networks.execution import PRECISIONS, Execution
 from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
@@ -98,11 +99,11 @@ class _Run:
         self.step = self.skipped = self.in_a_row = 0
         torch.manual_seed(config.seed)  # initial weights
         self.network = make_network(config, self.shape)
-        if config.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        Execution(channels_last=config.channels_last)(self.network)
         self.origin = origin(config, data, start_from(self.network, config, self.shape) if config.init else None)
         self.network.to(accelerator.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._towards)
+        Execution(channels_last=config.channels_last, checkpoint=config.checkpoint)(self.network)  # which stays as it is, and so does the average
         self.optimiser = torch.optim.Adam(self.network.parameters())
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")  # of the loss, whose gradients float16 would lose
         self.forward = accelerator.prepare_model(self.network)
@@ -191,7 +192,8 @@ class _Run:
         for part in range(c.accumulate):
             first = (part * world + self.accelerator.process_index) * size
             together = self.accelerator.no_sync(self.forward) if part < c.accumulate - 1 else contextlib.nullcontext()
-            with together, _in_half_precision(c.precision, self.accelerator.device):
+            kernels = sdpa_kernel(SDPBackend.MATH) if c.loss == "sliced" else contextlib.nullcontext()  # for blocks that are computed on the way back, too
+            with together, kernels, _in_half_precision(c.precision, self.accelerator.device):
                 share = self._loss(batch.part(slice(first, first + size), self.accelerator.device), first) / c.accumulate
                 self.scaler.scale(share).backward()
             loss += share.detach()
