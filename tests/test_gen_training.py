@@ -205,6 +205,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(data, tmp_path, damag
     assert steps_in(tmp_path / "b") == steps_in(tmp_path / "a") == list(range(1, 7))
 
 
+def test_a_damaged_checkpoint_takes_no_other_s_place(data, tmp_path):
+    """Kept by its number, it would outlive every good one, and a run that is killed again would begin where it began before."""
+    gen.train(tiny_config(data, tmp_path, decay=12), progress=False)
+    path = newest(tmp_path).path
+    path.write_bytes(path.read_bytes()[:1000])
+    update = loop._Run.update
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt), pytest.warns(CheckpointWarning, match="is damaged"):
+        patch.setattr(loop._Run, "update", lambda run, batch: update(run, batch) if run.step < 5 else die())
+        gen.train(tiny_config(data, tmp_path, decay=12, save_every=1, keep=1), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path)] == [5] and newest(tmp_path).whole()
+    assert [aside.name for aside in tmp_path.glob("*.damaged")] == [path.name + ".damaged"]
+    gen.train(tiny_config(data, tmp_path, decay=12), progress=False)  # and nothing is said of it again
+    gen.train(tiny_config(data, tmp_path), resume="never", progress=False)
+    assert not list(tmp_path.glob("*.damaged"))
+
+
 def test_where_no_checkpoint_is_whole_nothing_starts_anew_unasked(data, tmp_path):
     gen.train(tiny_config(data, tmp_path), progress=False)
     for checkpoint in checkpoints(tmp_path):

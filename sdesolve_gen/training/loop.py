@@ -32,7 +32,7 @@ from ..models import Model
 from ..networks.execution import PRECISIONS, Execution
 from ..processes import make_process
 from .batches import Ahead, Batch
-from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
+from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, set_aside, sweep
 from .config import TrainConfig
 from .fitting import check_data, check_network, check_out, make_network, options_of, start_from
 from .journal import Journal
@@ -143,7 +143,10 @@ class _Run:
         found = load_checkpoint(self.folder)
         if found:
             self._take_over(*found)
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if found:
+                set_aside(self.folder, found[0])
             write_config(self.folder / "config.yaml", self.config)
 
     def go(self, progress: bool) -> None:
