@@ -140,6 +140,17 @@ def test_resume_never_starts_anew(data, tmp_path):
         gen.train(tiny_config(data, tmp_path), resume="always")
 
 
+def test_a_run_that_starts_anew_leaves_nothing_of_the_one_before(data, tmp_path, monkeypatch):
+    """Killed before its first checkpoint, it would be sampled from the old model."""
+    gen.train(tiny_config(data, tmp_path, sample_every=2), progress=False)
+    (tmp_path / "samples" / "mine.png").write_bytes(b"mine")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "update", lambda run, batch: die())
+        gen.train(tiny_config(data, tmp_path, seed=5), resume="never", progress=False)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [loop.LOCK, "config.yaml", "log.jsonl", "samples/mine.png"]
+    assert lines(tmp_path) == []
+
+
 def test_a_run_starts_from_another_s_weights(data, tmp_path):
     first = gen.train(tiny_config(data, tmp_path / "first"), progress=False)
     again = gen.train(tiny_config(data, tmp_path / "again", init=str(tmp_path / "first"), learning_rate=1e-30), progress=False)
@@ -555,8 +566,22 @@ def test_dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
         gen.train(tiny_config(data, tmp_path / "b", network_name="Dropping", decay=9), progress=False)
     torch.manual_seed(7)
     assert same(weights(long), weights(gen.train(tiny_config(data, tmp_path / "b", network_name="Dropping", decay=9), progress=False)))
-    losses = [line["loss"] for line in lines(tmp_path / "a")]
-    assert len(set(losses)) == 6
+
+
+def test_every_part_of_every_update_drops_something_else(data, tmp_path, monkeypatch):
+    masks = []
+
+    class Dropping(UNet):
+        def forward(self, x, time):
+            kept = nn.functional.dropout(torch.ones(64, device=x.device), 0.5, self.training)
+            if self.training and not kept.is_meta:
+                masks.append(tuple(kept.tolist()))
+            return super().forward(x, time) + 0 * kept.sum()
+
+    monkeypatch.setitem(NETWORKS, "Dropping", Dropping)
+    for seed in (0, 1):
+        gen.train(tiny_config(data, tmp_path / str(seed), network_name="Dropping", steps=3, accumulate=2, seed=seed), progress=False)
+    assert len(masks) == len(set(masks)) == 2 * 3 * 2
 
 
 def die():

@@ -20,6 +20,7 @@ from sdesolve.files import atomic, sha256
 
 from .._errors import ModelFileError
 from .._torch_files import read_checkpoint
+from ..card import CARD, WEIGHTS
 
 _NAME = re.compile(r"checkpoint-(\d{8,})-([0-9a-f]{16})\.pt")
 
@@ -98,9 +99,12 @@ def set_aside(folder: Path, taken: Checkpoint) -> None:
 
 
 def sweep(folder: Path, everything: bool = False) -> None:
-    """Remove what killed runs left half written; with ``everything`` the checkpoints too."""
+    """Remove what killed runs left half written; with ``everything`` the model, pictures and checkpoints of the run before, too."""
     for path in folder.glob(".*"):
         if path.is_file() and re.match(r"\.(\.?checkpoint-|log\.jsonl|config\.yaml|card\.json|model\.safetensors)", path.name):
             path.unlink()
-    for path in [*(checkpoint.path for checkpoint in checkpoints(folder)), *folder.glob(f"checkpoint-*{DAMAGED}")] if everything else ():
-        path.unlink()
+    if everything:
+        drawn = [path for path in folder.glob("samples/*.png") if re.fullmatch(r"\d{8,}", path.stem)]
+        found = [checkpoint.path for checkpoint in checkpoints(folder)]
+        for path in [folder / CARD, folder / WEIGHTS, *drawn, *folder.glob(f"checkpoint-*{DAMAGED}"), *found]:
+            path.unlink(missing_ok=True)

@@ -58,7 +58,8 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
 
     Arguments:
         config: every choice of the run.
-        resume: "auto" goes on from the newest whole checkpoint in ``config.out`` where there is one; "never" starts anew and replaces them.
+        resume: "auto" goes on from the newest whole checkpoint in ``config.out`` where there is one; "never" starts anew, and removes
+            the checkpoints, model and pictures of the run before.
         progress: draw a progress bar.
         device: "auto" takes the GPU of this process where there is one; "cpu" does not.
 
