@@ -355,8 +355,8 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
     try:
         with _interruptible(), _warned():
             yield
-    except KeyboardInterrupt:
-        _fail(f"interrupted: {interrupted}.", 130)
+    except KeyboardInterrupt as error:
+        _fail(f"interrupted: {str(error) or interrupted}.", 130)
     except (FloatingPointError, PermissionError) as error:
         _fail(f"error: {error}", 1)
     except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:

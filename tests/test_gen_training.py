@@ -2,6 +2,7 @@
 
 import json
 import resource
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(data, tmp_path, monkeypatch,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop._Run, "update", killed)
         gen.train(config, progress=False)
-    assert not (tmp_path / "b" / "model.safetensors").exists()
+    assert gen.load(tmp_path / "b").card["training"]["step"] == 2 * (killed_after // 2)  # the model so far
     torch.manual_seed(12345)  # whatever else the process drew in between
     resumed = gen.train(config, progress=False)
     assert same(weights(straight), weights(resumed))
@@ -298,9 +299,10 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(data, tmp_path, mon
     assert state["skipped"] == 1
 
 
-def test_many_in_a_row_end_the_run_and_the_count_survives_a_resumption(data, tmp_path, monkeypatch):
+def test_many_in_a_row_end_the_run_and_none_of_them_is_kept(data, tmp_path, monkeypatch):
+    """The newest checkpoint is from before them, wherever the run is interrupted."""
     poisoned(monkeypatch, {3, 4, 5, 6, 7})
-    config = tiny_config(data, tmp_path, steps=12, patience=5)
+    config = tiny_config(data, tmp_path, steps=12, patience=5, save_every=1)
     update = loop._Run.update
 
     def killed(run, batch):
@@ -314,9 +316,15 @@ def test_many_in_a_row_end_the_run_and_the_count_survives_a_resumption(data, tmp
     with pytest.raises(FloatingPointError, match=r"diverged at step 7: 5 updates in a row were not finite.*the loss is nan.*Lower learning_rate.*is whole"):
         gen.train(config, progress=False)
     _, state = load_checkpoint(tmp_path)
-    assert (state["step"], state["in_a_row"]) == (6, 3)
-    assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
-    assert not (tmp_path / "model.safetensors").exists()
+    assert (state["step"], state["in_a_row"]) == (3, 0)
+    assert gen.load(tmp_path).card["training"]["step"] == 3
+
+
+def test_a_checkpoint_that_was_due_comes_after_the_last_update_that_was_skipped(data, tmp_path, monkeypatch):
+    poisoned(monkeypatch, {2, 3, 4})
+    with pytest.warns(loop.TrainingWarning):
+        gen.train(tiny_config(data, tmp_path, steps=9, save_every=4, keep=9), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path)] == [9, 8, 6]
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(data, tmp_path, monkeypatch):
@@ -637,6 +645,77 @@ def test_what_is_written_how_often_may_change_on_the_way(data, tmp_path):
         gen.train(tiny_config(data, tmp_path), progress=False)
     gen.train(tiny_config(data, tmp_path, save_every=1, log_every=2, keep=9, patience=3), progress=False)
     assert steps_in(tmp_path) == [1, 2, 4, 6]
+
+
+def interrupting(monkeypatch, step, times=1):
+    """Ctrl-C, so many times, when the gradient of an update is known."""
+    apply = loop._Run._apply
+
+    def interrupted(run, *rest):
+        if run.step == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return apply(run, *rest)
+
+    monkeypatch.setattr(loop._Run, "_apply", interrupted)
+
+
+def test_an_interruption_finishes_the_update_and_keeps_it(data, tmp_path, monkeypatch):
+    straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    around = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"3 of 6 updates are done; .*checkpoint-00000003-\w+\.pt is whole"):
+        interrupting(patch, 2)
+        gen.train(tiny_config(data, tmp_path / "b", save_every=100), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path / "b")] == [3] and steps_in(tmp_path / "b") == [1, 2, 3]
+    assert gen.load(tmp_path / "b").sample(1, "ddim", steps=2, seed=0).isfinite().all()
+    assert signal.getsignal(signal.SIGINT) is around
+    assert same(weights(straight), weights(gen.train(tiny_config(data, tmp_path / "b", save_every=100), progress=False)))
+    assert gen.load(tmp_path / "b").card["training"]["step"] == 6
+
+
+def test_a_second_interruption_ends_at_once(data, tmp_path, monkeypatch):
+    interrupting(monkeypatch, 2, times=2)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        gen.train(tiny_config(data, tmp_path, save_every=100), progress=False)
+    assert not checkpoints(tmp_path) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_there_is_a_checkpoint_every_few_minutes_whatever_the_steps(data, tmp_path, monkeypatch):
+    plain = gen.train(tiny_config(data, tmp_path / "a", steps=9, save_every=100), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path / "a")] == [9]
+    clock = iter(range(0, 10**6, 60))  # a minute from one look at it to the next: one an update, and one a checkpoint
+    monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))}))
+    timed = gen.train(tiny_config(data, tmp_path / "b", steps=9, save_every=100, save_minutes=2.5, keep=9), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path / "b")] == [9, 6, 3]
+    assert same(weights(plain), weights(timed))
+
+
+def test_a_model_that_cannot_be_written_leaves_its_checkpoint(data, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(gen.Model, "save", full)
+    with pytest.raises(OSError, match=r"the model of step 2 cannot be written to .*No space left.*its checkpoint stands: make room"):
+        gen.train(tiny_config(data, tmp_path), progress=False)
+    assert newest(tmp_path).step == 2 and newest(tmp_path).whole()
+
+
+@pytest.mark.parametrize("rate", [{"schedule": "constant"}, {"decay": 20}], ids=str)
+def test_a_run_goes_on_for_longer_where_its_rate_does_not_depend_on_its_length(data, tmp_path, rate):
+    straight = gen.train(tiny_config(data, tmp_path / "a", steps=9, **rate), progress=False)
+    gen.train(tiny_config(data, tmp_path / "b", steps=5, **rate), progress=False)
+    assert same(weights(straight), weights(gen.train(tiny_config(data, tmp_path / "b", steps=9, **rate), progress=False)))
+    assert steps_in(tmp_path / "b") == list(range(1, 10))
+    with pytest.raises(ValueError, match=r"another config \(steps: 9 there, 8 here\); use another out"):
+        gen.train(tiny_config(data, tmp_path / "b", steps=8, **rate), progress=False)
+
+
+def test_a_run_whose_rate_has_fallen_goes_on_as_another(data, tmp_path):
+    gen.train(tiny_config(data, tmp_path), progress=False)
+    with pytest.raises(ValueError, match=rf"\(steps: 6 there, 9 here\); its rate has fallen.*--out {tmp_path}-further --set init={tmp_path}; use another"):
+        gen.train(tiny_config(data, tmp_path, steps=9), progress=False)
+    with pytest.raises(ValueError, match=r"\(steps: 6 there, 9 here, seed: 0 there, 1 here\); use another|\(seed: 0 there, 1 here, steps: 6 there, 9 here\); use another"):
+        gen.train(tiny_config(data, tmp_path, steps=9, seed=1), progress=False)
 
 
 def test_a_log_is_taken_back_to_the_checkpoint(tmp_path):

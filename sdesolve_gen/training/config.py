@@ -21,7 +21,7 @@ class TrainConfig:
     Arguments:
         data: where the images are, one source or a list of them: a parquet file with a column ``image``, a folder of pictures (folders within are
             classes), an npz file, ``hf:NAME:SPLIT``, or a pattern such as ``data/*.parquet``; see :mod:`sdesolve_gen.data`.
-        out: folder for checkpoints, log and, at the end, the model.
+        out: folder for checkpoints, log and the model.
         name: of the model, for its card.
         init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones. A UNet with a larger
             ``expansion`` than that one's begins as the same function.
@@ -53,7 +53,8 @@ class TrainConfig:
             less memory, a third more time, and gives the same gradients.
         channels_last: memory layout of the network: True suits the networks here, and GPUs in half precision; others may be faster without.
         patience: so many updates in a row that are not finite end the run; fewer are skipped and counted.
-        save_every, keep: updates between checkpoints, and how many of them are kept.
+        save_every, save_minutes, keep: updates, and minutes at most, between checkpoints, each with the model so far, and how many of them are kept.
+            There is none while updates are skipped in a row.
         log_every: updates between lines of the log.
         sample_every, samples: updates between pictures of so many images drawn from the average; 0 draws none.
         tensorboard: write curves and pictures for TensorBoard too.
@@ -99,6 +100,7 @@ class TrainConfig:
     channels_last: bool = True
     patience: int = 20
     save_every: int = 500
+    save_minutes: float = 10.0
     keep: int = 2
     log_every: int = 100
     sample_every: int = 0
@@ -109,12 +111,12 @@ class TrainConfig:
         for f in fields(self):
             _check_type(f.name, getattr(self, f.name), str(f.type))
         check_name(self.name)
-        for name in ("steps", "batch", "accumulate", "warmup", "patience", "save_every", "keep", "log_every", "samples"):
+        for name in ("steps", "batch", "accumulate", "warmup", "patience", "save_every", "save_minutes", "keep", "log_every", "samples"):
             _require(self, name, getattr(self, name) >= 1, "an integer >= 1")
         for name in ("size", "classes", "sample_every", "seed"):
             _require(self, name, getattr(self, name) >= 0, "an integer >= 0")
         _require(self, "seed", self.seed < 2**63, "an integer below 2**63")
-        for name in ("learning_rate", "clip", "log_sigma_std"):
+        for name in ("learning_rate", "clip", "log_sigma_std", "save_minutes"):
             _require(self, name, getattr(self, name) > 0, "a finite number > 0")
         for name, known in (("loss", LOSSES), ("weight", WEIGHTS), ("times", TIMES), ("schedule", ("cosine", "constant")), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
@@ -139,7 +141,7 @@ class TrainConfig:
         return {name: value for name, value in self.for_card().items() if name not in _BESIDE}
 
 
-_BESIDE = ("checkpoint", "patience", "save_every", "keep", "log_every", "sample_every", "samples", "tensorboard")
+_BESIDE = ("checkpoint", "patience", "save_every", "save_minutes", "keep", "log_every", "sample_every", "samples", "tensorboard")
 
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
