@@ -188,7 +188,7 @@ def train_command(
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Names the data's order and the noise; default 0.")] = None,
     precision: Annotated[str | None, typer.Option(help='"bf16" (autocast; weights stay float32), the default, "fp16" (the same, with a scaled loss), or "fp32".')] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of TrainConfig; may be repeated.")] = None,
-    resume: Annotated[str, typer.Option(help='"auto" goes on from the newest checkpoint in --out where there is one; "never" starts anew.')] = "auto",
+    resume: Annotated[str, typer.Option(help='"auto" goes on from the newest checkpoint in --out where there is one; "never" starts anew, and removes the run before.')] = "auto",
     device: Annotated[str, typer.Option(help='"auto" takes the GPU where there is one; "cpu" does not.')] = "auto",
 ) -> None:
     """Train a score network on images, and save the model that `sample --model` reads.
@@ -358,8 +358,8 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
     try:
         with _interruptible(), _warned():
             yield
-    except KeyboardInterrupt:
-        _fail(f"interrupted: {interrupted}.", 130)
+    except KeyboardInterrupt as error:
+        _fail(f"interrupted: {str(error) or interrupted}.", 130)
     except (FloatingPointError, PermissionError) as error:
         _fail(f"error: {error}", 1)
     except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:

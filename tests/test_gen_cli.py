@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import sdesolve_gen as gen
 from sdesolve_gen import cli, outputs
+from sdesolve_gen.training import loop
 
 ROOT = Path(__file__).parents[1]
 
@@ -320,6 +322,16 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
     result = run("train", "--data", random_parquet(tmp_path / "train.parquet"), "--out", tmp_path, "--name", "x")
     assert result.exit_code == 130
     assert "the same command goes on from the newest" in result.output
+
+
+def test_an_interrupted_training_says_where_it_stands_and_can_be_sampled(tmp_path, monkeypatch):
+    apply = loop._Run._apply
+    monkeypatch.setattr(loop._Run, "_apply", lambda run, *rest: (signal.raise_signal(signal.SIGINT) if run.step == 1 else None, apply(run, *rest)))
+    sets = ["--set", f"network={json.dumps(NETWORK)}", "--set", "warmup=2", "--steps", 9, "--batch", 4, "--precision", "fp32"]
+    result = run("train", "--data", random_parquet(tmp_path / "train.parquet"), "--out", tmp_path / "run", "--name", "x", *sets)
+    assert result.exit_code == 130, result.output
+    assert re.search(r"interrupted: 2 of 9 updates are done; .*checkpoint-00000002-\w+.pt is whole, .* the same command goes on from it\.\n$", result.output)
+    assert sample(tmp_path / "run", "--n", 1, "--out", tmp_path / "a.png").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["sample", "train"])
