@@ -19,6 +19,17 @@ from sdesolve.files import atomic, sha256
 from ._errors import ModelFileError
 from ._torch_files import read_tensors
 
+NUMBERS, IMAGES = 1 << 26, 10_000  # of data from which moments are read; they are drawn evenly
+
+
+def moments_of(images: Tensor, data_range: tuple[float, float], flip: bool = False) -> sd.Range | None:
+    """The moments of bytes (n, C, H, W), as they are in ``data_range``, and with their mirror images where ``flip``; None where they have no width."""
+    n = max(2, min(len(images), IMAGES, NUMBERS // images[0].numel()))
+    low, high = data_range
+    x = low + (images[torch.linspace(0, len(images) - 1, n).round().long()].float() + 0.5) * ((high - low) / 256)
+    x = torch.cat([x, x.flip(-1)]) if flip else x
+    return sd.Range.of(x) if bool((x != x[:1]).any()) else None
+
 
 def write_moments(path: Path, moments: sd.Range, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> str:
     """The file, whole or not at all; returns its hash."""

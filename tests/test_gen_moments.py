@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from gen_fixtures import NETWORK, tiny_card, tiny_model, tiny_network
+from gen_fixtures import NETWORK, random_parquet, tiny_card, tiny_config, tiny_model, tiny_network
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen.card import MOMENTS
+from sdesolve_gen.data import read_data, scaled
+from sdesolve_gen.moments import moments_of
 
 DATA = (0.3 * torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.2).clamp(-1, 1)
 
@@ -103,3 +105,20 @@ def test_the_embedded_model_has_those_of_its_data() -> None:
     found = gen.load("mnist").moments
     assert found is not None and found.directions is not None and len(found.directions) == 32
     assert 0.4 < found.data_std < 0.6
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_trained_model_remembers_its_data(tmp_path: Path, flip: bool) -> None:
+    data = random_parquet(tmp_path / "data.parquet", n=40)
+    m = gen.train(tiny_config(data, tmp_path / "run", flip=flip, data_range=[-2.0, 2.0]))
+    x = scaled(read_data(data).images) * 2.0
+    x = torch.cat([x, x.flip(-1)]) if flip else x
+    found, expected = gen.load(tmp_path / "run").moments, sd.Range.of(x)
+    assert found is not None and found.directions is not None and expected.directions is not None and m.moments is not None
+    assert torch.allclose(torch.as_tensor(found.data_mean), torch.as_tensor(expected.data_mean), atol=1e-5) and found.data_std == pytest.approx(expected.data_std)
+    assert torch.allclose(found.directions.flatten(1).norm(dim=1), expected.directions.flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_data_that_are_one_image_have_none() -> None:
+    assert moments_of(torch.full((5, 1, 4, 4), 7, dtype=torch.uint8), (-1.0, 1.0)) is None
+    assert moments_of(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), (-1.0, 1.0)) is None

@@ -20,7 +20,7 @@ from sdesolve.files import atomic, sha256
 
 from .._errors import ModelFileError
 from .._torch_files import read_checkpoint
-from ..card import CARD, WEIGHTS
+from ..card import CARD, MOMENTS, WEIGHTS
 
 _NAME = re.compile(r"checkpoint-(\d{8,})-([0-9a-f]{16})\.pt")
 
@@ -106,5 +106,5 @@ def sweep(folder: Path, everything: bool = False) -> None:
     if everything:
         drawn = [path for path in folder.glob("samples/*.png") if re.fullmatch(r"\d{8,}", path.stem)]
         found = [checkpoint.path for checkpoint in checkpoints(folder)]
-        for path in [folder / CARD, folder / WEIGHTS, *drawn, *folder.glob(f"checkpoint-*{DAMAGED}"), *found]:
+        for path in [folder / CARD, folder / WEIGHTS, folder / MOMENTS, *drawn, *folder.glob(f"checkpoint-*{DAMAGED}"), *found]:
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ resumed is, bit for bit, the run that was not, and several processes compute wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -31,6 +32,7 @@ from .._versions import versions
 from ..data import Data, read_data
 from ..images import grid, to_uint8, write_png
 from ..models import Model
+from ..moments import moments_of
 from ..networks.execution import PRECISIONS, Execution
 from ..processes import make_process
 from .batches import Ahead, Batch
@@ -199,11 +201,22 @@ class _Run:
         """The averaged weights as a model, saved."""
         if self.skipped and self.accelerator.is_main_process:
             warnings.warn(f"{self.skipped} of {self.step} updates were not finite, and skipped.", TrainingWarning, stacklevel=3)
-        model = Model(self.average.module, self._card())
+        model = self._model()
         if self.accelerator.is_main_process:
             self._write(model)
         self.accelerator.wait_for_everyone()
         return model
+
+    def _model(self) -> Model:
+        """The averaged weights, with the moments of the data."""
+        model = Model(self.average.module, self._card())
+        model.moments = self.moments
+        return model
+
+    @functools.cached_property
+    def moments(self) -> sd.Range | None:
+        """Of the data, mirrored where training mirrors them."""
+        return moments_of(self.data.images, (self.config.data_range[0], self.config.data_range[1]), self.config.flip)
 
     def _write(self, model: Model) -> None:
         try:
@@ -342,7 +355,7 @@ class _Run:
         }
         save_checkpoint(self.folder, self.step, state, self.config.keep)
         if self.step < self.config.steps:
-            self._write(Model(self.average.module, self._card()))
+            self._write(self._model())
 
     def _take_over(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run; raises ValueError for one of another."""
