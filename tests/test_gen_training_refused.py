@@ -1,6 +1,7 @@
 """What training must not do in silence: go on with other data, share a folder with another run, keep a model that diverged."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -106,6 +107,65 @@ def test_an_older_checkpoint_is_taken_with_a_warning(tmp_path, monkeypatch):
     pictures(tmp_path / "data")
     with pytest.warns(CheckpointWarning, match="kept no hash of its data: that '.*small.npz' with 20 images .* are the same was not checked"):
         gen.train(config, progress=False)
+
+
+TAMPERED = {
+    "a list": (lambda state: [], "it holds a list"),
+    "no config": (lambda state: {k: v for k, v in state.items() if k != "config"}, "it holds origin, step"),
+    "config that is no JSON": (lambda state: {**state, "config": "{"}, "its config or origin is not JSON"),
+    "config that is a tensor": (lambda state: {**state, "config": torch.ones(1)}, "its config or origin is not JSON"),
+    "config that is a list": (lambda state: {**state, "config": "[]"}, "do not say what it was made with"),
+    "no shape": (lambda state: {**state, "origin": '{"data": "x"}'}, "do not say what it was made with"),
+    "no step": (lambda state: {k: v for k, v in state.items() if k != "step"}, "its step is None; expected a whole number from 0 to 6"),
+    "step far off": (lambda state: {**state, "step": 10**9}, "its step is 1000000000; expected a whole number from 0 to 6"),
+    "step true": (lambda state: {**state, "step": True}, "its step is True"),
+    "skipped": (lambda state: {**state, "skipped": 3}, "its skipped is 3; expected a whole number from 0 to 2"),
+    "no network": (lambda state: {**state, "network": None}, "its network has other weights than this run's (None)"),
+    "a weight less": (lambda state: {**state, "network": dict(list(state["network"].items())[1:])}, "its network has other weights than this run's (embed.0.frequencies)"),
+    "another shape": (lambda state: changed(state, "network", lambda t: t[:1]), "is (1, 4, 3, 3) of torch.float32; expected (8, 4, 3, 3) of torch.float32"),
+    "another type": (lambda state: changed(state, "average", lambda t: t.double()), "is (8, 4, 3, 3) of torch.float64; expected"),
+    "no tensor": (lambda state: changed(state, "network", lambda t: "x"), "is 'x'; expected a tensor"),
+    "NaN weights": (lambda state: changed(state, "network", lambda t: t * float("nan")), "is not finite"),
+    "infinite average": (lambda state: changed(state, "average", lambda t: t / 0), "is not finite"),
+    "no optimiser": (lambda state: {**state, "optimiser": 3}, "its optimiser is not one of"),
+    "a weight more": (lambda state: {**state, "optimiser": {"state": {10**6: {}}}}, "its optimiser is not one of"),
+    "no moments": (lambda state: {**state, "optimiser": {"state": {0: {}}}}, "does not have exp_avg, exp_avg_sq, step of weight 0"),
+    "moments of NaN": (lambda state: {**state, "optimiser": {"state": {0: {n: v / 0 for n, v in state["optimiser"]["state"][0].items()}}}}, "in its optimiser is not finite"),
+    "scaler": (lambda state: {**state, "scaler": {"scale": 1.0}}, "its scaler is a dict; expected finite numbers for nothing"),
+}  # fmt: skip
+
+
+def changed(state, part, how):
+    """With its first convolution's weights as ``how`` makes them."""
+    name = next(name for name in state[part] if name.endswith("stem.weight"))
+    return {**state, part: {**state[part], name: how(state[part][name])}}
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(tiny_config(pictures(folder), folder / "run"), patch)
+    return folder / "small.npz", plain(load_checkpoint(folder / "run")[1])
+
+
+@pytest.mark.parametrize("kind", TAMPERED)
+def test_a_checkpoint_that_is_no_state_of_the_run_is_one_error(state, tmp_path, kind):
+    """Its hash is right: somebody made it so."""
+    data, whole = state
+    tamper, message = TAMPERED[kind]
+    save_checkpoint(tmp_path, 2, tamper(whole), 2)
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        gen.train(tiny_config(data, tmp_path), progress=False)
+    assert str(checkpoints(tmp_path)[0].path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_constants_of_the_optimiser_are_not_the_checkpoint_s(state, tmp_path):
+    data, whole = state
+    straight = weights(gen.train(tiny_config(data, tmp_path / "a"), progress=False))
+    (tmp_path / "b").mkdir()
+    save_checkpoint(tmp_path / "b", 2, {**whole, "optimiser": {**whole["optimiser"], "param_groups": [{"betas": [2, float("nan")]}]}}, 2)
+    assert same(straight, weights(gen.train(tiny_config(data, tmp_path / "b"), progress=False)))
 
 
 # -- two runs in one folder ------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from .losses import denoising_loss, sliced_loss
 from .order import generator
 from .origin import check_same, origin
 from .recipes import write_config
+from .state import check_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -329,7 +330,12 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all, and the model of the averaged weights so far."""
-        state = {
+        save_checkpoint(self.folder, self.step, self._state(), self.config.keep)
+        if self.step < self.config.steps:
+            self._write(Model(self.average.module, self._card()))
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "config": json.dumps(self.config.identity()),
             "origin": json.dumps(self.origin),
             "step": self.step,
@@ -340,17 +346,16 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save_checkpoint(self.folder, self.step, state, self.config.keep)
-        if self.step < self.config.steps:
-            self._write(Model(self.average.module, self._card()))
 
     def _take_over(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run; raises ValueError for one of another."""
         check_same(checkpoint.path, state, self.config, self.origin)
+        own = self._state()
+        check_state(checkpoint.path, state, own, list(self.network.parameters()), self.config.steps)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state.get("scaler", {}))  # which older checkpoints lack, as does float32
+        self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": own["optimiser"]["param_groups"]})  # constants are the code's
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]
 
     def _diverged(self) -> str:
