@@ -1,7 +1,9 @@
 """What training must not do in silence: go on with other data, share a folder with another run, keep a model that diverged."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,11 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from gen_fixtures import random_parquet, tiny_config, tiny_model
+from gen_fixtures import NETWORK, random_parquet, tiny_config, tiny_model
 from test_gen_training import same, steps_in, weights
 from typer.testing import CliRunner
 
 import sdesolve_gen as gen
+from sdesolve.files import sha256
 from sdesolve_gen.cli import app
 from sdesolve_gen.training import loop
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
@@ -87,6 +90,63 @@ def test_other_first_weights_of_the_same_name_are_another_run(tmp_path, monkeypa
     stopped(tiny_config(data, tmp_path / "run", init=str(tmp_path / "a" / "first")), monkeypatch)
     with pytest.raises(ValueError, match=r"started from other weights \(init: '.*a/first', SHA-256 .* there, '.*b/first', SHA-256 .* here\)"):
         gen.train(tiny_config(data, tmp_path / "run", init=str(tmp_path / "b" / "first")), progress=False)
+
+
+def test_a_run_starts_from_one_that_is_not_finished(tmp_path, monkeypatch):
+    """From its model so far, from its newest whole checkpoint where it has none, or from the checkpoint that is named: they are the same weights."""
+    data, out = pictures(tmp_path / "data"), tmp_path / "first"
+    stopped(tiny_config(data, out, save_every=1), monkeypatch)
+    newest, older = checkpoints(out)
+    average = {name.removeprefix("module."): tensor for name, tensor in load_checkpoint(out)[1]["average"].items() if name != "n_averaged"}
+
+    def started(init, name):
+        return weights(gen.train(tiny_config(data, tmp_path / name, init=str(init), steps=1, learning_rate=1e-30), progress=False))
+
+    assert same(started(out, "a"), average)
+    for file in ("model.safetensors", "card.json"):
+        (out / file).unlink()
+    assert same(started(out, "b"), average) and same(started(newest.path, "c"), average)
+    assert not same(started(older.path, "d"), average)
+    newest.path.write_bytes(newest.path.read_bytes()[:-1])
+    with pytest.warns(CheckpointWarning, match="is damaged"):
+        assert same(started(out, "e"), started(older.path, "f"))
+    assert newest.path.exists()  # nothing of the other run is touched
+    assert json.loads(load_checkpoint(tmp_path / "f")[1]["origin"])["weights"] == sha256(older.path)
+    with pytest.raises(ValueError, match=r"init='.*pt' has another network than this run \(width: 8 there, 16 here\); expected network.width=8 \(--set network.width=8\)"):
+        gen.train(tiny_config(data, tmp_path / "g", init=str(older.path), network={**NETWORK, "width": 16}), progress=False)
+    colours = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "colours.npz", images=colours)
+    with pytest.raises(ValueError, match=r"expected data of its shape, \(1, 8, 8\), or init=''"):
+        gen.train(tiny_config(tmp_path / "colours.npz", tmp_path / "g", init=str(older.path)), progress=False)
+    for init in (out, older.path):
+        with pytest.raises(ValueError, match=r"init='.*' lies in the folder of the run; expected another folder for this one, as in --out .*first-further"):
+            gen.train(tiny_config(data, out, init=str(init)), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [([], "it holds a list"), ({"config": "{}"}, "is no state dict"), ({"config": "{}", "average": {"module.x": torch.ones(1) / 0}}, "averaged weights that are not finite, x")],
+    ids=range(3),
+)
+def test_what_is_no_checkpoint_is_no_start(tmp_path, state, message):
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=message):
+        gen.train(tiny_config(pictures(tmp_path), tmp_path / "run", init=str(tmp_path / "x.pt")), progress=False)
+
+
+@pytest.mark.parametrize(("first", "there"), [(3, 2), (0, None)])
+def test_the_line_that_a_diverged_run_says_works(tmp_path, monkeypatch, first, there):
+    loss = loop._Run._loss
+    monkeypatch.setattr(loop._Run, "_loss", lambda run, *rest: loss(run, *rest) * (float("nan") if run.config.learning_rate > 5e-4 and run.step >= first else 1.0))
+    out = tmp_path / "a run"
+    with pytest.raises(FloatingPointError, match="diverged") as diverged:
+        gen.train(tiny_config(pictures(tmp_path), out, steps=9, patience=3), progress=False)
+    line = str(diverged.value).partition("sdesolve-gen ")[2].partition(" (")[0]
+    result = CliRunner().invoke(app, shlex.split(line))
+    assert result.exit_code == 0, result.output
+    training = gen.load(f"{out}-slower" if there else out).card["training"]
+    assert (training["learning_rate"], training["step"]) == (3e-4, 9 - (there or 0))
+    assert training["init"] == (checkpoints(out)[0].path.name if there else "")
 
 
 def plain(found):
@@ -264,6 +324,6 @@ def test_an_average_that_says_nothing_finite_is_not_saved(tmp_path, monkeypatch,
         return done
 
     monkeypatch.setattr(loop._Run, "update", broken)
-    with pytest.raises(FloatingPointError, match=f"diverged at step {at}: what the averaged weights say of a batch is not finite.*is whole"):
+    with pytest.raises(FloatingPointError, match=f"diverged at step {at}: what the averaged weights say of a batch is not finite.*which is whole"):
         gen.train(tiny_config(pictures(tmp_path), tmp_path / "run"), progress=False)
     assert checkpoints(tmp_path / "run")[0].step == at - 2

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, set_aside, sweep
 from .config import TrainConfig
-from .fitting import check_data, check_network, check_out, make_network, options_of, start_from
+from .fitting import check_data, check_init, check_network, check_out, make_network, options_of, start_from
 from .interruption import Interruption
 from .journal import Journal
 from .losses import denoising_loss, sliced_loss
@@ -83,6 +84,7 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
     if device not in ("auto", "cpu"):
         raise ValueError(f'device={device!r}; expected "auto" or "cpu".')
     check_out(config.out)
+    check_init(config)
     check_network(config)
     make_process(config.process, config.process_options)
     data = read_data(config.data, config.size)
@@ -362,9 +364,13 @@ class _Run:
         return f"training diverged at step {self.step}"
 
     def _remedy(self) -> str:
-        kept = checkpoints(self.folder)
-        stands = f"{kept[0].path} is whole" if kept else "there is no checkpoint yet"
-        return f"Lower learning_rate, as in learning_rate={self.config.learning_rate / 3:.1g} ({stands})."
+        """The line to type: another learning_rate is another run, from what there is of this one."""
+        c, kept = self.config, checkpoints(self.folder)
+        again = f"sdesolve-gen train --config {shlex.quote(str(self.folder / 'config.yaml'))} --set learning_rate={c.learning_rate / 3:.1g}"
+        if not kept:
+            return f"Lower learning_rate: {again} --resume never (there is no checkpoint yet)."
+        start = f"--set {shlex.quote(f'init={kept[0].path}')} --out {shlex.quote(f'{c.out}-slower')} --steps {c.steps - kept[0].step}"
+        return f"Lower learning_rate, in a run of its own from the checkpoint, which is whole: {again} {start}"
 
 
 def _accelerator(device: str) -> Accelerator:
