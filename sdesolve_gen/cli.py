@@ -178,7 +178,7 @@ def benchmark_command(
 @app.command("train")
 def train_command(
     data: Annotated[list[str] | None, typer.Option(help=f"Images: {IMAGES}.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for checkpoints, log, pictures and, at the end, the model.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for checkpoints, log, pictures and the model.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the model, for its card.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Where to start from: {START}.")] = None,
     config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML with fields of TrainConfig, as `config.yaml` of a run.")] = None,

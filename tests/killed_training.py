@@ -3,8 +3,8 @@
     python tests/killed_training.py FOLDER --kills 20 --processes 2
 
 Processes are forked from this one, which has imported everything, so that a try costs no more than what it trains.  Most kills come at a random
-moment; every fourth comes from within, while a checkpoint is written: when half of the file is there, before it gets its name, or before the oldest
-is removed.  Of two processes either is killed, at random, and then the other, as torchrun does.  Prints one JSON object; exit code 1 where
+moment; every fourth comes from within, while a checkpoint is written: when half of the file is there, before it gets its name, before the oldest
+is removed, or before the model is written.  Of two processes either is killed, at random, and then the other, as torchrun does.  Prints one JSON object; exit code 1 where
 anything differs.
 """
 
@@ -31,7 +31,7 @@ import sdesolve_gen as gen
 from sdesolve_gen.training import checkpoints
 
 IMAGES, BATCH = 32, 8  # four updates an epoch
-MOMENTS = ("half written", "no name yet", "before the oldest goes")
+MOMENTS = ("half written", "no name yet", "before the oldest goes", "before the model is written")
 
 
 def die(*arguments, **options):
@@ -56,6 +56,7 @@ def doomed(moment, save):
                 "half written": lambda: setattr(checkpoints.torch, "save", half),
                 "no name yet": lambda: setattr(checkpoints.os, "replace", die),
                 "before the oldest goes": lambda: setattr(Path, "unlink", die),
+                "before the model is written": lambda: setattr(gen.Model, "save", die),
             }[moment]()
         return write(*arguments)
 

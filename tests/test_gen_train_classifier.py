@@ -83,6 +83,24 @@ def test_an_interruption_leaves_no_trace(data, tmp_path, monkeypatch) -> None:
         train_classifier(config(data, steps=9), checkpoint=checkpoint, progress=False)
 
 
+def test_a_gradient_that_is_not_finite_is_not_applied(data, tmp_path, monkeypatch) -> None:
+    """Finite losses can have one: it would make every weight NaN, and the next checkpoint."""
+    monkeypatch.setattr(module, "SAVE_EVERY", 1)
+    real, checkpoint = module.classification_loss, tmp_path / "checkpoint.pt"
+
+    def broken(classifier, *rest):
+        loss = real(classifier, *rest)
+        if rest[-1] == 3:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+
+    monkeypatch.setattr(module, "classification_loss", broken)
+    with pytest.raises(FloatingPointError, match=r"diverged at step 3: the loss is 0\.\d+ and its gradient's norm nan"):
+        train_classifier(config(data, steps=8), checkpoint=checkpoint, progress=False)
+    state = module.read_checkpoint(checkpoint)
+    assert state["step"] == 3 and all(torch.isfinite(tensor).all() for tensor in state["network"].values())
+
+
 def test_bad_choices_are_refused(data, tmp_path) -> None:
     for change, message in (
         ({"steps": 0}, "steps=0"), ({"network": "UNet"}, "network 'UNet' is not known"), ({"precision": "fp16"}, "precision='fp16'"), ({"name": "a/b"}, "name='a/b'"),

@@ -313,7 +313,7 @@ def test_many_in_a_row_end_the_run_and_none_of_them_is_kept(data, tmp_path, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop._Run, "update", killed)
         gen.train(config, progress=False)
-    with pytest.raises(FloatingPointError, match=r"diverged at step 7: 5 updates in a row were not finite.*the loss is nan.*Lower learning_rate.*is whole"):
+    with pytest.raises(FloatingPointError, match=r"diverged at step 7: 5 updates in a row were not finite.*the loss is nan.*Lower learning_rate.*which is whole"):
         gen.train(config, progress=False)
     _, state = load_checkpoint(tmp_path)
     assert (state["step"], state["in_a_row"]) == (3, 0)
@@ -337,7 +337,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(data, tmp_path, monkeypatch)
             optimiser.param_groups[0]["params"][0].data[0] = float("inf")
 
     monkeypatch.setattr(torch.optim.Adam, "step", bad_step)
-    with pytest.raises(FloatingPointError, match=r"diverged at step 4: a weight is not finite.*Lower learning_rate.*is whole"):
+    with pytest.raises(FloatingPointError, match=r"diverged at step 4: a weight is not finite.*Lower learning_rate.*which is whole"):
         gen.train(tiny_config(data, tmp_path), progress=False)
     checkpoint, state = load_checkpoint(tmp_path)
     assert checkpoint.step == state["step"] == 2

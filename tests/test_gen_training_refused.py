@@ -1,6 +1,9 @@
 """What training must not do in silence: go on with other data, share a folder with another run, keep a model that diverged."""
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -8,11 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from gen_fixtures import random_parquet, tiny_config, tiny_model
+from gen_fixtures import NETWORK, random_parquet, tiny_config, tiny_model
 from test_gen_training import same, steps_in, weights
 from typer.testing import CliRunner
 
 import sdesolve_gen as gen
+from sdesolve.files import sha256
 from sdesolve_gen.cli import app
 from sdesolve_gen.training import loop
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
@@ -88,6 +92,63 @@ def test_other_first_weights_of_the_same_name_are_another_run(tmp_path, monkeypa
         gen.train(tiny_config(data, tmp_path / "run", init=str(tmp_path / "b" / "first")), progress=False)
 
 
+def test_a_run_starts_from_one_that_is_not_finished(tmp_path, monkeypatch):
+    """From its model so far, from its newest whole checkpoint where it has none, or from the checkpoint that is named: they are the same weights."""
+    data, out = pictures(tmp_path / "data"), tmp_path / "first"
+    stopped(tiny_config(data, out, save_every=1), monkeypatch)
+    newest, older = checkpoints(out)
+    average = {name.removeprefix("module."): tensor for name, tensor in load_checkpoint(out)[1]["average"].items() if name != "n_averaged"}
+
+    def started(init, name):
+        return weights(gen.train(tiny_config(data, tmp_path / name, init=str(init), steps=1, learning_rate=1e-30), progress=False))
+
+    assert same(started(out, "a"), average)
+    for file in ("model.safetensors", "card.json"):
+        (out / file).unlink()
+    assert same(started(out, "b"), average) and same(started(newest.path, "c"), average)
+    assert not same(started(older.path, "d"), average)
+    newest.path.write_bytes(newest.path.read_bytes()[:-1])
+    with pytest.warns(CheckpointWarning, match="is damaged"):
+        assert same(started(out, "e"), started(older.path, "f"))
+    assert newest.path.exists()  # nothing of the other run is touched
+    assert json.loads(load_checkpoint(tmp_path / "f")[1]["origin"])["weights"] == sha256(older.path)
+    with pytest.raises(ValueError, match=r"init='.*pt' has another network than this run \(width: 8 there, 16 here\); expected network.width=8 \(--set network.width=8\)"):
+        gen.train(tiny_config(data, tmp_path / "g", init=str(older.path), network={**NETWORK, "width": 16}), progress=False)
+    colours = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "colours.npz", images=colours)
+    with pytest.raises(ValueError, match=r"expected data of its shape, \(1, 8, 8\), or init=''"):
+        gen.train(tiny_config(tmp_path / "colours.npz", tmp_path / "g", init=str(older.path)), progress=False)
+    for init in (out, older.path):
+        with pytest.raises(ValueError, match=r"init='.*' lies in the folder of the run; expected another folder for this one, as in --out .*first-further"):
+            gen.train(tiny_config(data, out, init=str(init)), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [([], "it holds a list"), ({"config": "{}"}, "is no state dict"), ({"config": "{}", "average": {"module.x": torch.ones(1) / 0}}, "averaged weights that are not finite, x")],
+    ids=range(3),
+)
+def test_what_is_no_checkpoint_is_no_start(tmp_path, state, message):
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=message):
+        gen.train(tiny_config(pictures(tmp_path), tmp_path / "run", init=str(tmp_path / "x.pt")), progress=False)
+
+
+@pytest.mark.parametrize(("first", "there"), [(3, 2), (0, None)])
+def test_the_line_that_a_diverged_run_says_works(tmp_path, monkeypatch, first, there):
+    loss = loop._Run._loss
+    monkeypatch.setattr(loop._Run, "_loss", lambda run, *rest: loss(run, *rest) * (float("nan") if run.config.learning_rate > 5e-4 and run.step >= first else 1.0))
+    out = tmp_path / "a run"
+    with pytest.raises(FloatingPointError, match="diverged") as diverged:
+        gen.train(tiny_config(pictures(tmp_path), out, steps=9, patience=3), progress=False)
+    line = str(diverged.value).partition("sdesolve-gen ")[2].partition(" (")[0]
+    result = CliRunner().invoke(app, shlex.split(line))
+    assert result.exit_code == 0, result.output
+    training = gen.load(f"{out}-slower" if there else out).card["training"]
+    assert (training["learning_rate"], training["step"]) == (3e-4, 9 - (there or 0))
+    assert training["init"] == (checkpoints(out)[0].path.name if there else "")
+
+
 def plain(found):
     """What was read, as dicts and lists again."""
     if isinstance(found, Mapping):
@@ -106,6 +167,65 @@ def test_an_older_checkpoint_is_taken_with_a_warning(tmp_path, monkeypatch):
     pictures(tmp_path / "data")
     with pytest.warns(CheckpointWarning, match="kept no hash of its data: that '.*small.npz' with 20 images .* are the same was not checked"):
         gen.train(config, progress=False)
+
+
+TAMPERED = {
+    "a list": (lambda state: [], "it holds a list"),
+    "no config": (lambda state: {k: v for k, v in state.items() if k != "config"}, "it holds origin, step"),
+    "config that is no JSON": (lambda state: {**state, "config": "{"}, "its config or origin is not JSON"),
+    "config that is a tensor": (lambda state: {**state, "config": torch.ones(1)}, "its config or origin is not JSON"),
+    "config that is a list": (lambda state: {**state, "config": "[]"}, "do not say what it was made with"),
+    "no shape": (lambda state: {**state, "origin": '{"data": "x"}'}, "do not say what it was made with"),
+    "no step": (lambda state: {k: v for k, v in state.items() if k != "step"}, "its step is None; expected a whole number from 0 to 6"),
+    "step far off": (lambda state: {**state, "step": 10**9}, "its step is 1000000000; expected a whole number from 0 to 6"),
+    "step true": (lambda state: {**state, "step": True}, "its step is True"),
+    "skipped": (lambda state: {**state, "skipped": 3}, "its skipped is 3; expected a whole number from 0 to 2"),
+    "no network": (lambda state: {**state, "network": None}, "its network has other weights than this run's (None)"),
+    "a weight less": (lambda state: {**state, "network": dict(list(state["network"].items())[1:])}, "its network has other weights than this run's (embed.0.frequencies)"),
+    "another shape": (lambda state: changed(state, "network", lambda t: t[:1]), "is (1, 4, 3, 3) of torch.float32; expected (8, 4, 3, 3) of torch.float32"),
+    "another type": (lambda state: changed(state, "average", lambda t: t.double()), "is (8, 4, 3, 3) of torch.float64; expected"),
+    "no tensor": (lambda state: changed(state, "network", lambda t: "x"), "is 'x'; expected a tensor"),
+    "NaN weights": (lambda state: changed(state, "network", lambda t: t * float("nan")), "is not finite"),
+    "infinite average": (lambda state: changed(state, "average", lambda t: t / 0), "is not finite"),
+    "no optimiser": (lambda state: {**state, "optimiser": 3}, "its optimiser is not one of"),
+    "a weight more": (lambda state: {**state, "optimiser": {"state": {10**6: {}}}}, "its optimiser is not one of"),
+    "no moments": (lambda state: {**state, "optimiser": {"state": {0: {}}}}, "does not have exp_avg, exp_avg_sq, step of weight 0"),
+    "moments of NaN": (lambda state: {**state, "optimiser": {"state": {0: {n: v / 0 for n, v in state["optimiser"]["state"][0].items()}}}}, "in its optimiser is not finite"),
+    "scaler": (lambda state: {**state, "scaler": {"scale": 1.0}}, "its scaler is a dict; expected finite numbers for nothing"),
+}  # fmt: skip
+
+
+def changed(state, part, how):
+    """With its first convolution's weights as ``how`` makes them."""
+    name = next(name for name in state[part] if name.endswith("stem.weight"))
+    return {**state, part: {**state[part], name: how(state[part][name])}}
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(tiny_config(pictures(folder), folder / "run"), patch)
+    return folder / "small.npz", plain(load_checkpoint(folder / "run")[1])
+
+
+@pytest.mark.parametrize("kind", TAMPERED)
+def test_a_checkpoint_that_is_no_state_of_the_run_is_one_error(state, tmp_path, kind):
+    """Its hash is right: somebody made it so."""
+    data, whole = state
+    tamper, message = TAMPERED[kind]
+    save_checkpoint(tmp_path, 2, tamper(whole), 2)
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        gen.train(tiny_config(data, tmp_path), progress=False)
+    assert str(checkpoints(tmp_path)[0].path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_constants_of_the_optimiser_are_not_the_checkpoint_s(state, tmp_path):
+    data, whole = state
+    straight = weights(gen.train(tiny_config(data, tmp_path / "a"), progress=False))
+    (tmp_path / "b").mkdir()
+    save_checkpoint(tmp_path / "b", 2, {**whole, "optimiser": {**whole["optimiser"], "param_groups": [{"betas": [2, float("nan")]}]}}, 2)
+    assert same(straight, weights(gen.train(tiny_config(data, tmp_path / "b"), progress=False)))
 
 
 # -- two runs in one folder ------------------------------------------------------------------------------------------------
@@ -204,6 +324,6 @@ def test_an_average_that_says_nothing_finite_is_not_saved(tmp_path, monkeypatch,
         return done
 
     monkeypatch.setattr(loop._Run, "update", broken)
-    with pytest.raises(FloatingPointError, match=f"diverged at step {at}: what the averaged weights say of a batch is not finite.*is whole"):
+    with pytest.raises(FloatingPointError, match=f"diverged at step {at}: what the averaged weights say of a batch is not finite.*which is whole"):
         gen.train(tiny_config(pictures(tmp_path), tmp_path / "run"), progress=False)
     assert checkpoints(tmp_path / "run")[0].step == at - 2

@@ -101,7 +101,7 @@ def set_aside(folder: Path, taken: Checkpoint) -> None:
 def sweep(folder: Path, everything: bool = False) -> None:
     """Remove what killed runs left half written; with ``everything`` the model, pictures and checkpoints of the run before, too."""
     for path in folder.glob(".*"):
-        if path.is_file() and re.match(r"\.(\.?checkpoint-|log\.jsonl|config\.yaml|card\.json|model\.safetensors)", path.name):
+        if path.is_file() and re.match(r"\.(\.?checkpoint-|log\.jsonl|config\.yaml|card\.json|model\.safetensors|moments\.safetensors)", path.name):
             path.unlink()
     if everything:
         drawn = [path for path in folder.glob("samples/*.png") if re.fullmatch(r"\d{8,}", path.stem)]

@@ -91,7 +91,7 @@ def train_classifier(config: ClassifierConfig, *, checkpoint: str | Path | None 
 
     Raises:
         FileNotFoundError, ValueError: no such data, no labels in it, options that do not fit it, or a checkpoint of another config.
-        FloatingPointError: a loss that is not finite.
+        FloatingPointError: a loss or gradient that is not finite; the checkpoint is from before it.
     """
     images, labels = read_data(config.data)[:2]
     if labels is None or labels.min() < 0 or labels.max() < 1:
@@ -113,10 +113,12 @@ def train_classifier(config: ClassifierConfig, *, checkpoint: str | Path | None 
                 group["lr"] = config.learning_rate * min(1.0, 10 * (step + 1) / config.steps) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = classification_loss(classifier, config, images[rows], labels[rows], step)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"training diverged at step {step}: the loss is {loss.item()}. Lower learning_rate={config.learning_rate}.")
             optimiser.zero_grad()
             loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+            if not torch.isfinite(norm + loss):
+                said = f"the loss is {loss.item()} and its gradient's norm {norm.item()}"
+                raise FloatingPointError(f"training diverged at step {step}: {said}. Lower learning_rate={config.learning_rate}.")
             optimiser.step()
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)

@@ -23,8 +23,8 @@ class TrainConfig:
             classes), an npz file, ``hf:NAME:SPLIT``, or a pattern such as ``data/*.parquet``; see :mod:`sdesolve_gen.data`.
         out: folder for checkpoints, log and the model.
         name: of the model, for its card.
-        init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones. A UNet with a larger
-            ``expansion`` than that one's begins as the same function.
+        init: what the run starts from: a model, an embedded name or a folder; the folder of another run, finished or not, or one of its checkpoints,
+            of which the averaged weights are taken; "" starts from fresh ones. A UNet with a larger ``expansion`` begins as the same function.
         size: side that pictures are scaled and cropped to; 0 takes them as they are, all of one size.
         flip: mirror every second image, at random.
         data_range: [low, high], what the levels 0..255 become; the process and the published constants are in its units.

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from sdesolve.files import sha256
 
 from .._errors import unknown
 from .._memory import check_room
+from .._torch_files import read_checkpoint, tensors_in
+from ..card import CARD
 from ..data import Data
-from ..models import load
+from ..models import embedded, load
 from ..networks import NETWORKS, classes_option, told_classes, widened
 from ..networks.execution import Block
+from .checkpoints import load_checkpoint
 from .config import TrainConfig
+from .origin import told
 
 _OF_THE_DATA = ("channels", "image_size", "resolution", "classes", "label_dim")  # options of a network that a run does not choose by ``network``
 _OF_A_BATCH = 4  # arrays of its shape at least: images, noise, state and output
@@ -96,21 +104,62 @@ def make_network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
     return network
 
 
+class First(NamedTuple):
+    """What a run starts from: tensors, the network that they are of, the shape of its images, and a SHA-256 where there is one."""
+
+    tensors: dict[str, Tensor]
+    name: str
+    options: dict[str, Any]
+    shape: tuple[int, ...]
+    digest: str | None
+
+
+def check_init(config: TrainConfig) -> None:
+    """Raises ValueError where a run would start from what it writes itself."""
+    start, out = Path(config.init), Path(config.out).resolve()
+    if config.init and config.init not in embedded() and out in (start.resolve(), start.resolve().parent):
+        raise ValueError(f"init={config.init!r} lies in the folder of the run; expected another folder for this one, as in --out {shlex.quote(config.out + '-further')}.")
+
+
 def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) -> str | None:
-    """Take over the weights of a trained model; the SHA-256 of its file, where its card says it.  Raises ValueError where its network is another, and says in what."""
-    model = load(config.init)
+    """Take over trained weights; the SHA-256 of their file, where it is known.  Raises ValueError where their network is another, and says in what."""
+    first = _first(config, shape)
     try:
-        network.load_state_dict(widened(model.network.state_dict(), network.state_dict()))
-        return model.card.get("sha256")
+        network.load_state_dict(widened(first.tensors, network.state_dict()))
+        return first.digest
     except RuntimeError as error:
-        there, here = _described(model.card["network"], model.card["network_options"]), _described(config.network_name, options_of(config, shape))
+        there, here = _described(first.name, first.options), _described(config.network_name, options_of(config, shape))
         names = ["network_name"] if there["network_name"] != here["network_name"] else [name for name in {**there, **here} if there.get(name) != here.get(name)]
         differs = ", ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
         own = {"network_name": "network_name", "classes": "classes", "label_dim": "classes"}
         fields = {name: own.get(name, f"network.{name}") for name in names if name not in ("channels", "image_size", "resolution")}
         same = ", ".join(f"{field}={there.get(name)!r} (--set {field}={there.get(name)})" for name, field in fields.items())
-        cure = same or f"data of its shape, {tuple(model.card['shape'])}"
+        cure = same or f"data of its shape, {first.shape}"
         raise ValueError(f"init={config.init!r} has another network than this run ({differs}); expected {cure}, or init='' for fresh weights.") from error
+
+
+def _first(config: TrainConfig, shape: Sequence[int]) -> First:
+    """Of a model; of a checkpoint; of a run that has no model yet, the newest checkpoint that is whole."""
+    path = Path(config.init)
+    if path.is_file() and path.suffix == ".pt":
+        return _averaged(path, read_checkpoint(path), config, shape)
+    if config.init not in embedded() and path.is_dir() and not (path / CARD).exists() and (found := load_checkpoint(path)):
+        return _averaged(found[0].path, found[1], config, shape)
+    model = load(config.init)
+    return First(model.network.state_dict(), model.card["network"], model.card["network_options"], model.shape, model.card.get("sha256"))
+
+
+def _averaged(path: Path, state: Any, config: TrainConfig, shape: Sequence[int]) -> First:
+    """The averaged weights of a checkpoint."""
+    there, made = told(path, state)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors_in(path, state.get("average")).items() if name != "n_averaged"}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ValueError(f"init={config.init!r}: {path} has averaged weights that are not finite, {', '.join(broken[:3])}; expected another.")
+    theirs = replace(config, **{name: there[name] for name in ("network_name", "network", "classes") if name in there})
+    of = tuple(made["shape"][1:]) if made else tuple(shape)
+    options = options_of(theirs, of) if theirs.network_name in NETWORKS else theirs.network
+    return First(tensors, theirs.network_name, options, of, sha256(path))
 
 
 def _described(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,13 +39,14 @@ from ..processes import make_process
 from .batches import Ahead, Batch
 from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, set_aside, sweep
 from .config import TrainConfig
-from .fitting import check_data, check_network, check_out, make_network, options_of, start_from
+from .fitting import check_data, check_init, check_network, check_out, make_network, options_of, start_from
 from .interruption import Interruption
 from .journal import Journal
 from .losses import denoising_loss, sliced_loss
 from .order import generator
 from .origin import check_same, origin
 from .recipes import write_config
+from .state import check_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -84,6 +86,7 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
     if device not in ("auto", "cpu"):
         raise ValueError(f'device={device!r}; expected "auto" or "cpu".')
     check_out(config.out)
+    check_init(config)
     check_network(config)
     make_process(config.process, config.process_options)
     data = read_data(config.data, config.size)
@@ -342,7 +345,12 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all, and the model of the averaged weights so far."""
-        state = {
+        save_checkpoint(self.folder, self.step, self._state(), self.config.keep)
+        if self.step < self.config.steps:
+            self._write(self._model())
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "config": json.dumps(self.config.identity()),
             "origin": json.dumps(self.origin),
             "step": self.step,
@@ -353,26 +361,29 @@ class _Run:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save_checkpoint(self.folder, self.step, state, self.config.keep)
-        if self.step < self.config.steps:
-            self._write(self._model())
 
     def _take_over(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run; raises ValueError for one of another."""
         check_same(checkpoint.path, state, self.config, self.origin)
+        own = self._state()
+        check_state(checkpoint.path, state, own, list(self.network.parameters()), self.config.steps)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state.get("scaler", {}))  # which older checkpoints lack, as does float32
+        self.optimiser.load_state_dict({"state": state["optimiser"]["state"], "param_groups": own["optimiser"]["param_groups"]})  # constants are the code's
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.step, self.skipped, self.in_a_row = state["step"], state["skipped"], state["in_a_row"]
 
     def _diverged(self) -> str:
         return f"training diverged at step {self.step}"
 
     def _remedy(self) -> str:
-        kept = checkpoints(self.folder)
-        stands = f"{kept[0].path} is whole" if kept else "there is no checkpoint yet"
-        return f"Lower learning_rate, as in learning_rate={self.config.learning_rate / 3:.1g} ({stands})."
+        """The line to type: another learning_rate is another run, from what there is of this one."""
+        c, kept = self.config, checkpoints(self.folder)
+        again = f"sdesolve-gen train --config {shlex.quote(str(self.folder / 'config.yaml'))} --set learning_rate={c.learning_rate / 3:.1g}"
+        if not kept:
+            return f"Lower learning_rate: {again} --resume never (there is no checkpoint yet)."
+        start = f"--set {shlex.quote(f'init={kept[0].path}')} --out {shlex.quote(f'{c.out}-slower')} --steps {c.steps - kept[0].step}"
+        return f"Lower learning_rate, in a run of its own from the checkpoint, which is whole: {again} {start}"
 
 
 def _accelerator(device: str) -> Accelerator:

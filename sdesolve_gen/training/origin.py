@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._torch_files import contents
 from ..data import Data
 from .checkpoints import CheckpointWarning
 from .config import TrainConfig
@@ -23,9 +24,8 @@ def origin(config: TrainConfig, data: Data, init: str | None) -> dict[str, Any]:
 
 def check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, here: Mapping[str, Any]) -> None:
     """Raises ValueError where the checkpoint of ``path`` is of another run; older ones do not know their data's content, and are taken with a warning."""
-    there, ours = json.loads(state["config"]), json.loads(json.dumps(config.identity()))
-    if "origin" in state:
-        made = json.loads(state["origin"])
+    (there, made), ours = told(path, state), json.loads(json.dumps(config.identity()))
+    if made:
         there, ours = ({name: value for name, value in fields.items() if name not in ("data", "init")} for fields in (there, ours))
         if (made["shape"], made["pixels"]) != (here["shape"], here["pixels"]):
             raise ValueError(f"{path} was made with other data ({_images(made)} there, {_images(here)} here); {_ANEW}.")
@@ -39,8 +39,28 @@ def check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, here: 
         own = {name for name in {**there, **ours} if there.get(name) != ours.get(name)}
         further = f"; its rate has fallen along its steps, so to train on is another run, from its weights, as in --out {config.out}-further --set init={config.out}"
         raise ValueError(f"{path} was made with another config ({differs}){further if longer and own == {'steps'} else ''}; {_ANEW}.")
-    if "origin" not in state:
+    if not made:
         warnings.warn(f"{path} is of a version that kept no hash of its data: that {_images(here)} are the same was not checked.", CheckpointWarning, stacklevel=5)
+
+
+def told(path: Path, state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config that a checkpoint was made with, and what it was made from, of which older ones say nothing; raises ValueError for what is no checkpoint."""
+    if not isinstance(state, Mapping) or "config" not in state:
+        raise ValueError(f"{path} is no checkpoint of a training run: it holds {contents(state)}; expected one that was written by train.")
+    try:
+        there, made = (json.loads(state.get(name, "{}")) for name in ("config", "origin"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no checkpoint of a training run: its config or origin is not JSON ({error}).") from error
+    whole = isinstance(there, dict) and isinstance(made, dict)
+    if whole and made:
+        whole = {"data", "shape", "pixels", "init", "weights"} <= made.keys() and isinstance(made["weights"], str | None) and _is_shape(made["shape"])
+    if not whole:
+        raise ValueError(f"{path} is no checkpoint of a training run: its config and origin do not say what it was made with and from.")
+    return there, made
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_whole, value))
 
 
 def _images(made: Mapping[str, Any]) -> str:
