@@ -147,6 +147,7 @@ def test_a_report_keeps_what_was_measured_by_the_same_settings(model, data, whol
     assert measured(["kid"])["kid"] == whole[1]["kid"]
     assert set(measured(["precision_recall"], n=20).figures) == {"precision", "recall", "bits_per_dim"}
     assert set(measured(["fid"], n=20).figures) == {"fid", "fid_infinity", "precision", "recall", "bits_per_dim"}
+    assert set(measured(["time"], n=N).figures) == {"bits_per_dim", "nfe", "seconds", "images_per_second"}
     evaluate(model, data.flip(0), tmp_path, ["kid"], n=20)
     assert set(json.loads((tmp_path / "report.json").read_text())["figures"]) == {"kid", "bits_per_dim"}
     more = evaluate(model, data, tmp_path, ["bpd"], likelihood={**LOOSE, "n": 5}, n=20)
