@@ -41,7 +41,8 @@ from .scores import Score, as_score
 from .solve import SolveWarning
 
 Reward: TypeAlias = Callable[[Tensor, float], Tensor]
-"""ln r, (rows,), of E[x_0 | x_t], (rows, *event), and t; t = 0 asks for the reward itself, t > 0 for a guess of its mean given x_t."""
+"""ln r, (rows,), of E[x_0 | x_t], (rows, *event), and t; t = 0 asks for the reward itself, t > 0 for a guess of its mean given x_t.
+One that tells rows of several problems apart has an attribute ``particles``, the K that it counts on."""
 
 _KERNEL = DPMpp2M(eta=1.0)
 _MOST = 0.5  # of a step's noise that a pull may be long, both root mean square: farther, few paths lead, and the weights of those that do are all there is
@@ -141,7 +142,8 @@ def smc(
     Arguments:
         problem: ``process.reverse(score)``.
         x: (B, K, *event), K >= 2 draws of the process's prior for each of B rows, as in ``process.prior((B, K, *event), seed=0)``.
-        reward: ln r by rows, from (E[x_0 | x_t], t), as :data:`Reward` has it; differentiable.  Rows of B problems come in order, each K times.
+        reward: ln r by rows, from (E[x_0 | x_t], t), as :data:`Reward` has it; differentiable.  Rows of B problems come in order, each K times; where it has an
+            attribute ``particles``, K must be that.
         power: beta > 0 of the problem's own law.
         factors: (score, beta_i) of further laws under the same process; the powers must have a positive sum.
         steps, grid: as for :func:`solve`.
@@ -163,6 +165,12 @@ def smc(
     _checks.check_state(x.flatten(0, 1), problem, _KERNEL)
     if not bool(x.isfinite().all()):
         raise ValueError("x is not finite; expected draws of the process's prior: process.prior((B, K, *event), seed=0).")
+    wanted = getattr(reward, "particles", x.shape[1])
+    if wanted != x.shape[1]:
+        raise ValueError(
+            f"x has {x.shape[1]} particles for each of {len(x)} rows, and the reward is for {wanted} of each; expected x of shape (B, {wanted}, *event): "
+            f"process.prior((B, {wanted}, *event), seed=0)."
+        )
     laws = _laws(problem, power, factors)
     if reward is None and len(laws) == 1 and power == 1:
         raise ValueError("there is nothing to weigh; expected a reward, factors or another power than 1: without them use sdesolve.solve.")

@@ -69,7 +69,7 @@ def evaluate_command(
     from .cli import _names, _sampler_options, _told
 
     with _told(interrupted=f"the chunks in {out} are whole: the same command goes on from them"):
-        options = _sampler_options(option)
+        options = _sampler_options(option, flagless=("nfe", "snr", "rtol", "atol"))
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
         given = (("data", bpd_data), ("n", bpd_n), ("labels", word(bpd_labels)))
         likelihood: dict[str, Any] = {name: value for name, value in given if value is not None}

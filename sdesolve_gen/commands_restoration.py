@@ -38,7 +38,10 @@ Noise = Annotated[str, typer.Option(help="gaussian, or poisson: counts of what i
 Peak = Annotated[float | None, typer.Option(help="With --noise poisson: how many counts the brightest value of the data has.")]
 MethodOption = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the conditioning method, where the sampler has one too: steps=1000 of dps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Names the noise: the same seed gives the same result.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Draws solved together: memory, not results, depends on it.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="Draws solved together, for memory; results change by rounding, which mmps (and pigdm with a tolerance) may make another draw of the same law."),
+]
 Device = Annotated[str, typer.Option(help='Where the network runs: "cpu", "cuda", "cuda:1", "mps".')]
 Out = Annotated[str, typer.Option(help="A .png file, or a folder, in which files are named by model, task and seed.")]
 Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the conditioning method or the sampler; may be repeated.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import sdesolve as sd
 from sdesolve.noise import SeededNormals
 
 from ._errors import as_float
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 MEASURED = 200
 """Stream of the noise of simulated measurements, apart from those of the solver."""
+_FEW = 16  # values that say nothing of their range
+_DARK = 0.1  # of [0, 1]: the darkest value of a picture is below
 
 
 def measured(model: Model, y: Tensor, operator: Operator, noise_std: float | None, noise: str = "gaussian", peak: float | None = None) -> Measurement:
@@ -73,6 +77,33 @@ def spread(model: Model, noise_std: float, noise: str, peak: float | None) -> fl
 def variance(measurement: Measurement) -> Tensor:
     """The mean variance of each measurement's noise, (n,) or ()."""
     return torch.as_tensor(measurement.variance(measurement.y)).flatten(1).mean(1) if measurement.gain else torch.tensor(measurement.noise_std**2)
+
+
+def check_scale(measurement: Measurement, data_range: tuple[float, float], levels: int) -> None:
+    """Warn of pictures in [0, 1] for a model of data in [-1, 1], where y has the units of pixels: the operator leaves an even white as it is."""
+    operator, y = measurement.operator, measurement.y
+    if tuple(data_range) != (-1.0, 1.0) or measurement.noise != "gaussian" or not operator.linear or not scaled_to_one(y, measurement.noise_std, levels):
+        return
+    white = operator.forward(torch.ones(1, *operator.event).to(y))
+    if bool((white - 1).abs().max() > 1e-4):
+        return
+    said = f"all {y.numel()} values of y lie in [0, 1], as those of pictures in that range do, and the model's data lie in [-1, 1]"
+    warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1, or integers from 0 to {levels - 1}.", sd.SolveWarning, stacklevel=5)
+
+
+def scaled_to_one(y: Tensor, noise_std: float, levels: int) -> bool:
+    """Whether values of data that ought to lie in [-1, 1] are likely a picture's in [0, 1] instead: none is in the lower half, and the least is near 0.
+
+    Levels tell for certain: k/(levels - 1) is one of 2 k/(levels - 1) - 1 for every other k alone.
+    """
+    slack, (least, most) = 4 * noise_std + 1e-6, (float(end) for end in y.aminmax())
+    if y.numel() < _FEW or least < -slack or most > 1 + slack or float(y.std()) <= 2 * noise_std + 1e-6:
+        return False
+    parts = (levels - 1) * y
+    whole = parts.round()
+    if noise_std == 0 and not bool(((parts - whole).abs() > 1e-3).any()):
+        return bool(((whole - (levels - 1)) % 2 == 1).any())
+    return least < _DARK + noise_std
 
 
 def check_size(measurement: Measurement, data_range: tuple[float, float]) -> None:

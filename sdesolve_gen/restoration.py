@@ -20,7 +20,7 @@ from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning._numbers import real_tensor
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
-from .measuring import check_size, measured, spread, variance
+from .measuring import check_scale, check_size, measured, spread, variance
 from .particles import checked, weighed
 from .sampling import bar, calls, checked_seed, count, names
 
@@ -111,14 +111,18 @@ def colorize(
         gray = gray[:, :1]
     y = pictures_of(model, "gray", gray, operator.measured)
     _check_values(model, "gray", y, spread(model, noise_std, noise, peak))
-    return restore(model, y * float(operator.weights.sum()), operator, noise_std, noise=noise, peak=peak, **options)
+    return restore(model, y, operator, noise_std, noise=noise, peak=peak, **options)
 
 
 def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
-    """What a gray image is of the images of a model of colour images."""
+    """What a gray image is of the images of a model of colour images: the weights are divided by their sum, so that it and its noise are in the units of the data range."""
     if model.shape[0] != 3:
         raise ValueError(f"the model {model.card['name']} makes images {model.shape}; expected one of 3 channels, whose colours can be drawn.")
-    return Gray(model.shape, weights)
+    gray = Gray(model.shape, weights)
+    total = float(gray.weights.sum())
+    if abs(total) < 1e-6 * gray.length:
+        raise ValueError(f"weights={tuple(weights)} sum to 0, and no luminance has them; expected a sum that is not 0, as in {LUMA}.")
+    return Gray(model.shape, (gray.weights / total).tolist())
 
 
 @torch.no_grad()
@@ -153,6 +157,7 @@ def restore(
     check_operator(operator, model.device)
     measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
     check_size(measurement, model.data_range)
+    check_scale(measurement, model.data_range, model.levels)
     method, suited = _chosen(method, operator, model)
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
     ids = [name * APART + draw for name in ids for draw in range(draws)]

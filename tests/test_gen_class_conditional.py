@@ -215,12 +215,20 @@ def test_rescaling_takes_back_the_growth_of_the_denoised_image(share: float) -> 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"scale": -1.0}, "scale=-1.0"), ({"rescale": 2.0}, "rescale=2.0"), ({"interval": (1.0, 1.0)}, "interval="), ({"interval": (-1.0, 1.0)}, "interval=")],
+    [({"scale": -1.0}, "scale=-1.0"), ({"rescale": 2.0}, "rescale=2.0"), ({"interval": (1.0, 1.0)}, "interval="), ({"interval": (-1.0, 1.0)}, "interval="),
+     ({"interval": 3}, "interval=3; expected noise levels 0 <= low < high"), ({"interval": ("a", 2)}, "interval=.*; expected noise levels"), ({"interval": (1.0,)}, "interval=")],
     ids=str,
 )  # fmt: skip
 def test_wrong_guidance_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gen.Guidance(**options)
+
+
+def test_one_number_has_no_spread_to_be_rescaled() -> None:
+    p, x = PROCESSES["VP"], torch.randn(5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    conditional, unconditional = (sd.as_score(lambda x, t, w=w: -w * x.tanh(), p, predicts="score") for w in (0.3, 0.8))
+    plain, rescaled = (gen.classifier_free_guidance(conditional, unconditional, gen.Guidance(3.0, None, phi)).denoise(x, 0.4) for phi in (0.0, 0.7))
+    assert torch.equal(plain, rescaled)
 
 
 def test_scores_of_two_processes_are_not_mixed() -> None:

@@ -185,7 +185,7 @@ def denoiser(law: exam.Gaussian, process: sd.Process) -> Callable[[Tensor, float
 
 @pytest.mark.parametrize("noise_std", [0.0, 1.0])
 def test_ddnm_step_by_step(noise_std: float) -> None:
-    """Algorithm 1 of Wang et al. 2023, with the Sigma_t of DDNM+ where there is noise, in the paper's letters."""
+    """Algorithm 1 of Wang et al. 2023, in the paper's letters; where there is noise with a lambda of our own, for which no published walk is claimed."""
     process, operator, y = sd.VPSDE(), DenseSVD(normals(2, 4, seed=2)), normals(5, 2, seed=5)
     base = sd.as_score(exam.as_model(CORRELATED, process, predicts="v"), process, predicts="v")
     score = ddnm(base, Measurement(operator, y, noise_std), eta=0.85).score
@@ -204,6 +204,48 @@ def test_ddnm_step_by_step(noise_std: float) -> None:
     assert torch.allclose(sol.x, x, rtol=1e-7)
     if not noise_std:  # what is measured comes out at the last level's noise
         assert (score.denoise(sol.x, LEVELS[-1]) @ operator.matrix.T - y).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("eta", [0.85, 0.4])
+def test_the_published_ddnm_with_noise_is_ddrm(eta: float) -> None:
+    """DDNM+ of Wang et al. 2023, eq. 17 and 51 with the Lambda and the noise of the authors' code, from these alone: ``ddrm``, whatever its own paper says of it."""
+    process, operator, y, sigma_y = sd.VPSDE(), DenseSVD(normals(2, 4, seed=2)), normals(5, 2, seed=5), 4.0
+    base = sd.as_score(exam.as_model(CORRELATED, process, predicts="v"), process, predicts="v")
+    c = CONDITIONINGS["ddrm"](base, Measurement(operator, y, sigma_y), eta=eta)
+    x, noise = solver_noise(process, LEVELS)
+    assert c.method is not None
+    sol = sd.solve(process.reverse(c.score), x, c.method("ddim"), grid=LEVELS, interval=(LEVELS[0], LEVELS[-1]), seed=0)
+
+    _, s, vt = torch.linalg.svd(operator.matrix)
+    s, seen = torch.cat([s, s.new_zeros(2)]), torch.tensor([True, True, False, False])
+    inverse, branches = torch.where(seen, 1 / s, 0.0), []
+    for (t, t1), z in zip(pairwise(LEVELS), noise, strict=True):
+        (abar, var), (abar1, var1) = squares(process, t), squares(process, t1)
+        x0 = denoiser(CORRELATED, process)(x, t)
+        epsilon, a, sigma = (x - math.sqrt(abar) * x0) / math.sqrt(var), math.sqrt(abar1), math.sqrt(var1)
+        louder = sigma < a * sigma_y * inverse  # what y brings, than the step's noise
+        lam = torch.where(louder, s * sigma * math.sqrt(1 - eta**2) / (a * sigma_y), 1.0)
+        pulled = x0 - ((x0 @ operator.matrix.T - y) @ torch.linalg.pinv(operator.matrix).T @ vt.T * lam) @ vt
+        anew = torch.where(seen & ~louder, (sigma**2 - (a * sigma_y * inverse) ** 2).clamp(min=0).sqrt(), sigma * eta)
+        kept = torch.where(seen, 0.0, sigma * math.sqrt(1 - eta**2))
+        x = a * pulled + (z @ vt.T * anew + epsilon @ vt.T * kept) @ vt
+        branches.append(louder[:2])
+    assert torch.stack(branches).any(0).all() and not torch.stack(branches).all(0).any()
+    torch.testing.assert_close(sol.x, x, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_y_is_believed_down_to_its_noise_without_a_decomposition(rows: bool) -> None:
+    """x_0 + min(1, eta sigma/(alpha noise)) A^+ (y - A x_0), at levels above and below that of y's noise."""
+    process, operator, y = sd.VPSDE(), Dense(normals(2, 4, seed=2)), normals(5, 2, seed=5)
+    base, x = sd.as_score(exam.as_model(CORRELATED, process, predicts="v"), process, predicts="v"), normals(5, 4, seed=9)
+    score = ddnm(base, Measurement(operator, y, 0.8), eta=0.6).score
+    shares = []
+    for t in (0.05, 0.2, 0.9):
+        d, at = base.denoise(x, t), torch.full((5,), t, dtype=torch.float64) if rows else t
+        shares.append(min(1.0, 0.6 * float(process.sigma(t) / process.alpha(t)) / 0.8))
+        torch.testing.assert_close(score.denoise(x, at), d + shares[-1] * (y - d @ operator.matrix.T) @ torch.linalg.pinv(operator.matrix).T, rtol=1e-6, atol=1e-6)
+    assert shares[0] < shares[1] < shares[2] == 1
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])

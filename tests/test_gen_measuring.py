@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gen_fixtures import tiny_model
 from test_gen_restoration import DOWN, SHAPE, STD, colour_model, gaussian_model, half, pictures
 
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, dps, twist
 from sdesolve_gen.conditioning import operators as ops
-from sdesolve_gen.measuring import measured, simulated
+from sdesolve_gen.data import read_data
+from sdesolve_gen.measuring import check_scale, measured, scaled_to_one, simulated
 
 Y, BLACK = torch.zeros(1, 1, 2, 2), torch.zeros(1, *SHAPE)
 IDENTITY = ops.Mask(SHAPE, torch.ones(4, 4))
@@ -183,3 +188,68 @@ def test_what_cannot_be_an_operator_or_a_measurement_is_refused_in_a_line(make: 
 def test_numpys_numbers_are_numbers() -> None:
     assert Measurement(DOWN, Y, np.float32(0.5)).noise_std == 0.5
     assert isinstance(ops.compose(DOWN), Operator)
+
+
+# -- pictures in [0, 1] for data in [-1, 1] --------------------------------------------------------------------------------
+
+
+LEVELS = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+BRIGHT = LEVELS // 2 + 128
+OFF_LEVELS = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("images", "noise_std", "told"),
+    [
+        (LEVELS / 255, 0.0, True),
+        (LEVELS / 255, 0.05, True),
+        (BRIGHT / 255, 0.0, True),  # by their levels alone
+        (OFF_LEVELS, 0.0, True),
+        (LEVELS / 127.5 - 1, 0.0, False),
+        (BRIGHT / 127.5 - 1, 0.0, False),  # without a dark value, as they ought to be
+        (LEVELS / 127.5 - 1, 0.05, False),
+        (0.2 + 0.8 * OFF_LEVELS, 0.0, False),
+        (2 * OFF_LEVELS - 1, 0.0, False),
+        (torch.zeros(2, 1, 8, 8), 0.0, False),
+        (LEVELS.to(torch.uint8), 0.0, False),
+    ],
+)
+def test_pictures_in_the_wrong_range_are_told(images: torch.Tensor, noise_std: float, told: bool) -> None:
+    m, mask = tiny_model(), torch.ones(8, 8)
+    mask[:, 4:] = 0
+    if noise_std:
+        images = images + noise_std * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    asked: list[Callable[[], object]] = [lambda: m.inpaint(images, mask, noise_std=noise_std, method="ddnm", steps=2, seed=0)]
+    if images.is_floating_point():
+        identity = ops.Mask(m.shape, torch.ones(8, 8))
+        asked.append(lambda: m.restore(identity.forward(images), identity, noise_std, "ddnm", steps=2, seed=0))
+    for ask in asked:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", sd.SolveWarning)
+            ask()
+        found = [warning for warning in caught if r"lie in [0, 1]" in str(warning.message)]
+        assert len(found) == told and all("2 * y - 1, or integers from 0 to 255" in str(warning.message) for warning in found)
+    if told:
+        assert found[0].filename == __file__
+
+
+def test_what_has_other_units_than_pixels_has_no_range() -> None:
+    y = OFF_LEVELS[:, 0, :4].flatten(1)
+    twice = ops.as_operator(lambda x: 2 * x[..., :4, :].flatten(1), (1, 8, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        measured(tiny_model(), y, twice, 0.0)
+        check_scale(Measurement(twice, y), (-1.0, 1.0), 256)
+    seen = torch.zeros(8, 8)
+    seen[:4] = 1
+    with pytest.warns(sd.SolveWarning, match="all 64 values"):
+        check_scale(Measurement(ops.Mask((1, 8, 8), seen), y), (-1.0, 1.0), 256)
+
+
+def test_digits_raise_no_false_alarm(shared_data: Path) -> None:
+    levels = read_data(shared_data / "mnist" / "test.parquet")[0][:2000].float()
+    for noise_std in (0.0, 0.05):
+        noise = noise_std * torch.randn(levels.shape, generator=torch.Generator().manual_seed(0))
+        assert not any(scaled_to_one(image, noise_std, 256) for image in levels / 127.5 - 1 + noise)
+        told = sum(scaled_to_one(image, noise_std, 256) for image in levels / 255 + noise)
+        assert told == 2000 if noise_std == 0 else told > 1900

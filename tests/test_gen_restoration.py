@@ -154,6 +154,33 @@ def test_luminance_is_kept():
     assert float((other.mean(1, keepdim=True) - gray).abs().max()) < 1e-3
 
 
+WEIGHTS = [ops.LUMA, (3**-0.5,) * 3, (1.0, 1.0, 1.0), (-0.3, 0.6, 0.7)]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=["luma", "published", "ones", "negative"])
+def test_colours_are_the_posterior_whatever_the_weights_sum_to(weights):
+    """x ~ N(0, c^2 I) of three channels and y = u x + s n with u = w/sum w:  mean u c^2/(c^2 |u|^2 + s^2) y, and the covariance's own closed form."""
+    m, noise, y = gaussian_model(shape=[3, 4, 4]), 0.3, 0.6 * torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+    u = torch.tensor(weights) / sum(weights)
+    gain = STD**2 * u / (STD**2 * u.square().sum() + noise**2)
+    r = m.colorize(y, weights=weights, noise_std=noise, method="pigdm", prior_std=STD, draws=1000, seed=0, steps=60)
+    std = (STD**2 - STD**2 * gain * u).sqrt()
+    assert float((r.mean[0] - gain[:, None, None] * y[0]).abs().max()) < 0.07  # 4.5 standard errors
+    assert float((r.std[0].square().mean((1, 2)).sqrt() / std - 1).abs().max()) < 0.03
+    luminance = torch.einsum("c,dchw->dhw", u, r.images[0]).std(0)
+    assert abs(float(luminance.square().mean().sqrt()) / float((STD**2 * u @ (u - gain * (u @ u))).sqrt()) - 1) < 0.03
+
+
+@pytest.mark.parametrize("how", [{}, {"noise_std": 0.2}, {"noise": "poisson", "peak": 40.0}], ids=["exact", "gaussian", "poisson"])
+def test_weights_have_no_unit(how):
+    m, gray = gaussian_model(shape=[3, 4, 4]), pictures(1, SHAPE)
+    one, five = (m.colorize(gray, weights=[w * unit for w in (0.2, 0.5, 0.3)], method="pigdm", steps=20, seed=0, **how) for unit in (1, 5))
+    torch.testing.assert_close(one.images, five.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.residual, five.residual, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="sum to 0, and no luminance has them"):
+        m.colorize(gray, weights=(0.5, -0.7, 0.2), steps=20, **how)
+
+
 def test_foreign_operators_restore():
     m, x = gaussian_model(), pictures(1, SHAPE)
 

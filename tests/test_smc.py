@@ -174,11 +174,23 @@ def test_what_leads_to_no_weights_is_told() -> None:
         sd.smc(problem, x * math.nan, lambda x0, t: x0.sum(1))
     with pytest.warns(sd.SolveWarning, match=r"2 of 2 rows have no particle with a finite weight \(rows \[0, 1\]\)"):
         sd.smc(problem, x, lambda x0, t: x0[:, 0] - math.inf, steps=3, seed=0)
-    with pytest.raises(ValueError, match="the twist is for 7 particles of each of 1 measurements, and there are 8"):
-        sd.smc(problem, x, twist(Measurement(Matrix(WIDE), torch.zeros(1, 2), 0.1), p, 7), steps=3)
+    with pytest.raises(ValueError, match="the twist is for 4 particles of each of 3 measurements, and there are 8 in all"):
+        sd.smc(problem, x, twist(Measurement(Matrix(WIDE), torch.zeros(3, 2), 0.1), p, 4), steps=3)
     out = sd.smc(problem, x, lambda x0, t: x0.sum(1), steps=3, seed=0)
     with pytest.raises(ValueError, match="n=-1"):
         out.draw(-1)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((1, 8, 3), 2), ((4, 2, 3), 2), ((1, 8, 3), 1)])
+def test_particles_of_another_number_than_the_twist_counts_on_are_refused(shape: tuple[int, ...], rows: int) -> None:
+    """As many in all, which would mix the measurements in one row."""
+    p = sd.VPSDE()
+    calls: list[float] = []
+    problem = p.reverse(sd.as_score(lambda x, t: calls.append(1.0) or x, p, predicts="x0"))  # type: ignore[func-returns-value]
+    reward = twist(Measurement(Matrix(WIDE), torch.zeros(rows, 2), 0.1), p, 4)
+    with pytest.raises(ValueError, match=rf"x has {shape[1]} particles for each of {shape[0]} rows, and the reward is for 4 of each"):
+        sd.smc(problem, p.prior(shape, seed=1), reward, steps=3)
+    assert not calls
 
 
 def test_a_state_without_particles_is_refused() -> None:

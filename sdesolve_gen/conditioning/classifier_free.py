@@ -7,12 +7,12 @@ Tweedie's formula is linear in the score, so that the same holds of the denoised
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 import sdesolve as sd
+from sdesolve.guided import noise_levels
 
 from .classifier import check_scale
 from .labels import Labels
@@ -26,7 +26,8 @@ class Guidance:
         scale: s >= 0; 1 is the conditional model and costs one call, 0 the unconditional one.
         interval: noise levels (low, high] in units of sigma/alpha where it applies, outside of which the conditional model alone is asked:
             one call instead of two.  None for everywhere.  [Kynkaanniemi et al. 2024, eq. 5, with sigma of EDM]
-        rescale: 0 <= phi <= 1, how much of the growth of the denoised image's standard deviation is taken back.  [Lin et al. 2023, eq. 15 and 16]
+        rescale: 0 <= phi <= 1, how much of the growth of the denoised image's standard deviation is taken back; of no effect on states of a single number.
+            [Lin et al. 2023, eq. 15 and 16]
 
     Raises:
         ValueError: a value out of range.
@@ -42,9 +43,7 @@ class Guidance:
         if self.rescale > 1:
             raise ValueError(f"rescale={self.rescale!r}; expected 0 <= rescale <= 1, as in rescale=0.7.")
         if self.interval is not None:
-            low, high = self.interval
-            if not 0 <= low < high <= math.inf:
-                raise ValueError(f"interval={self.interval!r}; expected noise levels 0 <= low < high, in units of sigma/alpha, as in interval=(0.3, 3.0).")
+            noise_levels("interval", self.interval)
 
 
 def classifier_free_guidance(conditional: sd.Score, unconditional: sd.Score, guidance: Guidance | float) -> sd.Score:
@@ -81,8 +80,8 @@ def classifier_free_guidance(conditional: sd.Score, unconditional: sd.Score, gui
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
-    """A guided image D_s brought back towards the standard deviation of the conditional one:  (1 - share + share std(D_1)/std(D_s)) D_s."""
-    if share == 0:
+    """A guided image D_s brought back towards the standard deviation of the conditional one:  (1 - share + share std(D_1)/std(D_s)) D_s; one number has none to be brought to."""
+    if share == 0 or guided[0].numel() == 1:
         return guided
     wide, narrow = (image.flatten(1).std(1) for image in (guided, conditional))
     return sd.expand_time(1 - share + share * narrow / wide, guided) * guided

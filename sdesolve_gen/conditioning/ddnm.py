@@ -19,9 +19,11 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
         x_0' = x_0 + V diag(lambda) S^-1 U' (y - A x_0),      A = U S V',
         lambda_i = min(1, eta sigma s_i/(alpha noise_std)).
 
-    Without noise lambda = 1 and x_0' = A^+ y + (I - A^+ A) x_0.  With noise, y is not to bring more noise into a step than the eta sigma that the paper's sampler draws
-    anew: lambda is its Sigma_t.  The paper also takes y's noise out of the step's own (its Phi_t), which no score can and which would narrow what is too narrow.
-    An operator without a cheap SVD is treated as one with s_i = 1.  [Wang et al. 2023, sections 3.2 and 3.3, algorithm 1]
+    Without noise lambda = 1 and x_0' = A^+ y + (I - A^+ A) x_0, the paper's.  With noise this is not the paper's DDNM+ but what of it a score can be: y is
+    not to bring more noise into a step than the eta sigma that a sampler draws anew.  The published lambda_i looks at the level a, sigma at which the step
+    ends: 1 where sigma >= a noise_std/s_i, else sqrt(1 - eta^2) sigma s_i/(a noise_std); and its noise Phi leaves out what y brings, and what the network
+    said of the noise where A sees.  Step by step that is DDRM's walk, so the published one is :func:`ddrm` with its defaults, and the one to take for pictures
+    with noise.  An operator without a cheap SVD is treated here as one with s_i = 1.  [Wang et al. 2023, section 3.2, algorithm 1; DDNM+: eq. 17 and 51]
 
     One network call for each evaluation and no derivative; a ``pinv`` or SVD.  The paper's algorithm 1 is ``method="ddim", eta=1`` on a grid of the paper's levels.  Exact
     without noise where directions that A sees and those that it does not are independent given x_t.  Else what is not measured learns of y by x_t alone, at the step's pace: biased
@@ -30,7 +32,7 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
     Arguments:
         score: the model's score.
         measurement: of a linear operator, with Gaussian noise.
-        eta: share of the noise that the sampler draws anew, > 0; the published value is the default.  Of no effect without noise in y.
+        eta: share of the noise that the sampler is taken to draw anew, > 0; the default is the value of the published sampler.  Of no effect without noise in y.
 
     Raises:
         ValueError: eta out of range; Poisson noise; an operator that is not linear.

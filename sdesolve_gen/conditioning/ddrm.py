@@ -34,6 +34,7 @@ def ddrm(score: sd.Score, measurement: Measurement, eta: float = 0.85, eta_b: fl
     point.  The noise eta S1 z is not DDIM's: its share does not shrink with the step, and takes the place of noise that x has and D does not know of.  So
     the draws are too narrow at eta > 0 whatever the number of steps, by a quarter in variance at 0.85 where y says nothing, and by a half where y has
     noise; at eta = 0 the rest hears of y as late as in replacement.  To be taken for one good reconstruction in few steps, not for its spread.
+    With noise and eta_b = 1 it is step by step DDNM+ of Wang et al. 2023 (eq. 17 and 51).
     The first state is the prior's draw instead of eq. 7, from which it differs by y in units of sigma(T).
 
     Arguments:
