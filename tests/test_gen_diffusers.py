@@ -346,6 +346,69 @@ def test_a_pipeline_gives_the_images_of_dpm_solver_at_the_same_number_of_steps(t
     assert float((images[0] - images[1]).abs().max()) < 1e-4 and torch.equal(images[1], images[2])
 
 
+FROM_DDPM = {"dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}), "unipc": (diffusers.UniPCMultistepScheduler, {"order": 2})}
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("method", FROM_DDPM)
+@pytest.mark.parametrize("saved_before", [True, False])
+def test_what_a_config_carries_along_and_its_scheduler_ignores_is_ignored(tmp_path: Path, method: str, spacing: str, saved_before: bool) -> None:
+    """DDPM clips by default, DPM-Solver never, and its config made of DDPM's has ``clip_sample=True`` all the same; a config that was never saved lacks its name."""
+    kind, options = FROM_DDPM[method]
+    ddpm = diffusers.DDPMScheduler(clip_sample=True, timestep_spacing=spacing, prediction_type="v_prediction")
+    if saved_before:
+        ddpm.save_pretrained(tmp_path)
+        ddpm = diffusers.DDPMScheduler.from_pretrained(tmp_path)
+    theirs = kind.from_config(ddpm.config)
+    assert theirs.config.clip_sample is True and theirs.config.get("_class_name") == (kind.__name__ if saved_before else None)
+    for steps in (7, 10):
+        theirs.set_timesteps(steps)
+        mine = ours(theirs.config, method, steps, method_options=options)
+        assert mine.config.clip_sample is False and mine.timesteps.tolist() == theirs.timesteps.tolist()
+        a, b = walk(unet(), theirs, start()), walk(unet(), mine, start())
+        assert float(a.abs().max()) > 1.5 and float((a - b).abs().max()) < 1e-4
+    assert ours(theirs.config, method, clip_sample=True).config.clip_sample is True
+    back = diffusers.DDIMScheduler.from_config({**kind.from_config(ddpm.config, solver_order=3).config, "_class_name": kind.__name__})
+    back.set_timesteps(10)
+    assert back.config.solver_order == 3 and ours({**back.config, "_class_name": "DDIMScheduler"}, "ddim", 10).timesteps.tolist() == back.timesteps.tolist()
+
+
+def mended(theirs: Any) -> Any:
+    """A DDIM of theirs that steps to the next of its timesteps, and not always to t - 1000 // N."""
+    step = theirs.step
+
+    def to_the_next(model_output: torch.Tensor, t: torch.Tensor, sample: torch.Tensor, **options: Any) -> Any:
+        later = [int(other) for other in theirs.timesteps if other < t]
+        number, theirs.num_inference_steps = theirs.num_inference_steps, 1
+        theirs.register_to_config(num_train_timesteps=int(t) - later[0] if later else 1000)
+        found = step(model_output, t, sample, **options)
+        theirs.num_inference_steps = number
+        theirs.register_to_config(num_train_timesteps=1000)
+        return found
+
+    theirs.step = to_the_next
+    return theirs
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(
+    ("spacing", "steps", "same"),
+    [("leading", 10, True), ("leading", 7, True), ("trailing", 10, True), ("trailing", 7, False), ("linspace", 10, False), ("linspace", 7, False)],
+)  # fmt: skip
+def test_images_are_those_of_ddim_where_it_steps_to_its_own_timesteps(spacing: str, steps: int, same: bool, clip: bool) -> None:
+    """From DDPM's default config, which clips.  Theirs always steps by 1000 // N; where the timesteps are other ones, it is told other levels than it stands at."""
+    images = []
+    for repaired in (False, True):
+        theirs = diffusers.DDIMScheduler.from_config(diffusers.DDPMScheduler(timestep_spacing=spacing, clip_sample=clip, prediction_type="v_prediction").config)
+        theirs.set_timesteps(steps)
+        images.append(walk(unet(), mended(theirs) if repaired else theirs, start(), use_clipped_model_output=clip))
+    mine = ours(theirs.config, "ddim", steps)
+    assert mine.timesteps.tolist() == theirs.timesteps.tolist()
+    here = walk(unet(), mine, start())
+    assert float((here - images[1]).abs().max()) < 1e-4
+    assert (float((here - images[0]).abs().max()) < 1e-4) == same
+
+
 CONFIG = {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 
 

@@ -127,6 +127,37 @@ def test_bits_per_dim_alone_draw_no_image(model, data, whole, tmp_path):
     assert found.report["likelihood"]["images"] == 6 and found.report["statuses"] is None and "6 images" in str(found)
 
 
+def test_a_report_keeps_what_was_measured_by_the_same_settings(model, data, whole, tmp_path):
+    """And drops what other samples, features, data or another model had."""
+
+    def measured(metrics, of=model, **options):
+        found = evaluate(of, data, tmp_path, metrics, **options)
+        said = json.loads((tmp_path / "report.json").read_text())
+        assert set(said["figures"]) == set(found.figures) and found.figures["nfe" if metrics == ["time"] else next(iter(found.figures))]
+        return found
+
+    evaluate(model, data, tmp_path, ["kid", "is"])
+    later = measured(["bpd"], n=8, batch_size=4)
+    assert set(later.figures) == {"kid", "is", "bits_per_dim"} and later["kid"] == whole[1]["kid"] and later["bits_per_dim"] == whole[1]["bits_per_dim"]
+    assert later.report["settings"]["n"] == N and later.report["settings"]["metrics"] == ["kid", "is", "bpd"] and "22 images" in str(later)
+    assert later.report["features"]["name"] == "Judge" and later.report["statuses"] == {"ok": N} and later.report["reference"] == 40
+    assert set(measured(["time"]).figures) == {"kid", "is", "bits_per_dim", "nfe", "seconds", "images_per_second"}
+    other = measured(["kid"], features=nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    assert set(other.figures) == {"kid", "bits_per_dim", "nfe", "seconds", "images_per_second"} and other["kid"] != whole[1]["kid"]
+    assert measured(["kid"])["kid"] == whole[1]["kid"]
+    assert set(measured(["precision_recall"], n=20).figures) == {"precision", "recall", "bits_per_dim"}
+    assert set(measured(["fid"], n=20).figures) == {"fid", "fid_infinity", "precision", "recall", "bits_per_dim"}
+    assert set(measured(["time"], n=N).figures) == {"bits_per_dim", "nfe", "seconds", "images_per_second"}
+    evaluate(model, data.flip(0), tmp_path, ["kid"], n=20)
+    assert set(json.loads((tmp_path / "report.json").read_text())["figures"]) == {"kid", "bits_per_dim"}
+    more = evaluate(model, data, tmp_path, ["bpd"], likelihood={**LOOSE, "n": 5}, n=20)
+    assert set(more.figures) == {"kid", "bits_per_dim"} and more["bits_per_dim"] != whole[1]["bits_per_dim"]
+    for text in ("{", "[]", '{"keys": 3}', json.dumps({**more.report, "figures": {"kid": {"odd": 1}}})):
+        (tmp_path / "report.json").write_text(text)
+        assert set(evaluate(model, data, tmp_path, ["kid"], n=20).figures) == {"kid"}
+    assert set(evaluate(tiny_model(process="ve"), data, tmp_path, ["bpd"]).figures) == {"bits_per_dim"}
+
+
 def test_published_moments_serve_as_reference(model, data, whole, tmp_path):
     """mu and sigma in an npz file, as others publish them: enough for FID, and for nothing else."""
     mean, covariance = Moments.of(Judge().requires_grad_(False)(2 * (data.float() + 0.5) / 256 - 1)[0]).gaussian

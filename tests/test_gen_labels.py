@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from gen_fixtures import NETWORK, png, tiny_card, tiny_model
+from gen_fixtures import NETWORK, png, tiny_card, tiny_config, tiny_model
 from safetensors.torch import load_file
 from test_gen_class_conditional import conditional_model
 from torch import Tensor, nn
@@ -208,6 +208,15 @@ def test_labels_go_by_the_names_of_classes_where_both_say_them(model: gen.Model)
     assert labels_of(named, "none", other, 3).tolist() == [3, 3, 3]  # type: ignore[union-attr]
     with pytest.raises(gen.ModelFileError, match="class_names = 'dog'; expected a list of strings"):
         gen.Model(model.network, {**model.card, "class_names": "dog"})
+
+
+def test_a_model_trained_on_folders_knows_their_names(tmp_path: Path) -> None:
+    for i, name in enumerate(["cat", "dog"] * 4):
+        (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name / f"{i}.png").write_bytes(png(np.full((8, 8), 30 * i, np.uint8)))
+    m = gen.train(tiny_config(tmp_path / "data", tmp_path / "out", classes=2, steps=1, batch=4, warmup=1), progress=False)
+    assert gen.load(tmp_path / "out").card["class_names"] == m.card["class_names"] == ["cat", "dog"]
+    assert "class_names" not in gen.train(tiny_config(tmp_path / "data", tmp_path / "none", steps=1, batch=4, warmup=1), progress=False).card
 
 
 # -- evaluation ---------------------------------------------------------------------------------------------------------------

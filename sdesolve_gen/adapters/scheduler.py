@@ -25,7 +25,10 @@ from .schedules import Schedule, read_schedule
 _FLOW_END = 1 - 1e-6  # where a flow starts, as near to pure noise as its coefficients are finite
 _SPACINGS = ("leading", "trailing", "linspace")
 _NODES = ("ddim", "dpm_solver")
-_OF_DPM_SOLVER = ("solver_order", "predictor_order")  # what the configs of DPM-Solver, DEIS, UniPC and SA-Solver have, and no other
+_DPM_SOLVERS = ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler")
+_OF_DPM_SOLVER = ("solver_order", "predictor_order")  # what the configs of these have, where they were never saved and lack their name
+_CLIPPING = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "HeunDiscreteScheduler", "DiffusersScheduler")
+"""Who obeys ``clip_sample``; the configs of others carry it along where they were made of one of these."""
 
 
 class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -50,6 +53,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         final_sigmas_type: "zero", to end as described; "sigma_min", to end at the first level of the training; default: "zero" unless
             ``set_alpha_to_one`` is False.
         clip_sample, clip_sample_range: clip E[x_0 | x] at every call, and take the noise from what is left (diffusers' ``use_clipped_model_output``).
+            ``from_config`` leaves it out where the config's own scheduler does not look at it, as those of DPM-Solver.
         the rest: as in diffusers.
 
     Raises:
@@ -126,12 +130,15 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **options: Any) -> Any:
         """The scheduler of another's config, with the method; ``DiffusersScheduler.from_config(pipe.scheduler.config, method="unipc")``."""
         schedule = read_schedule(config)
+        name = config.get("_class_name") or next((_DPM_SOLVERS[0] for key in _OF_DPM_SOLVER if key in config), None)
         if schedule.process not in ("tabulated_vp", "rectified_flow"):
             raise ValueError(f"{config.get('_class_name')} counts no levels of this kind; expected the model itself: sdesolve_gen.load(folder).sample(16).")
         if schedule.process == "rectified_flow":
             options = {"use_flow_sigmas": True, **options}
-        elif "nodes" not in config and any(name in config for name in _OF_DPM_SOLVER):
+        elif "nodes" not in config and name in _DPM_SOLVERS:
             options = {"nodes": "dpm_solver", "timestep_spacing": config.get("timestep_spacing", "linspace"), **options}
+        if name is not None and name not in _CLIPPING:
+            options = {"clip_sample": False, **options}
         plain = {name: value for name, value in config.items() if not name.startswith("_")}  # without the mark of what were defaults there: ours differ
         return super().from_config({**plain, **options}, return_unused_kwargs)
 

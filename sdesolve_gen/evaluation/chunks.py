@@ -66,8 +66,8 @@ class Job:
     def __init__(self, folder: Path, settings: Mapping[str, Any], n: int, size: int, work: Callable[[range], Tensors]) -> None:
         self.folder, self.n, self._work = folder, n, work
         self.spans = [range(first, min(first + size, n)) for first in range(0, n, size)]
-        self._settings = json.loads(json.dumps({**settings, "chunk": size}))
-        self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+        self.settings = json.loads(json.dumps({**settings, "chunk": size}))
+        self.key = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         self._check_claim()
 
     def run(self, shard: Shard, done: Callable[[int], None]) -> None:
@@ -118,7 +118,7 @@ class Job:
 
     def _mark(self, span: range, tensors: Tensors) -> str:
         """What a chunk says it is; one entry, because safetensors writes several in any order."""
-        return f"{span[0]}-{span[-1]} {self._key} {digest(tensors)}"
+        return f"{span[0]}-{span[-1]} {self.key} {digest(tensors)}"
 
     def _write(self, span: range, tensors: Tensors) -> None:
         if any(len(tensor) != len(span) for tensor in tensors.values()):
@@ -143,9 +143,9 @@ class Job:
         if not isinstance(there, dict):
             why = there if isinstance(there, Exception) else f"it is a JSON {type(there).__name__}"
             raise ValueError(f"{path} cannot be read ({why}); expected the settings that the chunks beside it were made with: remove {self.folder}, or choose another out=.")
-        if there != self._settings:
-            keys = [key for key in {**there, **self._settings} if there.get(key) != self._settings.get(key)]
-            differs = ", ".join(f"{key}: {there.get(key)!r} there, {self._settings.get(key)!r} here" for key in keys)
+        if there != self.settings:
+            keys = [key for key in {**there, **self.settings} if there.get(key) != self.settings.get(key)]
+            differs = ", ".join(f"{key}: {there.get(key)!r} there, {self.settings.get(key)!r} here" for key in keys)
             raise ValueError(f"{self.folder} was made with other settings ({differs}); choose another out=, or remove the folder.")
 
     def _claim(self) -> None:
@@ -153,7 +153,7 @@ class Job:
         path = self.folder / _SETTINGS
         if not path.exists():
             with atomic(path) as temporary:
-                temporary.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

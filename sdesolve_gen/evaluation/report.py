@@ -1,7 +1,13 @@
-"""What an evaluation found: figures with standard errors, as a table to read and as JSON to keep."""
+"""What an evaluation found: figures with standard errors, as a table to read and as JSON to keep.
+
+Figures that an earlier call measured in the same folder stay in the report, as long as what they are of is the same: the model and, of each by its kind,
+the samples and their number, features and reference too, or data and options of the likelihood.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -19,15 +25,17 @@ from .._versions import versions
 from .._writing import write_json
 from ..data import Data
 from ..images import write_grid
-from .chunks import Job
+from .chunks import Job, digest
 from .figure import Figure, of_mean
 from .frechet import Moments, fid, grouped, together
 from .inception_score import inception_score
 from .kernel import kid
 from .neighbours import density_coverage, precision_recall
-from .plan import NEED_IMAGES, Plan
+from .plan import METRICS, NEED_IMAGES, Plan
 
 SHOWN = 100  # images in the picture
+_SAID = {"samples": ("statuses",), "features": ("features", "reference", "skipped"), "likelihood": ("likelihood",)}  # of a report, by what it is of
+_OTHERS = {"nfe": "samples", "seconds": "samples", "images_per_second": "samples", "time": "samples", "bits_per_dim": "likelihood", "bpd": "likelihood"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Evaluation:
     """What :func:`evaluate` found.
 
     Attributes:
-        figures: name -> :class:`Figure` (value, standard_error, note); empty while something is missing.
+        figures: name -> :class:`Figure` (value, standard_error, note), those of earlier calls that still hold too; empty while something is missing.
         report: what ``report.json`` says.
         missing: how many images of each job are still with other shards; empty where the evaluation is complete.
     """
@@ -67,11 +75,11 @@ class Evaluation:
 
 
 def compose(plan: Plan, jobs: Mapping[str, Job], out: Path) -> Evaluation:
-    """Figures, ``samples.png`` and ``report.json`` of jobs whose chunks are all there."""
+    """Figures, ``samples.png`` and ``report.json`` of jobs whose chunks are all there, and what the ``report.json`` before has besides that is still so."""
     costs, statuses = _samples(jobs["samples"], out) if plan.draws else ({}, None)
     figures = {**_of_features(plan, jobs), **_of_likelihood(jobs), **(costs if "time" in plan.metrics else {})}
     model, features = plan.model, plan.features
-    report = {
+    report: dict[str, Any] = {
         "model": {"name": model.card["name"], "sha256": model.card.get("sha256")},
         "versions": versions(),
         "device": str(model.device),
@@ -82,10 +90,53 @@ def compose(plan: Plan, jobs: Mapping[str, Job], out: Path) -> Evaluation:
         "likelihood": None if plan.likely is None else {"images": len(plan.likely.names), **plan.likelihood},
         "figures": {name: figure._asdict() for name, figure in figures.items()},
         "statuses": statuses,
+        "keys": _keys(plan, jobs),
     }
+    report = _with_earlier(report, out / "report.json")
     with atomic(out / "report.json") as path:
         write_json(path, report)
-    return Evaluation(figures, report, {})
+    return Evaluation({name: Figure(**{**figure, "value": _number(figure["value"])}) for name, figure in report["figures"].items()}, report, {})
+
+
+def _number(value: float | None) -> float:
+    """A figure's value; JSON has null for NaN."""
+    return float("nan") if value is None else value
+
+
+def _keys(plan: Plan, jobs: Mapping[str, Job]) -> dict[str, str | None]:
+    """Hashes of all that each kind of figure depends on, None for a kind that was not asked for."""
+    likely = jobs["likelihood"].key if "likelihood" in jobs else None
+    samples = f"{jobs['samples'].key} {plan.n}" if plan.draws else None
+    features = None
+    if plan.features is not None:
+        of = jobs["reference"].key if isinstance(plan.reference, Data) else digest(dict(zip(("mean", "covariance"), plan.reference, strict=True)))
+        features = f"{samples} {jobs['features'].key} {of}"
+    kinds = {"model": next(iter(jobs.values())).settings["weights"], "samples": samples, "features": features, "likelihood": likely}
+    return {kind: None if text is None else hashlib.sha256(text.encode()).hexdigest() for kind, text in kinds.items()}
+
+
+def _with_earlier(report: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The report, and of the one before what is of the same model, samples, features or data; of one that is damaged or older nothing."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return _merged(before, report) if before["keys"]["model"] == report["keys"]["model"] else report
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return report
+
+
+def _merged(before: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    old, new = before["keys"], report["keys"]
+    holds = {kind: new[kind] in (None, old[kind]) for kind in _SAID}
+    holds["features"] &= holds["samples"]
+    kept = {name: Figure(**figure)._asdict() for name, figure in before["figures"].items() if holds[_OTHERS.get(name, "features")]}
+    metrics = {*report["settings"]["metrics"], *(name for name in before["settings"]["metrics"] if holds[_OTHERS.get(name, "features")])}
+    stay = [kind for kind in _SAID if holds[kind] and new[kind] is None and old[kind] is not None]  # what was not asked for now
+    said = {field: before[field] for kind in stay for field in _SAID[kind]}
+    settings = before["settings"] if "samples" in stay else report["settings"]
+    return {
+        **report, **said, "settings": {**settings, "metrics": [name for name in METRICS if name in metrics]},
+        "figures": {**kept, **report["figures"]}, "keys": {**new, **{kind: old[kind] for kind in stay}},
+    }  # fmt: skip
 
 
 def _of_features(plan: Plan, jobs: Mapping[str, Job]) -> dict[str, Figure]:

@@ -308,6 +308,7 @@ class _Run:
     def _card(self) -> dict[str, Any]:
         c = self.config
         classes = {"classes": c.classes} if c.classes else {}
+        named = {"class_names": list(self.data.classes)} if self.data.classes is not None and len(self.data.classes) == c.classes else {}
         return {
             "name": c.name,
             "process": c.process,
@@ -317,6 +318,7 @@ class _Run:
             "network": c.network_name,
             "network_options": options_of(c, self.shape),
             **classes,
+            **named,
             "shape": list(self.shape),
             "data_range": c.data_range,
             "levels": 256,
