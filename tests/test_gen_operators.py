@@ -171,7 +171,7 @@ def test_what_has_a_solution_is_found_in_as_many_steps_as_singular_values():
     [
         ops.Matrix((48,), randn(9, 3) @ randn(3, 48, seed=1)),
         ops.Separable((1, 6, 8), randn(5, 2) @ randn(2, 6, seed=1), torch.eye(8)),
-        ops.Blur((1, 9, 9), torch.ones(1, 3) / 3),
+        ops.Blur((1, 6, 15), torch.ones(1, 5) / 5),
     ],
     ids=["matrix", "separable", "blur"],
 )
