@@ -25,7 +25,8 @@ def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5, with
     One network call and at most ``iterations`` + 1 vjps for each evaluation.  Exact for Gaussian data of any covariance, once there are as many iterations as different
     singular values of the system.  Elsewhere the likelihood of a mixture is taken for that of one Gaussian, which errs while x_t does not tell yet
     between modes: their weights are wrong by that.  Fewer iterations leave out what A V A' tells last, its smallest values, and trust y less there.
-    Without noise, what of y no x explains is left out, A A^+ y for y: of least squares, as there is no solution.  The Jacobian of a network is only nearly symmetric; a direction in which it curves down is left as it is.
+    Without noise, what of y no x explains is left out: A A^+ y stands for it, as there is no solution.
+    The Jacobian of a network is only nearly symmetric; a direction in which it curves down is left as it is.
 
     Arguments:
         score: the model's score.
