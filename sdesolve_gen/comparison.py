@@ -132,12 +132,13 @@ def in_columns(columns: list[tuple[str, Tensor]]) -> Image.Image:
 
 
 def as_picture(found: Comparison) -> Tensor:
-    """The measurement as images of the model's shape: enlarged where it is an image itself, else what explains it with the least norm."""
+    """The measurement as images of the model's shape: enlarged where it is an image itself, else the mean of N(0, c^2 I) given y, c = ``data_std``: A^+ y without noise."""
     y, operator, (channels, height, width) = found.y, found.operator, found.model.shape
     measured = tuple(operator.measured)
     if len(measured) == 3 and measured[0] in (1, channels) and height % measured[1] == width % measured[2] == 0:
         return interpolate(y, size=(height, width), mode="nearest").expand(-1, channels, -1, -1)
-    return operator.pinv(y)
+    variance, noise = found.model.data_std**2, found.settings.get("noise_std") or 0.0
+    return variance * operator.adjoint(operator.gram_solve(y, noise**2, variance))
 
 
 def _likeness(of: str, images: Tensor, truth: Tensor, model: Model) -> dict[str, float]:

@@ -193,6 +193,13 @@ def test_what_a_measurement_looks_like():
         assert as_picture(found).shape == x.shape
     enlarged = as_picture(Comparison(m, ops.Downsample(m.shape, 4), torch.arange(4.0).reshape(1, 1, 2, 2), None, None, [], {}, 0.0, []))  # type: ignore[arg-type]
     assert enlarged[0, 0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    few = ops.Radon(m.shape, 5)
+    y = few.forward(x) + 0.1 * torch.randn(2, *few.measured, generator=torch.Generator().manual_seed(0))
+    noisy, exact = (as_picture(Comparison(m, few, y, None, None, [], settings, 0.0, [])) for settings in ({"noise_std": 0.1}, {}))  # type: ignore[arg-type]
+    a = few.forward(torch.eye(64).reshape(64, 1, 8, 8)).flatten(1).double()
+    weighed = 0.25 * a @ torch.linalg.inv(0.01 * torch.eye(a.shape[1]) + 0.25 * a.T @ a)
+    torch.testing.assert_close(noisy.flatten(1).double(), y.flatten(1).double() @ weighed.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(exact, few.pinv(y), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

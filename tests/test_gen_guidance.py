@@ -539,6 +539,21 @@ def test_a_small_singular_value_counts_where_the_noise_is_smaller() -> None:
     torch.testing.assert_close(score(x, t), exact, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["pigdm", "mmps", "diffpir", "ddnm"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_measurement_without_noise_that_has_no_solution(method: str, rank: int) -> None:
+    """Three numbers of two or one: what they are told is the least squares, and nothing grows."""
+    process, t, y = PROCESSES[0], 0.3, normals(2, 3, seed=5)
+    law = exam.Gaussian([0.0, 0.0], std=1.0)
+    A = torch.tensor([[1.0, 0.5], [1, 1], [2, 0]] if rank == 2 else [[1.0, 0], [1, 0], [2, 0]], dtype=torch.float64)
+    base, options = sd.as_score(law.score(process), process, predicts="score"), {"mmps": {"iterations": 25}, "diffpir": {"lam": 1.0}}.get(method, {})
+    score = CONDITIONINGS[method](base, Measurement(Dense(A), y, 0.0), **options).score
+    x = normals(2, 2)
+    alpha = float(process.alpha(t))
+    unseen = torch.eye(2, dtype=torch.float64) - torch.linalg.pinv(A) @ A
+    torch.testing.assert_close(score.denoise(x, t), y @ torch.linalg.pinv(A).T + alpha * x @ unseen, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("shift", [1e-9, torch.tensor([1e-9, 2e-9], dtype=torch.float64)])
 @pytest.mark.parametrize("name", ["matrix", "separable", "blur"])
 def test_gram_solve_undoes_the_gram(name: str, shift: float | Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdesolve_gen.conditioning import Operator, conjugate_gradients
+from sdesolve_gen.conditioning import Measurement, Operator, conjugate_gradients
 from sdesolve_gen.conditioning import operators as ops
 
 EVENT = (1, 6, 8)
@@ -171,7 +171,7 @@ def test_what_has_a_solution_is_found_in_as_many_steps_as_singular_values():
     [
         ops.Matrix((48,), randn(9, 3) @ randn(3, 48, seed=1)),
         ops.Separable((1, 6, 8), randn(5, 2) @ randn(2, 6, seed=1), torch.eye(8)),
-        ops.Blur((1, 9, 9), torch.ones(1, 3) / 3),
+        ops.Blur((1, 6, 15), torch.ones(1, 5) / 5),
     ],
     ids=["matrix", "separable", "blur"],
 )
@@ -384,6 +384,29 @@ def test_foreign_operators():
         ops.as_operator(own, (1, 8, 8))
 
 
+@pytest.mark.parametrize("name", ["Inpainting", "BlurFFT", "Downsampling"])
+def test_deepinv_itself(name):
+    """Their operators are ours: A without noise, its adjoint, and what is solved by conjugate gradients."""
+    physics = pytest.importorskip("deepinv", exc_type=ImportError).physics
+    event, mask = (1, 8, 8), ops.random_mask((1, 8, 8), 0.5)
+    theirs = {
+        "Inpainting": lambda: physics.Inpainting(event, mask=mask.float(), noise_model=physics.GaussianNoise(0.1)),
+        "BlurFFT": lambda: physics.BlurFFT(event, filter=ops.gaussian_kernel(1.0).float()[None, None]),
+        "Downsampling": lambda: physics.Downsampling(event, factor=2, filter="gaussian"),
+    }[name]()
+    operator = ops.as_operator(theirs, event)
+    ops.check_operator(operator)
+    x = randn(2, *event, dtype=torch.float32)
+    y = operator.forward(x)
+    torch.testing.assert_close(y, theirs.A(x))
+    assert torch.equal(y, operator.forward(x))  # no noise
+    if name == "Inpainting":
+        torch.testing.assert_close(operator.pinv(y), x * mask, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(operator.forward(operator.pinv(y)), y, rtol=1e-3, atol=1e-3)
+    solved = operator.gram_solve(y, 0.01, 1.0)
+    torch.testing.assert_close(operator.adjoint(0.01 * solved + operator.forward(operator.adjoint(solved))), operator.adjoint(y), rtol=1e-4, atol=1e-4)
+
+
 def test_an_adjoint_by_differentiation_differentiates():
     adjoint = ops.adjoint_of(ops.Blur(EVENT, KERNEL).forward, EVENT)
     y = randn(1, *EVENT).requires_grad_()
@@ -422,6 +445,11 @@ class Wrong(Operator):
         return self._adjoint(y)
 
 
+def zeroed(x):
+    x[..., 2:] = 0
+    return x
+
+
 @pytest.mark.parametrize(
     ("operator", "message"),
     [
@@ -436,17 +464,47 @@ class Wrong(Operator):
         (Wrong(forward=lambda x: x * math.nan), "not finite"),
         (Wrong(forward=lambda x: 0 * x), "measures nothing"),
         (Wrong(forward=lambda x: None), "returned a NoneType"),
+        (Wrong(forward=lambda x: x.mul_(2), adjoint=lambda y: 2 * y), r"Wrong\.forward changed its x in place, .*: begin with x = x\.clone\(\)"),
+        (Wrong(forward=lambda x: zeroed(x), adjoint=lambda y: zeroed(y.clone())), r"Wrong\.forward changed its x in place"),
+        (Wrong(forward=lambda x: zeroed(x.clone()), adjoint=lambda y: zeroed(y)), r"Wrong\.adjoint changed its y in place, .*: begin with y = y\.clone\(\)"),
+        (Wrong(forward=lambda x: 2 * x, adjoint=lambda y: y.mul_(2)), r"Wrong\.adjoint changed its y in place"),
+        (Wrong(forward=lambda x: x.abs()), r"or a subclass of Operator with linear = False, whose forward alone method='dps' needs"),
+        (ops.as_operator(lambda x: x.flatten(1).sum(1), EVENT), r"measures one number of each row, measured = \(\); expected .*measured = \(1,\): return y\[:, None\]"),
+        (ops.as_operator(lambda x: torch.from_numpy(2 * x.numpy()), EVENT), r"cannot be differentiated, by which its adjoint is found; .*numpy"),
     ],
-    ids=range(11),
+    ids=range(18),
 )
 def test_a_wrong_operator_is_refused(operator, message):
     with pytest.raises(ValueError, match=message):
         ops.check_operator(operator)
 
 
+def back_projected(operator):
+    return ops.filtered_back_projection(operator, torch.ones(1, *operator.measured))
+
+
+def test_an_operator_that_writes_is_refused_without_images():
+    y = torch.ones(1, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"Wrong\.forward changed its x in place"):
+        Measurement(Wrong(forward=zeroed, adjoint=lambda y: zeroed(y.clone())), y)
+    with pytest.raises(ValueError, match=r"measured = \(1,\)"):
+        Measurement(ops.as_operator(lambda x: x.flatten(1).sum(1), EVENT), torch.ones(1))
+
+
+@pytest.mark.parametrize("angles", [7, 8, [0.0, 60.0, 120.0], [0.0, 90.0, 180.0, 270.0], [100.0, 40.0, 160.0], 1])
+def test_even_angles_are_back_projected(angles):
+    radon = ops.Radon(EVENT, angles)
+    assert ops.filtered_back_projection(radon, torch.ones(2, *radon.measured)).shape == (2, *EVENT)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: back_projected(ops.FanBeam(EVENT, 4)), "filtered back-projection of a FanBeam; expected a Radon"),
+        (lambda: back_projected(ops.Radon(EVENT, [0.0, 30.0, 120.0])), "3 angles with gaps of 30 to 90 degrees; expected an even spread over half a turn, as in angles=3"),
+        (lambda: back_projected(ops.Radon(EVENT, np.linspace(0, 180, 5).tolist())), "5 angles with gaps of 45 to 45 degrees; expected an even spread"),
+        (lambda: ops.filtered_back_projection(ops.Radon(EVENT, 4), torch.ones(2, 4, 5)), r"y has shape \(2, 4, 5\); expected \(B, 4, 11\)"),
+        (lambda: ops.RealFourier((2, 6, 8), torch.ones(6, 8)), r"ComplexFourier\(event=\(2, H, W\), mask=mask\)"),
         (lambda: ops.Mask(EVENT, torch.ones(6, 7)), r"mask has shape \(6, 7\); expected \(1, 6, 8\), or one that broadcasts"),
         (lambda: ops.Mask(EVENT, torch.full((6, 8), 255)), "mask holds 255; expected 0 and 1 alone"),
         (lambda: ops.Mask(EVENT, torch.rand(6, 8)), r"\.\.\.; expected 0 and 1 alone"),
@@ -475,7 +533,7 @@ def test_a_wrong_operator_is_refused(operator, message):
         (lambda: ops.make("box", EVENT, x0=1), "the operator box lacks y0, x1, y1"),
         (lambda: ops.Mask((1, 6), torch.ones(1, 6)) and ops.random_mask((1, 6)), r"expected the shape \(C, H, W\)"),
     ],
-    ids=range(27),
+    ids=range(32),
 )  # fmt: skip
 def test_bad_options_are_refused(build, message):
     with pytest.raises(ValueError, match=message):

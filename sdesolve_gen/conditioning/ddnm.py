@@ -28,6 +28,7 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
     One network call for each evaluation and no derivative; a ``pinv`` or SVD.  The paper's algorithm 1 is ``method="ddim", eta=1`` on a grid of the paper's levels.  Exact
     without noise where directions that A sees and those that it does not are independent given x_t.  Else what is not measured learns of y by x_t alone, at the step's pace: biased
     towards the prior, and too wide.  With noise, what is measured stays at y: too narrow.
+    Not for noise and an ill-conditioned operator without SVD, as Radon: its A^+ makes the noise of y large.  Take "pigdm" or "mmps" there.
 
     Arguments:
         score: the model's score.

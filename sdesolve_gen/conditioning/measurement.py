@@ -55,7 +55,7 @@ class Measurement:
         if not isinstance(self.operator, Operator):
             got = f"the class {self.operator.__name__}" if isinstance(self.operator, type) else f"a {type(self.operator).__name__}"
             raise TypeError(f"operator is {got}; expected an Operator, as in operators.Mask(event, mask), and operators.as_operator(f, event) for a function.")
-        measured = tuple(self.operator.measured)
+        measured = measured_shape(self.operator)
         if not isinstance(self.y, Tensor) or not self.y.is_floating_point():
             got = str(self.y.dtype) if isinstance(self.y, Tensor) else type(self.y).__name__
             raise TypeError(f"y is {got}; expected a floating tensor, (B, {', '.join(map(str, measured))}), in the units of the data.")
@@ -139,16 +139,33 @@ class Measurement:
         return self.seen(measured) - measured
 
 
+def measured_shape(operator: Operator) -> tuple[int, ...]:
+    """``operator.measured``, of one dimension at least."""
+    if not tuple(operator.measured):
+        raise ValueError(f"{_name(operator)} measures one number of each row, measured = (); expected a dimension for it, measured = (1,): return y[:, None].")
+    return tuple(operator.measured)
+
+
+def applied(operator: Operator, name: str, value: Tensor) -> Tensor:
+    """``operator.forward`` or ``operator.adjoint``, by name, of a value; raises ValueError where the value itself is changed."""
+    before = value.clone()
+    result: Tensor = getattr(operator, name)(value)
+    if not torch.equal(value, before):
+        given = "x" if name == "forward" else "y"
+        raise ValueError(f"{_name(operator)}.{name} changed its {given} in place, which the solver goes on with; expected a new tensor: begin with {given} = {given}.clone().")
+    return result
+
+
 def check_adjoint(operator: Operator, like: Tensor) -> None:
     """That  <A x, y> = <x, A' y>  for one x and one y, drawn once and for all, in the dtype and on the device of ``like``.
 
     Raises:
-        ValueError: it is not, or a shape is not what the operator says.
+        ValueError: it is not, a shape is not what the operator says, or what is given is changed in place.
     """
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(like) for shape in (operator.event, operator.measured))
     with torch.no_grad():
-        seen, back = operator.forward(x), operator.adjoint(y)
+        seen, back = applied(operator, "forward", x), applied(operator, "adjoint", y)
     for name, value, shape in (("forward", seen, y.shape), ("adjoint", back, x.shape)):
         if value.shape != shape:
             raise ValueError(f"{_name(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 import sdesolve as sd
@@ -23,6 +25,7 @@ def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5, with
     One network call and at most ``iterations`` + 1 vjps for each evaluation.  Exact for Gaussian data of any covariance, once there are as many iterations as different
     singular values of the system.  Elsewhere the likelihood of a mixture is taken for that of one Gaussian, which errs while x_t does not tell yet
     between modes: their weights are wrong by that.  Fewer iterations leave out what A V A' tells last, its smallest values, and trust y less there.
+    Without noise, what of y no x explains is left out: A A^+ y stands for it, as there is no solution.
     The Jacobian of a network is only nearly symmetric; a direction in which it curves down is left as it is.
 
     Arguments:
@@ -38,6 +41,8 @@ def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5, with
     iterations = whole("iterations", iterations, 1)
     measurement.require("mmps", ("gaussian", "poisson"))
     operator = measurement.operator
+    if measurement.noise == "gaussian" and not measurement.noise_std:
+        measurement = replace(measurement, y=operator.forward(operator.pinv(measurement.y)))
 
     def term(p: sd.Prediction) -> Tensor:
         measurement.check_state(p.x0)

@@ -19,6 +19,10 @@ from .matrix import Matrix
 
 Map = Callable[[Tensor], Tensor]
 
+_NO_DERIVATIVE = (
+    "the operator's function cannot be differentiated, by which its adjoint is found; expected operations of torch alone, or an object with A and A_adjoint."
+)
+
 
 class Adapted(Operator):
     """An operator made of two functions.
@@ -72,11 +76,12 @@ def adjoint_of(forward: Map, event: Sequence[int]) -> Map:
             return torch.func.vjp(forward, y.new_zeros(len(y), *event))[1](y)[0]
         with torch.enable_grad():
             x = y.new_zeros(len(y), *event).requires_grad_()
-            measured = forward(x)
+            try:
+                measured = forward(x)
+            except RuntimeError as error:  # as of x.numpy()
+                raise ValueError(f"{_NO_DERIVATIVE} ({str(error).splitlines()[0]})") from error
             if not measured.requires_grad:
-                raise ValueError(
-                    "the operator's function cannot be differentiated, by which its adjoint is found; expected operations of torch alone, or an object with A and A_adjoint."
-                )
+                raise ValueError(_NO_DERIVATIVE)
             (back,) = torch.autograd.grad(measured, x, y, create_graph=y.requires_grad)
         return back
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..measurement import check_adjoint
+from ..measurement import applied, check_adjoint, measured_shape
 from ..operator import Operator
 
 _MISMATCH = 1e-3  # relative, of what ought to be equal but for rounding
 
 
 def check_operator(operator: Operator, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-    """Try an operator on random states: shapes, rows apart, linearity, and  <A x, y> = <x, A^T y>.
+    """Try an operator on random states: shapes, what it is given left as it is, rows apart, linearity, and  <A x, y> = <x, A^T y>.
 
     Three applications of A and one of A^T; linearity and adjoint are not asked of an operator with ``linear = False``.
 
     Raises:
         ValueError: what was found wrong; nothing is drawn with such an operator.
     """
-    name = type(operator).__name__
+    name, measured = type(operator).__name__, measured_shape(operator)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, *operator.event, generator=generator).to(device, dtype) for _ in range(2))
     with torch.no_grad():
-        ax = _fits(f"{name}.forward", operator.forward(torch.cat([a, b, a + 2 * b])), (3, *operator.measured), a)
-        alone = operator.forward(a)
-        back = _fits(f"{name}.adjoint", operator.adjoint(ax), (3, *operator.event), a) if operator.linear else ax
+        ax = _fits(f"{name}.forward", applied(operator, "forward", torch.cat([a, b, a + 2 * b])), (3, *measured), a)
+        alone = applied(operator, "forward", a)
+        back = _fits(f"{name}.adjoint", applied(operator, "adjoint", ax), (3, *operator.event), a) if operator.linear else ax
     size = _length(ax)
     if not bool((size > 0).all()):
         raise ValueError(f"{name} measures nothing: A x = 0 for a random x; expected an operator that sees something.")
@@ -34,7 +34,10 @@ def check_operator(operator: Operator, device: torch.device | str = "cpu", dtype
     if not operator.linear:
         return
     if float(_length(ax[2:] - ax[:1] - 2 * ax[1:2])) > _MISMATCH * float(size[2]):
-        raise ValueError(f"{name}.forward is not linear: A(a + 2 b) differs from A a + 2 A b; expected a linear map, without an offset, noise or rounding in it.")
+        raise ValueError(
+            f"{name}.forward is not linear: A(a + 2 b) differs from A a + 2 A b; expected a linear map, without an offset, noise or rounding in it, or a subclass of Operator "
+            "with linear = False, whose forward alone method='dps' needs."
+        )
     left, right = (ax * ax).flatten(1).sum(1), (torch.cat([a, b, a + 2 * b]) * back).flatten(1).sum(1)
     if not bool(((left - right).abs() <= _MISMATCH * left).all()):
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -46,8 +45,3 @@ class Gray(Tight):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.weights.to(y)[:, None, None] * y
-
-
-def mean_weights(channels: int) -> tuple[float, ...]:
-    """(1, ..., 1)/sqrt(C), the published weights of length 1."""
-    return (1 / math.sqrt(channels),) * channels

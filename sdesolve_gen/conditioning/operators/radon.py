@@ -108,7 +108,13 @@ def filtered_back_projection(radon: Radon, y: Tensor) -> Tensor:
     Arguments:
         radon: what was measured; angles evenly over half a turn.
         y: (B, angles, bins).
+
+    Raises:
+        ValueError: another operator, angles that are not evenly spread, a y of another shape.
     """
+    _check_even(radon)
+    if y.dim() != 3 or tuple(y.shape[1:]) != radon.measured:
+        raise ValueError(f"y has shape {tuple(y.shape)}; expected (B, {radon.measured[0]}, {radon.measured[1]}), as the operator measures.")
     bins = y.shape[-1]
     size = 2 ** math.ceil(math.log2(2 * bins))
     n = torch.arange(size, dtype=torch.float64)
@@ -127,6 +133,20 @@ def filtered_back_projection(radon: Radon, y: Tensor) -> Tensor:
         share = (place - low).to(y)
         image += (1 - share) * line[:, low.to(y.device)] + share * line[:, low.to(y.device) + 1]
     return image[:, None] * (math.pi / len(radon.angles) * max(height, width))
+
+
+def _check_even(radon: object) -> None:
+    """That it is of parallel beams whose directions, each as often as every other, are evenly spread over half a turn."""
+    if not isinstance(radon, Radon):
+        raise ValueError(f"filtered back-projection of a {type(radon).__name__}; expected a Radon, of parallel beams: operator.pinv(y) of others, or m.restore.")
+    turned = (radon.angles % math.pi).sort().values
+    gaps = turned.diff(append=turned[:1] + math.pi)
+    gaps = gaps[gaps > 1e-6]
+    if len(turned) % len(gaps) or float((gaps - gaps.mean()).abs().max()) > 1e-3 * float(gaps.mean()):
+        raise ValueError(
+            f"{len(turned)} angles with gaps of {math.degrees(gaps.min()):.4g} to {math.degrees(gaps.max()):.4g} degrees; expected an even spread over half a turn, as in "
+            f"angles={len(turned)}: operator.pinv(y) of others, or m.restore."
+        )
 
 
 class _Pair:
