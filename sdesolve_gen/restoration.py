@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve.methods import METHODS
+from sdesolve.methods.reversible_heun import ReversibleHeun
 
 from ._errors import unknown
 from .class_conditional import rows_leave
@@ -290,6 +291,11 @@ def _solver(method: str, sampler: str | sd.Stepper | None, own: dict[str, Any], 
     if sampler is not None:
         if not isinstance(sampler, str | sd.Stepper):
             raise TypeError(f"sampler is a {type(sampler).__name__}; expected a name from sdesolve.methods() or a Stepper, as in sampler='ddim'.")
+        if isinstance(sampler, ReversibleHeun) or sampler == "reversible_heun":
+            raise ValueError(
+                "sampler='reversible_heun' strays by as much as the equation contracts, and a measurement makes it contract: where y has little noise nothing is left of "
+                "the images; it is for gradients, which a restoration has none of: expected another, as in sampler='dpmpp_2m_sde'."
+            )
         return sampler, options
     chosen, defaults = SOLVERS.get(method, DEFAULT_SOLVER)
     if method == "dps" and own.get("steps") is not None:  # the published rule is for so many equal steps and no others
