@@ -45,7 +45,7 @@ DIRECTED = (Rule(17, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.in
 """Over a range with directions."""
 RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
     (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
-    (False, False): (Rule(7, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
+    (False, False): (Rule(9, *DEIS, log_snr()), Rule(17, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
     (True, True): (Rule(12, *DEIS, karras()), Rule(24, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, karras(20))),
     (True, False): (Rule(7, *DEIS_T, karras()), Rule(9, *IPNDM3, karras(20)), Rule(12, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, log_snr())),
 }

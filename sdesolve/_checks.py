@@ -301,8 +301,8 @@ def check_compile(compile: bool, stepper: Stepper, chosen: bool, gradient: str |
         raise ValueError("compile=True cannot trace this method's Jacobian in a batch whose size changes; expected steps, as in steps=100, or compile=False.")
 
 
-def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool, gradient: str | None, compile: bool) -> Parallel | None:
-    """How steps are taken at once, of a method of ours whose rows and steps stand apart; ``chosen``: whether it chooses its steps."""
+def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool, gradient: str | None, compile: bool, nfe: int | None) -> Parallel | None:
+    """How steps are taken at once, of a method of ours whose rows and steps stand apart; ``chosen``: whether it chooses its steps; ``nfe``: what was asked for."""
     if parallel is None:
         return None
     window = as_int(parallel)
@@ -312,6 +312,8 @@ def parallel_of(parallel: int | Parallel | None, stepper: Stepper, chosen: bool,
         raise ValueError(f"parallel takes sdesolve's own steps, and {stepper.method} is another package's; expected one of sdesolve.methods().")
     if chosen:
         raise ValueError("parallel takes steps of a grid at once, and here they are chosen one after the other; expected a grid, as in steps=100.")
+    if nfe is not None:
+        raise ValueError(f"nfe={nfe} is the most network calls a sample may see, and parallel evaluates each step as often as it takes; expected steps, as in steps={max(1, nfe)}.")
     if gradient is not None:
         raise ValueError(f"gradient={gradient!r} goes through steps that are taken one after the other; expected one of parallel and gradient.")
     if compile:

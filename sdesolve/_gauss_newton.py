@@ -1,4 +1,5 @@
-"""Damped Gauss-Newton steps from draws of the prior to where the flow takes them: half of the draws fit, the other half judges.
+"""Damped Gauss-Newton steps from draws of the prior to where the flow takes them: a third of the draws fits, a third judges, and the last, which has
+chosen nothing, tells how far away the end is.
 
 [Levenberg 1944; Marquardt 1963].  The derivative of a solve by a parameter is a difference of two solves.
 """
@@ -24,11 +25,17 @@ class Part(NamedTuple):
     ends: Tensor
 
 
+def parts(x: Tensor, ends: Tensor) -> list[Part]:
+    """Thirds."""
+    return [Part(*third) for third in zip(x.chunk(3), ends.chunk(3), strict=True)]
+
+
 class GaussNewton:
     """A search for the parameters z of a sampler; what z means, :meth:`apart` knows."""
 
     seen: Part
     held: Part
+    told: Part
     difference: ClassVar[float]
     """Of a parameter, for the derivative."""
 

@@ -7,7 +7,8 @@ for an interval and a number of steps; those of this file have names, ``grid="ka
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -66,7 +67,7 @@ Recipe: TypeAlias = Callable[[Process | None, float, float, int], Grid]
 
 def uniform() -> Recipe:
     """t_i = t0 + i (t1 - t0) / N: equal steps of the time."""
-    return lambda process, t0, t1, steps: _pinned(_ramp(t0, t1, steps), t0, t1)
+    return lambda process, t0, t1, steps: Grid((t0, *_between(t0, t1, steps), t1))
 
 
 def power(rho: float = 2.0) -> Recipe:
@@ -80,7 +81,8 @@ def power(rho: float = 2.0) -> Recipe:
     def grid(process: Process | None, t0: float, t1: float, steps: int) -> Grid:
         if min(t0, t1) < 0:
             raise ValueError(f"grid='power' takes roots of the time and the interval is ({t0}, {t1}); expected times >= 0, or grid='uniform'.")
-        return _pinned([u**rho for u in _ramp(t0 ** (1 / rho), t1 ** (1 / rho), steps)], t0, t1)
+        with _blamed("rho", rho, 2.0):
+            return Grid((t0, *(u**rho for u in _between(t0 ** (1 / rho), t1 ** (1 / rho), steps)), t1))
 
     return grid
 
@@ -92,7 +94,7 @@ def karras(rho: float = 7.0) -> Recipe:
         rho: exponent > 0; 7 is the published value, with which the grid is also known as "edm".  Larger is nearer to :func:`log_snr`.
     """
     rho = _positive("rho", rho)
-    return _in_ratio("karras", lambda r: r ** (1 / rho), lambda u: u**rho)
+    return _in_ratio("karras", lambda r: r ** (1 / rho), lambda u: u**rho, lambda: _blamed("rho", rho, 7.0))
 
 
 def log_snr() -> Recipe:
@@ -110,7 +112,7 @@ def arctan(data_std: float = 0.5) -> Recipe:
         data_std: standard deviation of the data, or of what the noise has to tell apart; > 0.
     """
     std = _positive("data_std", data_std)
-    return _in_ratio("arctan", lambda r: math.atan(r / std), lambda u: std * math.tan(u))
+    return _in_ratio("arctan", lambda r: math.atan(r / std), lambda u: std * math.tan(u), lambda: _blamed("data_std", std, 0.5))
 
 
 GRIDS: dict[str, Callable[..., Recipe]] = {
@@ -134,7 +136,9 @@ def make_grid(grid: str | Recipe, process: Process | None, t0: float, t1: float,
     return made
 
 
-def _in_ratio(name: str, of: Callable[[float], float], inverse: Callable[[float], float]) -> Recipe:
+def _in_ratio(
+    name: str, of: Callable[[float], float], inverse: Callable[[float], float], blamed: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Recipe:
     """Equal steps of a rising function of sigma/alpha."""
 
     def grid(process: Process | None, t0: float, t1: float, steps: int) -> Grid:
@@ -142,8 +146,9 @@ def _in_ratio(name: str, of: Callable[[float], float], inverse: Callable[[float]
             raise ValueError(
                 f"grid={name!r} needs the noise levels of a forward process; this problem has none. Use grid='uniform' or give the times."
             )
-        first, last = (of(noise_ratio(process, t)) for t in (t0, t1))
-        return _pinned([time_at_ratio(process, inverse(u)) for u in _ramp(first, last, steps)], t0, t1)
+        first, last = (noise_ratio(process, t) for t in (t0, t1))
+        with blamed():
+            return Grid((t0, *(time_at_ratio(process, inverse(u)) for u in _between(of(first), of(last), steps)), t1))
 
     return grid
 
@@ -158,14 +163,18 @@ def time_at_ratio(process: Process, ratio: float) -> float:
     return float(process.log_snr_inverse(-2 * math.log(ratio)))
 
 
-def _ramp(first: float, last: float, steps: int) -> list[float]:
-    """steps + 1 equally spaced numbers."""
-    return [first + (last - first) * i / steps for i in range(steps + 1)]
+def _between(first: float, last: float, steps: int) -> list[float]:
+    """The steps - 1 equally spaced numbers between two: the ends of a grid are the interval's own, not their rounded images."""
+    return [first + (last - first) * i / steps for i in range(1, steps)]
 
 
-def _pinned(ts: list[float], t0: float, t1: float) -> Grid:
-    """The ends are the interval's own, not their rounded images."""
-    return Grid((t0, *ts[1:-1], t1))
+@contextmanager
+def _blamed(name: str, value: float, usual: float) -> Iterator[None]:
+    """A ValueError that names the option where its nodes overflow, or fall together."""
+    try:
+        yield
+    except (OverflowError, ValueError) as error:
+        raise ValueError(f"{name}={value!r} makes nodes that float64 cannot hold, or not tell apart; expected a number nearer to {name}={usual}.") from error
 
 
 def _positive(name: str, value: object) -> float:

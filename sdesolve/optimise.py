@@ -8,8 +8,8 @@ every node, for the derivative by that node is a difference.  The nodes are leng
     lambda_i = lambda(T) + (lambda(eps) - lambda(T)) sum_{j <= i} w_j,      w = softmax(z),
 
 with a piece before the first node, and one after the last where the sampler denoises: so they stay in order, and where to start and stop
-is found with the rest.  The search starts from the best of named grids over ranges of noise; the other half of the draws, which no step
-has seen, says when to stop, and, where several methods race, which of them is taken: on named grids the order of methods is another one than on nodes of
+is found with the rest.  The search starts from the best of named grids over ranges of noise; other draws, which no step
+has seen, say when to stop, and, where several methods race, which of them is taken: on named grids the order of methods is another one than on nodes of
 their own, so each runs a few rounds.  Related: GITS [Chen et al. 2024] chooses nodes by dynamic programming over local errors of one-step methods.
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from . import _checks, _progress, _tally
 from ._errors import integer
-from ._gauss_newton import ROUNDS, GaussNewton, Part, distances
+from ._gauss_newton import ROUNDS, GaussNewton, Part, distances, parts
 from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
@@ -76,8 +76,8 @@ def optimize_grid(
             have won somewhere; two to four times as dear.  A stochastic method takes the grid of its deterministic counterpart.
         nfe: most network calls that a sample may see, the denoiser's included.
         shape: of one sample, without the batch: (1, 28, 28).
-        samples: draws of the prior, at least 16; half find the nodes, half judge them.  From few, the error is told too small: the half that judges
-            has also chosen among the nodes, and 16 draws say half of what fresh ones do; 256 say the same.
+        samples: draws of the prior, at least 16; half find the nodes, half judge them, and half as many more, which have chosen nothing, tell the error.
+            Where one draw in a hundred leaps to another mode, what 128 draws tell is uncertain by half; with 1024 samples nodes are better, too.
         seed: names the draws; the same seed gives the same grid.
         denoise: whether the solve ends with Tweedie's formula; without it the last node is the problem's own end.
         data: their moments, from which a solve along the grid starts, as ``sd.Range.of(images)``; default: mean and standard deviation of the draws'
@@ -88,7 +88,7 @@ def optimize_grid(
         options: the method's own.
 
     Returns:
-        The grid, with its error and that of the default grid on the held-back half: ``sd.solve(problem, x_T, method, grid=grid)``.
+        The grid, with its error and that of the default grid on draws that have chosen nothing: ``sd.solve(problem, x_T, method, grid=grid)``.
 
     Raises:
         ValueError: a method that draws noise or does not walk a grid; an ``nfe`` too small, with the smallest that works.
@@ -120,7 +120,7 @@ def optimize_grid(
 
 
 def _nearest(searches: Sequence[Search], advance: Callable[[], None]) -> tuple[Search, Tensor]:
-    """The search that comes nearest to the held-back ends, and its pieces; of several, all run a heat, and the first goes on."""
+    """The search that comes nearest to the ends that judge, and its pieces; of several, all run a heat, and the first goes on."""
     alone = len(searches) == 1
     starts = [(search, z) for search in searches for z in search.starts(STARTS if alone else 1)]
     advance()
@@ -151,8 +151,8 @@ def _check_data(data: object, flow: ProbabilityFlow, x: Tensor) -> None:
 
 
 def draws(flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Draws of the prior to search with, (samples, *shape)."""
-    return flow.process.prior((integer("samples", samples, 16, 256), *_event(shape)), seed=seed, dtype=dtype, device=_device(device))
+    """Draws of the prior to search with, and half as many more, (3 samples / 2, *shape)."""
+    return flow.process.prior((integer("samples", samples, 16, 256) // 2 * 3, *_event(shape)), seed=seed, dtype=dtype, device=_device(device))
 
 
 def check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: ProbabilityFlow) -> None:
@@ -214,8 +214,7 @@ class Search(GaussNewton):
     ) -> None:
         self.flow, self.method, self.options, self.steps, self.denoise = flow, method, options, steps, denoise
         self.span = tuple(0.5 * float(flow.process.log_snr(t)) for t in flow.interval)
-        half = len(x) // 2
-        self.seen, self.held = Part(x[:half], ends[:half]), Part(x[half:], ends[half:])
+        self.seen, self.held, self.told = parts(x, ends)
         mean, numbers = moments.data_mean, ends[0].numel()
         spread = mean.double().expand(ends.shape[1:]).flatten() if isinstance(mean, Tensor) else torch.tensor([mean], dtype=torch.float64)
         self.mean = tuple((spread if len(spread) <= LARGEST_MEAN else spread.mean().reshape(1)).tolist())
@@ -269,5 +268,5 @@ class Search(GaussNewton):
         return (x - part.ends).reshape(len(x), -1) / self.std
 
     def error(self, grid: Grid) -> float:
-        """Mean distance of the held-back half, root mean square over coordinates, in units of the data."""
-        return self.std * float(distances(self._apart(grid, self.held)).mean())
+        """Mean distance of the draws that have chosen nothing, root mean square over coordinates, in units of the data."""
+        return self.std * float(distances(self._apart(grid, self.told)).mean())

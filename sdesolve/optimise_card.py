@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _progress
-from ._gauss_newton import ROUNDS, GaussNewton, Part
+from ._gauss_newton import ROUNDS, GaussNewton, Part, parts
 from .grids import Grid
 from .optimise import centred, check_reference, draws
 from .optimised import OptimisedGrid
@@ -33,7 +33,7 @@ class FittedCard(NamedTuple):
 
     card: SolverCard
     error: float
-    """Mean distance of held-back draws to where the flow takes them, each the root mean square over its coordinates."""
+    """Mean distance of draws that have chosen nothing to where the flow takes them, each the root mean square over its coordinates."""
     baseline: float
     """The same with the method's own weights on the same nodes."""
 
@@ -60,7 +60,7 @@ def optimize_card(
         problem: ``process.probability_flow(score)`` or ``process.reverse(score)``, of the model that the grid was made for.
         grid: from :func:`optimize_grid`, for a method that is linear in the network's outputs and calls it once a step.
         shape: of one sample, without the batch: (1, 28, 28).
-        samples: draws of the prior, at least 16; half fit, half judge.
+        samples: draws of the prior, at least 16; half fit, half judge, and half as many more tell the errors.
         seed: names the draws; another one than the grid's shows the weights draws that the nodes have not seen.
         reference, tolerance, dtype, device, progress: as for :func:`optimize_grid`.
 
@@ -88,7 +88,7 @@ def optimize_card(
         search = _Weights(flow, grid, card, x, ends)
         plain = torch.zeros(len(search.units), dtype=torch.float64)
         found = search.refined(plain, advance)
-        return FittedCard(search.card(found), *(grid.data_std * search.cost(z, search.held) for z in (found, plain)))
+        return FittedCard(search.card(found), *(grid.data_std * search.cost(z, search.told) for z in (found, plain)))
 
 
 class _Weights(GaussNewton):
@@ -98,8 +98,7 @@ class _Weights(GaussNewton):
 
     def __init__(self, flow: ProbabilityFlow, grid: OptimisedGrid, start: SolverCard, x: Tensor, ends: Tensor) -> None:
         self.flow, self.grid, self.start = flow, grid, start
-        half = len(x) // 2
-        self.seen, self.held = Part(x[:half], ends[:half]), Part(x[half:], ends[half:])
+        self.seen, self.held, self.told = parts(x, ends)
         self.places = tuple(torch.tril_indices(len(grid), len(grid)))
         self.units = start.b.sum(1).abs()[self.places[0]]
 

@@ -38,7 +38,7 @@ class OptimisedGrid(Grid):
         data_mean: m, one number or one for each coordinate of the flattened event.
         data_std: s, standard deviation about m, all coordinates together.
         directions: k of them, each of as many numbers as a sample has, as :class:`Range` has them.
-        error: mean distance of held-back samples to where the flow takes them, each the root mean square over its coordinates.
+        error: mean distance of samples that chose nothing to where the flow takes them, each the root mean square over its coordinates.
         baseline: the same of the process's default grid at the same ``nfe``.
         calls, rows: what the search cost: network calls, and the samples that they were given in all.
     """

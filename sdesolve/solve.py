@@ -94,7 +94,7 @@ def solve(
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
         grid: "uniform", "power", "karras" ("edm"), "log_snr" or "arctan", or the same with options, as in ``sd.grids.karras(rho=5)`` (with
             ``steps`` or ``nfe``); or the times themselves; or an :class:`OptimisedGrid`, which brings its interval, start and ``denoise``.
-        nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.
+        nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.  Not with ``parallel``.
         rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
             (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
         interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved.
@@ -140,6 +140,7 @@ def solve(
             diffusion or model that returns the wrong shape or dtype.
         SolveError: samples failed and ``throw=True``.
     """
+    budget = nfe
     if method == "auto":
         method, options, nfe, denoise, grid = _auto.choose(problem, x, options, steps, nfe, grid, interval, denoise)
     start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
@@ -159,7 +160,7 @@ def solve(
         how = _checks.gradient_of(gradient, stepper, problem, event)
         chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)
-        at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile)
+        at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile, budget)
         seed = _checks.seed_of(seed, generator)
         _checks.check_own_noise(stepper, sample_ids, noise)
         ids = sample_ids_of(sample_ids, len(x))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -20,6 +20,15 @@ def unknown(what: str, got: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(got).casefold(), folded, 1, 0.5)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return f"{what} {got!r} is not known; expected one of: {', '.join(names) or '(none)'}.{hint}"
+
+
+_LONGEST = 2000  # names; no network that is published has as many, and a hostile file may have any number
+
+
+def listed(names: Sequence[str]) -> str:
+    """All of the names of weights, for a message."""
+    more = f" and {len(names) - _LONGEST} more" if len(names) > _LONGEST else ""
+    return ", ".join(name[:160] for name in names[:_LONGEST]) + more if names else "nothing"
 
 
 def as_int(value: Any) -> int | None:

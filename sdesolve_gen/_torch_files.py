@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ._errors import ModelFileError
+from ._errors import ModelFileError, listed
 from ._inert_pickle import TENSORS, Budget, Refused, Unpickler, storage_of, unpickled
 
 LARGEST_PICKLE, LARGEST_HEADER = 1 << 26, 1 << 22  # bytes of names and shapes, of the two formats
@@ -119,7 +119,7 @@ def fill(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     tensors = {name: t.to(wanted[name].dtype) if t.dtype == torch.float16 and name in wanted else t for name, t in tensors.items()}
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or extra:
-        raise ModelFileError(f"{path} does not fit its card's network: it lacks {_few(missing)} and has besides {_few(extra)}.")
+        raise ModelFileError(f"{path} does not fit its card's network: it lacks {listed(missing)} and has besides {listed(extra)}.")
     for name, tensor in tensors.items():
         here, there = (tuple(tensor.shape), tensor.dtype), (tuple(wanted[name].shape), wanted[name].dtype)
         if here != there:
@@ -127,10 +127,6 @@ def fill(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(tensor).all():
             raise ModelFileError(f"{path}: {name} has values that are not finite.")
     network.load_state_dict(tensors, assign=True)
-
-
-def _few(names: list[str]) -> str:
-    return f"{', '.join(name[:80] for name in names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" if names else "nothing"
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

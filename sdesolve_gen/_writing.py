@@ -1,4 +1,4 @@
-"""Weights and their card into a folder, each file whole or not at all; and what a command has to say, as JSON."""
+"""Weights and their card into a folder, both or neither; and what a command has to say, as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sdesolve.files import atomic, sha256
+from sdesolve.files import atomic_set, sha256
 
 
 def write_json(path: Path, said: Mapping[str, Any]) -> None:
@@ -39,9 +39,7 @@ def write_network(weights: Path, card_path: Path, network: nn.Module, card: Mapp
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"the weights {', '.join(broken[:3])} are not finite{f' in {dtype}' if dtype else ''}; a {what} like that is not saved.")
-    with atomic(weights) as path:
-        save_file(tensors, path)
-        digest = sha256(path)
-    told = {**card, "parameters": sum(p.numel() for p in network.parameters()), "sha256": digest}
-    with atomic(card_path) as path:
-        path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_set(weights, card_path) as (weights_file, card_file):
+        save_file(tensors, weights_file)
+        told = {**card, "parameters": sum(p.numel() for p in network.parameters()), "sha256": sha256(weights_file)}
+        card_file.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -5,8 +5,10 @@
     predicts, time   parameterisation, as in :func:`sdesolve.as_score`; the time of "tabulated_vp" may be "level"
     network          "UNet", "DiffusersUNet2D", ...;  network_options: its arguments; "own" is a network that stays with its owner
     shape            [C, H, W] of an image;  data_range: [low, high] of its values;  levels: values a pixel of the data took
-    classes          number of classes of a network that is told labels, (x, time, labels) -> output; the label ``classes`` is "of no class"
+    classes          number of classes of a network that is told labels, (x, time, labels) -> output; the label ``classes`` is "of no class";
+                     class_names: what they are called, where the data said it
     sha256           of model.safetensors;  parameters: number of weights       (both written by ``Model.save``)
+    moments          SHA-256 of moments.safetensors, of a model that has one     (written by ``Model.save``)
     sigma_data       of ``predicts`` "edm", 0.5 where it is not said
     versions, training, figures      for people: what made it, how, and what was measured
 
@@ -24,7 +26,7 @@ from typing import Any
 
 from ._errors import ModelFileError
 
-WEIGHTS, CARD = "model.safetensors", "card.json"  # a model's files
+WEIGHTS, CARD, MOMENTS = "model.safetensors", "card.json", "moments.safetensors"  # a model's files; not all have the last
 OWN = "own"  # network of a model that was wrapped
 LARGEST_CARD = 1_000_000  # bytes
 LONGEST_TABLE = 10_000  # numbers
@@ -82,9 +84,12 @@ CLASSIFIER: dict[str, _Field] = {name: field for name, field in REQUIRED.items()
 }
 """What the card of a classifier must have; see :mod:`sdesolve_gen.classifiers`."""
 
+_HASH: _Field = (lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits")
 OPTIONAL: dict[str, _Field] = {
     "classes": (_integer, "an integer > 0"),
-    "sha256": (lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None, "64 hexadecimal digits"),
+    "class_names": (lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), "a list of strings"),
+    "sha256": _HASH,
+    "moments": _HASH,
     "parameters": (lambda value: _integer(value, 0), "an integer >= 0"),
     "sigma_data": (lambda value: _number(value) and value > 0, "a finite number > 0"),  # type: ignore[operator]
     "versions": (_is(dict), "an object"),

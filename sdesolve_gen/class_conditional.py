@@ -25,6 +25,7 @@ from .classifiers import Classifier
 from .conditioning.classifier import check_scale, classifier_guidance
 from .conditioning.classifier_free import Guidance, classifier_free_guidance
 from .conditioning.labels import checked_labels
+from .data import Data
 
 if TYPE_CHECKING:
     from .models import Model
@@ -73,23 +74,24 @@ def class_score(model: Model, labels: Tensor | None, guidance: float | Guidance,
     return score if classifier is None else classifier_guidance(score, classifier, shared, classifier_scale)
 
 
-def labels_of(model: Model, said: int | str | None, own: Tensor | None, n: int, flag: str = "labels") -> Tensor | None:
+def labels_of(model: Model, said: int | str | None, own: Data | Tensor | None, n: int, flag: str = "labels") -> Tensor | None:
     """The class of each of n images of a data set, (n,) int64, by what was said; None for a model that knows no classes.
 
     Arguments:
         said: "data", "none" or a class, as the table above has it.
-        own: (n,) labels of the data, where it has them.
+        own: the data, or their labels, (n,), where they have them.
         flag: what it is called where it was said, as in "--labels".
 
     Raises:
-        ValueError: nothing was said and the model knows classes, or the other way round; no labels in the data; a class that the model does not know.
+        ValueError: nothing was said and the model knows classes, or the other way round; no labels in the data; a class that the model does not know, by its
+            number or its name.
     """
     if not _asked(model, said, flag):
         return None
     return _meant(model, said, own, f"{_as(flag, 'data')} (each image its own)", flag).expand(n)
 
 
-def labels_drawn(model: Model, said: int | str | None, own: Tensor | None, ids: Sequence[int], flag: str = "labels") -> Tensor | None:
+def labels_drawn(model: Model, said: int | str | None, own: Data | Tensor | None, ids: Sequence[int], flag: str = "labels") -> Tensor | None:
     """The class of each sample that is to be drawn, (len(ids),) int64; as :func:`labels_of`, and "balanced"."""
     if not _asked(model, said, flag):
         return None
@@ -107,19 +109,35 @@ def _asked(model: Model, said: int | str | None, flag: str) -> bool:
     return bool(model.classes)
 
 
-def _meant(model: Model, said: int | str | None, own: Tensor | None, words: str, flag: str) -> Tensor:
+def _meant(model: Model, said: int | str | None, own: Data | Tensor | None, words: str, flag: str) -> Tensor:
     """One class, (), or those of the data, (n,)."""
     none = f", {_as(flag, 'none')} (of no class)" if model.knows_none else ""
     expected = f"expected {words}{none}, or one for all, as in {_as(flag, 0)}"
     if said is None:
         raise ValueError(f"the model {model.card['name']!r} knows {model.classes} classes, and nothing was said of which is meant; {expected}.")
     if said == "data":
-        if own is None:
+        labels = own_labels(model, own) if isinstance(own, Data) else own
+        if labels is None:
             raise ValueError(f"{_as(flag, said)}, and the data have no labels; {expected.replace(words, 'data that have')}.")
-        return checked_labels(own, model.classes)
+        return checked_labels(labels, model.classes)
     if isinstance(said, str) and (said != "none" or not model.knows_none):
         raise ValueError(f"{_as(flag, said)}; {expected}.")
     return checked_labels(model.classes if said == "none" else said, model.classes, null=model.knows_none)
+
+
+def own_labels(model: Model, data: Data) -> Tensor | None:
+    """The labels of the data, (n,), by the model's numbers where both say what their classes are called; None where the data have none.
+
+    Raises:
+        ValueError: the data have classes of other names than the model's.
+    """
+    names = model.card.get("class_names")
+    if data.labels is None or data.classes is None or not names or data.classes == tuple(names):
+        return data.labels
+    unknown = [name for name in data.classes if name not in names]
+    if unknown:
+        raise ValueError(f"the data have classes {', '.join(unknown[:5])}, and those of the model {model.card['name']!r} are {', '.join(names[:20])}; expected these.")
+    return torch.tensor([names.index(name) for name in data.classes])[data.labels]
 
 
 def _as(flag: str, value: object) -> str:

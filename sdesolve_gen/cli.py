@@ -71,6 +71,7 @@ def sample_command(
     model: Annotated[str, typer.Option(help=f"An embedded model ({', '.join(embedded()) or 'none in this version'}), or a folder with a trained one.")] = "mnist",
     method: Annotated[str, typer.Option(help=f"One of: {METHODS}.")] = "pc",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the time grid; default 500, or chosen per image (rk45, bosh3, heun, midpoint).")] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Instead of --steps: the most network calls an image may see, that of --denoise among them.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 16,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images solved together: memory, not results, depends on it.")] = 64,
@@ -95,6 +96,8 @@ def sample_command(
 
     `sdesolve-gen sample --model mnist --method ddim --steps 50 --n 100 --seed 7 --out digits.png`
 
+    `sdesolve-gen sample --model mnist --method unipc --nfe 12`
+
     `sdesolve-gen sample --model mnist --method rk45 --rtol 1e-4 --atol 1e-4`
 
     `sdesolve-gen sample --model runs/mine --method pc --snr 0.1 --option corrector_steps=2 --option predictor=ancestral`
@@ -104,7 +107,7 @@ def sample_command(
     Exit codes: 0 done, 1 some images did not arrive, 2 a bad value, 130 interrupted.
     """
     with _told():
-        options = {**_sampler_options(option), **_given(snr=snr, rtol=rtol, atol=atol)}
+        options = {**_sampler_options(option), **_given(nfe=nfe, snr=snr, rtol=rtol, atol=atol)}
         classes: dict[str, Any] = {"labels": _labels(labels), "classifier_scale": classifier_scale, "guidance": guidance}
         loaded, judge = load(model, device), load_classifier(classifier, device) if classifier else None
         files = outputs(out, f"{loaded.card['name']}-{method}-seed{seed}", overwrite)
@@ -129,7 +132,7 @@ def sample_command(
 def benchmark_command(
     quick: Annotated[bool, typer.Option("--quick/--full", help="A few problems and budgets (under 3 minutes on 2 cores), or all of them (hours).")] = True,
     problems: Annotated[str | None, typer.Option(metavar="NAMES", help=f"Of: {', '.join(PROBLEMS)}; separated by commas.")] = None,
-    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="Ours, separated by commas; any method of `sample` will do.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help='Ours, separated by commas: labels, as "deis, optimised", or methods of `sample`.')] = None,
     budgets: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Network calls, separated by commas.")] = None,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Run diffusers, k-diffusion, azula, torchsde, torchdiffeq beside ours.")] = True,
     seed: Seed = 0,
@@ -162,7 +165,7 @@ def benchmark_command(
     """
     with _told(interrupted=f"what is done stands in {out}/cells.jsonl: the same command goes on from there"):
         plan = benchmark.planned(
-            "quick" if quick else "full", problems=_names(problems), methods=_names(methods), budgets=_numbers("--budgets", budgets),
+            "quick" if quick else "full", problems=_names(problems), methods=_labelled(methods), budgets=_numbers("--budgets", budgets),
             peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier, models=model or [], device=device,
         )  # fmt: skip
         ran = benchmark.run(plan, Path(out) / "cells.jsonl")
@@ -185,7 +188,7 @@ def train_command(
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Names the data's order and the noise; default 0.")] = None,
     precision: Annotated[str | None, typer.Option(help='"bf16" (autocast; weights stay float32), the default, "fp16" (the same, with a scaled loss), or "fp32".')] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field of TrainConfig; may be repeated.")] = None,
-    resume: Annotated[str, typer.Option(help='"auto" goes on from the newest checkpoint in --out where there is one; "never" starts anew.')] = "auto",
+    resume: Annotated[str, typer.Option(help='"auto" goes on from the newest checkpoint in --out where there is one; "never" starts anew, and removes the run before.')] = "auto",
     device: Annotated[str, typer.Option(help='"auto" takes the GPU where there is one; "cpu" does not.')] = "auto",
 ) -> None:
     """Train a score network on images, and save the model that `sample --model` reads.
@@ -254,7 +257,7 @@ def likelihood_command(
         torch.backends.cudnn.allow_tf32 = False  # step control would take TF32's rounding of 1e-3 for an error of the step
         loaded = load(model, device)
         images = read_for(loaded, data, size).rows(slice(n))
-        told = labels_of(loaded, word(labels), images.labels, len(images.ids), "--labels")
+        told = labels_of(loaded, word(labels), images, len(images.ids), "--labels")
         options: dict[str, Any] = {"probes": probes, "rtol": rtol, "atol": atol, "eps": eps, "bound": bound, "seed": seed}
         source = {"data": one_or_more(data), "size": size, "images": len(images.names), "digest": images.digest(), "skipped": images.skipped, "labels": labels}
         table = Table(out, {"model": loaded.card["name"], "sha256": loaded.card.get("sha256"), **source, **options}, overwrite)
@@ -355,8 +358,8 @@ def _told(interrupted: str = "no file was left half written") -> Iterator[None]:
     try:
         with _interruptible(), _warned():
             yield
-    except KeyboardInterrupt:
-        _fail(f"interrupted: {interrupted}.", 130)
+    except KeyboardInterrupt as error:
+        _fail(f"interrupted: {str(error) or interrupted}.", 130)
     except (FloatingPointError, PermissionError) as error:
         _fail(f"error: {error}", 1)
     except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
@@ -404,6 +407,17 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _labelled(text: str | None) -> list[str] | None:
+    """Labels that commas separate, some of which have a comma of their own: "deis, optimised" is one."""
+    labels: list[str] = []
+    for name in _names(text) or ():
+        if labels and f"{labels[-1]}, {name}" in benchmark.METHODS:
+            labels[-1] += f", {name}"
+        else:
+            labels.append(name)
+    return None if text is None else labels
+
+
 def _numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
     """Whole numbers > 0 that commas separate, in ascending order."""
     names = _names(text)
@@ -424,15 +438,15 @@ def _labels(text: str | None) -> int | list[int] | None:
     return int(names[0]) if len(names) == 1 else [int(name) for name in names]
 
 
-_OWN_FLAGS = ("n", "method", "steps", "seed", "batch_size", "denoise", "snr", "rtol", "atol", "labels", "classifier", "classifier_scale", "guidance")
+_OWN_FLAGS = ("n", "method", "steps", "nfe", "seed", "batch_size", "denoise", "snr", "rtol", "atol", "labels", "classifier", "classifier_scale", "guidance")
 _GIVEN = ("self", "model", "problem", "x", "generator", "progress")
 
 
-def _sampler_options(texts: list[str] | None) -> dict[str, Any]:
-    """The options of ``--option``, none of which has a flag of its own."""
+def _sampler_options(texts: list[str] | None, flagless: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The options of ``--option``, none of which has a flag of its own; ``flagless``: those of ``sample``'s flags that a command does not have."""
     pairs = _pairs("--option", texts)
     for name in _OWN_FLAGS:
-        if name in pairs:
+        if name in pairs and name not in flagless:
             raise ValueError(f"--option {name}={pairs[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
     for name in _GIVEN:
         if name in pairs:

@@ -33,7 +33,7 @@ def evaluate_command(
     ] = None,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, for a model that knows classes.")] = 1.0,
     size: Size = 0,
-    features: Annotated[str, typer.Option(help=f"Feature network: {INCEPTION}, {', '.join(OWN)}.")] = INCEPTION,
+    features: Annotated[str, typer.Option(help=f"Feature network: {INCEPTION}, {', '.join(OWN)}, or a folder that benchmarks/mnist_classifier.py wrote.")] = INCEPTION,
     weights: Annotated[str | None, typer.Option(help="File of Inception's weights; default: fetched once.")] = None,
     bpd_data: Annotated[list[str] | None, typer.Option(help="Other images than --data for bits/dim, such as a test set; may be repeated.")] = None,
     bpd_labels: Annotated[
@@ -69,7 +69,7 @@ def evaluate_command(
     from .cli import _names, _sampler_options, _told
 
     with _told(interrupted=f"the chunks in {out} are whole: the same command goes on from them"):
-        options = _sampler_options(option)
+        options = _sampler_options(option, flagless=("nfe", "snr", "rtol", "atol"))
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
         given = (("data", bpd_data), ("n", bpd_n), ("labels", word(bpd_labels)))
         likelihood: dict[str, Any] = {name: value for name, value in given if value is not None}

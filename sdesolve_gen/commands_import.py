@@ -135,7 +135,7 @@ def _checked(model: Model, data: list[str] | None, size: int, n: int, seed: int,
         images = model.sample(n, "ddim", steps=50, seed=seed, batch_size=64, labels=labels, progress=True)
     else:
         chosen = _evenly(read_for(model, data, size), n)
-        labels, images = labels_of(model, word(said), chosen.labels, len(chosen.ids), "--labels"), chosen.images
+        labels, images = labels_of(model, word(said), chosen, len(chosen.ids), "--labels"), chosen.images
         typer.echo(f"checking on {len(images)} images ...", err=True)
     told = {"model": model.card["name"], "data": one_or_more(data) if data else None, "images": n, "seed": seed, "labels": said}
     try:

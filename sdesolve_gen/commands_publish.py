@@ -47,7 +47,7 @@ def publish_command(
         check_publishable(loaded, license)
         writable(out, tuple(folder / name for name in FILES), overwrite)
         write_published(folder, loaded, to, license=license, half=half, n=n, progress=True)
-        typer.echo(f"wrote {', '.join(str(folder / name) for name in FILES)}")
+        typer.echo(f"wrote {', '.join(str(folder / name) for name in FILES if (folder / name).exists())}")
         if upload:
             commit = hub.upload(folder, FILES, to, private)
             typer.echo(f'published; everybody loads it with  gen.load("{to}", revision="{commit}")')

@@ -19,7 +19,7 @@ import sdesolve as sd
 from .comparison import Comparison, comparison_files, write_comparison
 from .conditioning import CONDITIONINGS, Operator
 from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
-from .data import Data, check_shape, grey, of_tensor, read_data
+from .data import UNREADABLE, Data, check_shape, grey, of_tensor, open_npz, read_data
 from .flags import IMAGES, Label, Size, of_one_class, one_or_more
 from .mask_picture import read_mask
 from .measuring import simulated
@@ -290,9 +290,9 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
 def _measurements(path: Path) -> Data:
     """Measurements ``y`` of an npz file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             y = file["y"]
-    except (ValueError, KeyError, OSError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no npz file with an array 'y' ({error}); expected np.savez(path, y=...) with y (n, *measured), or --simulate for pictures.") from error
     if y.ndim < 2 or y.dtype not in (np.float32, np.float64):
         raise ValueError(f"{path}: y is {y.shape} {y.dtype}; expected floats (n, *measured) in the units of the data range.")

@@ -1,14 +1,17 @@
 """Images as one uint8 array in memory, wherever they come from, and their order as a pure function of (seed, epoch).
 
-    train.parquet            a column ``image`` of {bytes, path} and, if there is one, ``label``: the Hugging Face layout
-    pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, in the order of their names
+    train.parquet            a column ``image`` of {bytes, path} or bytes and, if there is one, ``label``: the Hugging Face layout
+    pictures/                a folder of pictures, with the folders in it; each folder at the top is a class, an empty one too
     picture.png              a picture by itself
     images.npz               ``images``, (n, C, H, W), (n, H, W, C) or (n, H, W) uint8, and, if there is one, ``labels``
     hf:NAME:SPLIT            a data set of the Hugging Face hub, or ``hf:NAME@REVISION:SPLIT`` (package ``datasets``)
     saved/                   a folder that ``datasets.save_to_disk`` wrote, or one that holds parquet files
     data/train-*.parquet     a pattern: whatever it fits, in the order of the names
 
-A picture that cannot be decoded is left out, counted, and named in a :class:`DataWarning`.
+A picture that cannot be decoded is left out, counted, and named in a :class:`DataWarning`; one of 16 bits a pixel becomes one of 8.
+
+Classes that have names (folders, the ``ClassLabel`` of a Hugging Face data set) are numbered over all sources: as their data sets number them where all of
+these say the same names in one order, as folders do by alphabet; else by the alphabet of all names.
 """
 
 from __future__ import annotations
@@ -18,30 +21,33 @@ import hashlib
 import importlib
 import io
 import struct
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
 from PIL import Image, ImageOps
-from pyarrow import ArrowException
 from torch import Tensor
 
 from ._memory import check_room
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-EXPECTED = "expected a parquet file with a column 'image' of {bytes, path}, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
+EXPECTED = "expected a parquet file with a column 'image' of {bytes, path} or bytes, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error, EOFError, Image.DecompressionBombError)  # what decoders raise
+UNREADABLE = (*_DAMAGED, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, pa.ArrowException)  # what readers of files raise
 _ROWS = 1024  # of a parquet file in memory at once
 _SMALLER = "a smaller size, as in size=64 (--size 64), or fewer images"
 
 
 class _Unsupported(Exception):
-    """A whole picture of a kind that cannot be made 8 bits a channel."""
+    """A whole picture of a kind that is not taken; the message goes on with what is expected."""
 
 
 class DataWarning(UserWarning):
@@ -61,12 +67,14 @@ class Data(NamedTuple):
     """The place of each in the source; those that are left out have one too, so that a picture keeps its own whatever befalls the others."""
     skipped: list[str]
     """Names of the pictures that are left out."""
+    classes: tuple[str, ...] | None = None
+    """What the class of each label is called, where the source says it."""
 
     def rows(self, which: slice | Sequence[int]) -> Data:
         """Some of the images, with what belongs to each."""
         places = list(range(len(self.ids)))[which] if isinstance(which, slice) else list(which)
         labels = None if self.labels is None else self.labels[places]
-        return Data(self.images[which], labels, [self.names[i] for i in places], [self.ids[i] for i in places], self.skipped)
+        return Data(self.images[which], labels, [self.names[i] for i in places], [self.ids[i] for i in places], self.skipped, self.classes)
 
     def digest(self, labeled: bool = True) -> str:
         """A hash of the images, and where ``labeled`` of the labels, as they were decoded: the same whatever they are called."""
@@ -101,8 +109,10 @@ class _Source(NamedTuple):
 
     size: int
     labelled: bool
-    rows: Callable[[], Iterator[tuple[str, Any, int]]]
-    """(name, encoded bytes, path or array, label) of each."""
+    rows: Callable[[], Iterator[tuple[str, Any, Any]]]
+    """(name, encoded bytes, path or array, label) of each; labels as they stand there, whatever that is."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes 0, 1, ...; None where labels are numbers only."""
 
 
 def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: bool = False) -> Data:
@@ -115,7 +125,8 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: 
 
     Raises:
         FileNotFoundError: nothing of that name; ImportError: a package that a source needs.
-        ValueError: a source that is of no such kind, no images, images of several sizes, labels in some sources and not in others.
+        ValueError: a source that is of no such kind, or damaged; no images, images of several sizes; labels in some sources and not in others, or with names in
+            some and numbers in others; a label that is no whole number.
     """
     names = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
     if size < 0:
@@ -123,6 +134,9 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: 
     sources = [_opened(path, floats) for name in names for path in _expanded(name)]
     if len({one.labelled for one in sources}) > 1:
         raise ValueError(f"data={names}: some sources have labels and others none; expected labels in all of them or in none.")
+    if len({one.classes is None for one in sources}) > 1:
+        said = next(", ".join(one.classes[:5]) for one in sources if one.classes is not None)
+        raise ValueError(f"data={names}: some sources have classes with names ({said}) and others numbers; expected folders of classes in all of them, or numbers in all.")
     data = _filled(", ".join(names), sources, size)
     if data.skipped:
         shown = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
@@ -149,6 +163,12 @@ def check_shape(data: Data, shape: Sequence[int]) -> Data:
         cure = f"size={side} (--size {side}) scales and crops" if got[0] == wanted[0] and wanted[1] == wanted[2] else "resize or convert the data"
         raise ValueError(f"the data are images (n, C, H, W) {tuple(data.images.shape)}, the model's are {kind}ones {wanted}; expected the same C, H and W: {cure}.")
     return data
+
+
+def open_npz(path: str | Path) -> Any:
+    """The arrays of an npz file, none of them read yet; raises one of ``UNREADABLE``, here and when they are read."""
+    with zipfile.ZipFile(path):  # np.load takes a single array under that name, and returns another thing
+        return np.load(path, allow_pickle=False)
 
 
 def scaled(images: Tensor) -> Tensor:
@@ -187,22 +207,40 @@ def _from_parquet(paths: list[Path]) -> _Source:
     for path in paths:
         try:
             files.append(parquet.ParquetFile(path))
-        except (ArrowException, OSError) as error:
+            schema = files[-1].schema_arrow
+        except UNREADABLE as error:
             raise ValueError(f"{path} is not a parquet file ({error}); {EXPECTED}.") from error
-        if "image" not in files[-1].schema_arrow.names:
-            raise ValueError(f"{path} has the columns {files[-1].schema_arrow.names}; expected a column 'image' of {{bytes, path}}.")
+        if "image" not in schema.names:
+            raise ValueError(f"{path} has the columns {schema.names}; expected a column 'image' of {{bytes, path}} or bytes.")
+        kind = schema.field("image").type
+        if not _binary(kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind):
+            raise ValueError(f"{path} has a column 'image' of {kind}; expected {{bytes, path}} or bytes, of a PNG or another picture.")
     labelled = all("label" in file.schema_arrow.names for file in files)
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for path, file in zip(paths, files, strict=True):
             first = 0
-            for batch in file.iter_batches(_ROWS, columns=["image", *(["label"] if labelled else [])]):
-                table = batch.to_pydict()
+            batches = file.iter_batches(_ROWS, columns=["image", *(["label"] if labelled else [])])
+            while (table := _next_table(batches, path, first)) is not None:
                 for i, image in enumerate(table["image"]):
-                    yield f"{path.name}[{first + i}]", (image or {}).get("bytes"), table["label"][i] if labelled else 0
-                first += len(batch)
+                    encoded = image.get("bytes") if isinstance(image, dict) else image
+                    yield f"{path.name}[{first + i}]", encoded, table["label"][i] if labelled else 0
+                first += len(table["image"])
 
     return _Source(sum(file.metadata.num_rows for file in files), labelled, rows)
+
+
+def _binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _next_table(batches: Iterator[Any], path: Path, first: int) -> dict[str, list[Any]] | None:
+    """The next rows, of which ``first`` is the first; None after the last.  Raises ValueError where they cannot be read."""
+    try:
+        batch = next(batches, None)
+        return None if batch is None else batch.to_pydict()
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged, its rows cannot be read from {first} on ({error}); expected a whole parquet file.") from error
 
 
 def _from_folder(folder: Path) -> _Source:
@@ -215,33 +253,36 @@ def _from_folder(folder: Path) -> _Source:
             return _from_parquet(tables)
         raise ValueError(f"{folder} holds no pictures; expected files ending in {', '.join(PICTURES)}, or parquet files.")
     tops = [file.relative_to(folder).parts[:-1][:1] for file in files]
-    classes = sorted({top[0] for top in tops if top})
+    empty = {one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")}  # classes too: those of a test set are numbered as in training
+    classes = sorted({top[0] for top in tops if top} | empty)
     labelled = all(tops)  # a picture beside the folders belongs to no class, and then the folders are none
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for file, top in zip(files, tops, strict=True):
             yield str(file.relative_to(folder)), file, classes.index(top[0]) if labelled else 0
 
-    return _Source(len(files), labelled, rows)
+    return _Source(len(files), labelled, rows, tuple(classes) if labelled else None)
 
 
 def _from_npz(path: Path, floats: bool) -> _Source:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             images, labels = file["images"], file.get("labels")
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no npz file with an array 'images' ({error}); expected what `sample` writes, or np.savez(path, images=...).") from error
     if images.ndim not in (3, 4) or images.dtype not in (np.uint8, *((np.float32, np.float64) if floats else ())):
         kinds = "uint8 or floats in the model's data range" if floats else "uint8"
         raise ValueError(f"{path}: images are {images.shape} {images.dtype}; expected (n, C, H, W), (n, H, W, C) or (n, H, W), {kinds}.")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"{path}: images are {images.shape}, without a pixel; expected (n, C, H, W), (n, H, W, C) or (n, H, W).")
     if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
         raise ValueError(f"{path}: labels are {labels.shape} {labels.dtype}; expected {len(images)} integers.")
     if images.ndim == 4 and images.shape[1] <= images.shape[3]:  # of the two, the channels are fewer
         images = images.transpose(0, 2, 3, 1)
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for i, image in enumerate(images):
-            yield f"{path.name}[{i}]", image, 0 if labels is None else int(labels[i])
+            yield f"{path.name}[{i}]", image, 0 if labels is None else labels[i].item()
 
     return _Source(len(images), labels is not None, rows)
 
@@ -261,13 +302,14 @@ def _from_table(table: Any, name: str) -> _Source:
     if image is None:
         raise ValueError(f"{name} has the columns {kinds or 'of several splits'}; expected a single split with a column of images.")
     label = next((column for column, kind in kinds.items() if kind == "ClassLabel" or column == "label"), None)
+    classes = getattr(table.features[label], "names", None) if label else None
     encoded = table.cast_column(image, _datasets("Image")(decode=False))
 
-    def rows() -> Iterator[tuple[str, Any, int]]:
+    def rows() -> Iterator[tuple[str, Any, Any]]:
         for i, row in enumerate(encoded):
             yield f"{name}[{i}]", row[image]["bytes"] or row[image]["path"], row[label] if label else 0
 
-    return _Source(len(table), label is not None, rows)
+    return _Source(len(table), label is not None, rows, tuple(classes) if classes else None)
 
 
 def _datasets(name: str) -> Any:
@@ -288,11 +330,12 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
     named: list[str] = []
     skipped: list[str] = []
     images, labels = np.empty((0, 0, 0, 0), np.uint8), np.zeros(total, np.int64)
-    for number, (name, encoded, label) in enumerate(_rows(sources)):
+    classes = _all_classes(sources)
+    for number, (name, encoded, label) in enumerate(_rows(sources, classes)):
         try:
             picture = _pixels(encoded, size)
         except _Unsupported as error:
-            raise ValueError(f"{where}: {name} has {error}; expected 8 bits a channel (uint8).") from error
+            raise ValueError(f"{where}: {name} has {error}.") from error
         except _DAMAGED:
             skipped.append(name)
             continue
@@ -310,18 +353,38 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
         if picture.shape != images.shape[1:] or picture.dtype != images.dtype:
             kinds = f"{images.shape[1]} channels of {images.dtype}, but {name} {picture.shape[0]} of {picture.dtype}"
             raise ValueError(f"{where} holds images of several kinds ({kinds}); expected levels (uint8) in all of them, or floats in all, with the same channels.")
-        images[len(ids)], labels[len(ids)] = picture, label
+        images[len(ids)], labels[len(ids)] = picture, _whole(label, f"{where}: {name}")
         ids.append(number)
         named.append(name)
     if not ids:
         raise ValueError(f"{where} holds no image that can be read ({len(skipped)} cannot); {EXPECTED}.")
     kept = len(ids)
-    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped)
+    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped, classes)
 
 
-def _rows(sources: Iterable[_Source]) -> Iterator[tuple[str, Any, int]]:
+def _all_classes(sources: Sequence[_Source]) -> tuple[str, ...] | None:
+    """The classes of all sources in one order; None where they have no names."""
+    said = {one.classes for one in sources if one.classes is not None}
+    return said.pop() if len(said) == 1 else tuple(sorted(set().union(*said))) or None
+
+
+def _rows(sources: Iterable[_Source], classes: tuple[str, ...] | None) -> Iterator[tuple[str, Any, Any]]:
+    """The rows of all sources, their labels numbered as ``classes`` are; those below 0, which say that there is none, as they are."""
     for source in sources:
-        yield from source.rows()
+        numbers = None if classes is None or source.classes in (None, classes) else [classes.index(name) for name in source.classes]
+        for name, encoded, label in source.rows():
+            yield name, encoded, numbers[label] if numbers is not None and isinstance(label, int) and 0 <= label < len(numbers) else label
+
+
+def _whole(label: Any, where: str) -> int:
+    """A label as a number; raises ValueError where it is none that is whole and of 64 bits."""
+    try:
+        number = int(label)
+        if number == label and -(2**63) <= number < 2**63:
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{where} has the label {label!r}; expected a whole number of 64 bits, from 0 on.")
 
 
 def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.ndarray:
@@ -330,18 +393,22 @@ def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.nd
         array = np.atleast_3d(encoded)
         if array.dtype != np.uint8:
             if size:
-                raise _Unsupported(f"floats, which size={size} does not scale")
+                raise _Unsupported(f"floats, which size={size} does not scale; expected 8 bits a channel (uint8)")
             array = array.astype(np.float32)
         if not size:
             return array.transpose(2, 0, 1)
+        if array.shape[2] not in (1, 3):
+            raise _Unsupported(f"the shape {array.shape}, (H, W, C), which size={size} does not scale; expected 1 or 3 channels, or size=0")
         picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
     else:
         if encoded is None:
             raise OSError("no bytes")
         picture = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-        if picture.mode.startswith(("I", "F")):
-            raise _Unsupported(f"mode {picture.mode}")
         ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode.startswith("I;16"):
+            picture = Image.fromarray(((np.asarray(picture, np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+        if picture.mode in ("I", "F"):
+            raise OSError(f"mode {picture.mode}, of which it is not known what is white")
         if picture.mode not in ("L", "RGB"):
             picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
     if size:

@@ -44,7 +44,7 @@ class Way:
         self._ends = None if ends is None else torch.cat([end.images for end in ends])
         if self._ends is not None:
             check_inside_range(self._ends, model.data_range, f"--first {first} and --last {last}")
-        own = None if ends is None or ends[0].labels is None else torch.cat([end.labels for end in ends])  # type: ignore[misc]
+        own = None if ends is None or ends[0].labels is None else ends[0]._replace(labels=torch.cat([end.labels for end in ends]))  # type: ignore[misc]
         self._labels = labels_of(model, said, own, 2, "--labels")
         self._codes = model.process.prior((2, *model.shape), seed=seed, sample_ids=[first, last], device=model.device)
 

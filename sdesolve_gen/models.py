@@ -25,12 +25,13 @@ from ._reading import checked_device, placed, read_network
 from ._writing import write_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
-from .card import CARD, OWN, WEIGHTS, check_card, read_card
+from .card import CARD, MOMENTS, OWN, WEIGHTS, check_card, read_card
 from .class_conditional import apart, class_labels, on_the_way
 from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
 from .conditioning.labels import checked_labels
 from .conditioning.operators import LUMA
+from .moments import read_moments, write_moments
 from .networks import Execution, check_told
 from .processes import make_process, network_time
 from .restoration import Restored, colorize, inpaint, restore
@@ -59,6 +60,8 @@ class Model:
         levels: number of values that a pixel of the data took.
         classes: number of classes whose labels the network knows, 0 for none; ``score`` is then that of no class.
         knows_none: whether a network that knows classes has a label for none, too; those of diffusers have not.
+        moments: of its data, :class:`sdesolve.Range`, from which ``sample(..., "auto")`` starts; None where nobody knows them. A trained model has them; of an
+            imported one, set ``m.moments = sd.Range.of(images)``.
         label: the class of a model that :meth:`of_class` made; None for every other.
         execution: how the network is executed, :class:`sdesolve_gen.networks.Execution`.
     """
@@ -73,6 +76,7 @@ class Model:
         self.execution = Execution()
         self.knows_none: bool = card["network"] != "DiffusersUNet2D"
         self.label: int | None = None
+        self.moments: sd.Range | None = None
         self._executed = self.network
         self.score = self._score_of(self._executed)
         self.shape: tuple[int, ...] = tuple(card["shape"])
@@ -138,7 +142,7 @@ class Model:
         """
         score, own = self.class_score(label), checked_labels(label, self.classes, null=self.knows_none)
         model = copy.copy(self)
-        model.score, model.classes, model.label = score, 0, int(own)
+        model.score, model.classes, model.label, model.moments = score, 0, int(own), None  # those are of all classes together
         return model
 
     def sample(
@@ -391,7 +395,7 @@ class Model:
             raise ValueError(f"images have shape {tuple(images.shape)}; {expected}: images[None] for a single one.")
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-        """Write ``model.safetensors`` and ``card.json``, each whole or not at all; returns the folder.
+        """Write ``model.safetensors``, ``card.json`` and, where they are known, the moments, each whole or not at all; returns the folder.
 
         The card names the hash of the weights, so that a card and weights that do not belong together are refused by :func:`load`.
 
@@ -404,8 +408,10 @@ class Model:
         """
         if self.label is not None:
             raise ValueError(f"this model is of class {self.label} of another, and a card has no place for that; expected the other to be saved, and of_class when it is loaded.")
-        folder = Path(folder)
-        write_network(folder / WEIGHTS, folder / CARD, self.network, self.card, "model", dtype)
+        folder, card = Path(folder), {name: value for name, value in self.card.items() if name != "moments"}
+        if self.moments is not None:
+            card["moments"] = write_moments(folder / MOMENTS, self.moments, self.shape, dtype)
+        write_network(folder / WEIGHTS, folder / CARD, self.network, card, "model", dtype)
         return folder
 
 
@@ -466,33 +472,36 @@ def load(
         ImportError: the model needs another package.
     """
     device = checked_device(device)
-    found, card = _read(model, config, ema, revision, None if network is None else as_module(network))
-    return Model(placed(found, device), card).to(**execution)
+    found, card, moments = _read(model, config, ema, revision, None if network is None else as_module(network))
+    loaded = Model(placed(found, device), card).to(**execution)
+    loaded.moments = moments
+    return loaded
 
 
 def _read(
     model: str | Path, config: str | Path | Mapping[str, Any] | None, ema: bool, revision: str | None, own: nn.Module | None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The network and card that are meant, as :func:`load` says."""
+) -> tuple[nn.Module, dict[str, Any], sd.Range | None]:
+    """The network, card and moments that are meant, as :func:`load` says."""
     if config is not None:
-        return read_score_sde(Path(model), config, ema)
+        return *read_score_sde(Path(model), config, ema), None
     if isinstance(model, str) and model not in embedded() and not Path(model).exists() and hub.is_hub_id(model):
-        folder, origin = hub.fetch(model, revision, (WEIGHTS, CARD, *diffusers.FILES)), {"hub": model, "revision": revision}
+        folder, origin = hub.fetch(model, revision, (WEIGHTS, CARD, MOMENTS, *diffusers.FILES)), {"hub": model, "revision": revision}
     elif revision is not None:
         raise ValueError(f"revision={revision!r} is for an id of the hub; {str(model)!r} is none, or is here: leave it out.")
     elif Path(model).suffix == ".pkl" and not Path(model).is_dir():
-        return edm.read_model(Path(model))
+        return *edm.read_model(Path(model)), None
     else:
         folder = _folder(model)
         origin = {"folder": folder.resolve().name}
     if (folder / diffusers.INDEX).exists():
-        return diffusers.read_pipeline(folder, str(next(iter(origin.values()))), origin)
+        return *diffusers.read_pipeline(folder, str(next(iter(origin.values()))), origin), None
     if not (folder / CARD).exists():
         raise ModelFileError(f"{folder / CARD} is not a file, and there is no {diffusers.INDEX} either; expected a folder that Model.save wrote, or of a pipeline of diffusers.")
     card = read_card(folder / CARD)
     if own is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
-    return read_network(folder / WEIGHTS, folder / CARD, card, own), card
+    moments = read_moments(folder / MOMENTS, card) if "moments" in card else None
+    return read_network(folder / WEIGHTS, folder / CARD, card, own), card, moments
 
 
 def _folder(model: str | Path) -> Path:

@@ -1,6 +1,6 @@
-"""A model as others find it: a folder with its two files, a picture of its samples, and a page that says what it is.
+"""A model as others find it: a folder with its files, a picture of its samples, and a page that says what it is.
 
-    model.safetensors, card.json    as ``Model.save`` writes them
+    model.safetensors, card.json    as ``Model.save`` writes them, and moments.safetensors where it has moments
     samples.png                     images of it, none of them chosen
     README.md                       the picture, the line that loads the model, how it was trained and what was measured: all out of the card
 
@@ -18,13 +18,13 @@ import torch
 
 from sdesolve.files import atomic
 
-from .card import CARD, OWN, WEIGHTS
+from .card import CARD, MOMENTS, OWN, WEIGHTS
 from .class_conditional import labels_drawn
 from .images import write_png
 from .models import Model, load
 
 PICTURE, PAGE = "samples.png", "README.md"
-FILES = (WEIGHTS, CARD, PICTURE, PAGE)
+FILES = (WEIGHTS, CARD, MOMENTS, PICTURE, PAGE)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 
@@ -37,7 +37,7 @@ def check_publishable(model: Model, license: str | None) -> None:
 
 
 def write_published(folder: Path, model: Model, id: str, *, license: str | None = None, half: bool = False, n: int = 36, progress: bool = False) -> None:
-    """Write the four files into a folder, each whole or not at all.
+    """Write the files into a folder, each whole or not at all.
 
     Arguments:
         folder: is made where it is not there.

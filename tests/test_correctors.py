@@ -340,6 +340,28 @@ def test_a_solve_says_what_its_corrector_does(how: dict[str, Any]) -> None:
     assert all(stats[name].shape == (3,) and not stats[name].requires_grad for name in said)
 
 
+@pytest.mark.parametrize("predictor", [name for name, _ in sd.methods()])
+def test_every_method_predicts_or_is_refused(predictor: str) -> None:
+    """What can do a reverse SDE or its flow ends well; what cannot is named, with its need, before the first call."""
+    p, calls = PROCESSES["VP"], []
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return -x
+
+    solve = lambda predictor, **options: sd.solve(p.reverse(score), p.prior((3, 2), seed=0), "pc", predictor=predictor, steps=6, seed=0, **options)  # noqa: E731
+    needs = {"baoab": "UnderdampedLangevin", "ubu": "UnderdampedLangevin", "platen": "diagonal, general, scalar noise"}
+    needs |= dict.fromkeys(("milstein_free", "sriw1", "sosri"), "diagonal, scalar noise")
+    if predictor not in needs:
+        assert solve(predictor).ok().all() and calls
+        return
+    made = make_method(predictor)
+    for given, name in ((predictor, predictor), (made, type(made).__name__)):
+        with pytest.raises(ValueError, match=rf"predictor='{name}' needs a?.*{needs[predictor]}.*as in predictor='reverse_diffusion'"):
+            solve(given)
+    assert not calls and solve("reverse_diffusion").ok().all()
+
+
 # -- what they cost ------------------------------------------------------------------------------------------------------
 
 

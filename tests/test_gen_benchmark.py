@@ -116,6 +116,8 @@ def test_gains_are_ratios_of_excess_and_say_when_they_are_bounds():
     assert report.gain(theirs, lost) == {"ratio": pytest.approx(6.0), "se": None, "bound": ">="}
     assert report.gain(lost, us)["bound"] == "<="
     assert report.gain(lost, lost) is None
+    nothing = {"mean": 0.0, "se": None, "resolved": False}  # of a single seed, below the floor by chance
+    assert report.gain(nothing, us) is report.gain(us, nothing) is None
 
 
 def test_a_mixture_is_fitted_and_kept(tmp_path):
@@ -258,6 +260,33 @@ def test_what_fails_is_a_line_and_not_an_end(tmp_path):
     found = results(plan, run(plan, tmp_path / "cells.jsonl"), [])
     failed = {(r["contender"], r["budget"]): r["failed"] for r in found["results"] if "failed" in r}
     assert failed.keys() == {("heun", 1), ("euler_maruyama", 1)} and all("nfe=1 is too small" in reason for reason in failed.values())
+    assert {label for f in found["failed"] for label in f["contenders"]} == {"heun", "euler_maruyama"}
+    assert "Failed:\n\n- mixture_2d, budget 1: heun: ValueError: nfe=1 is too small" in report.text(found)
+
+
+def test_what_failed_is_told_once():
+    rows = [{"contender": c, "budget": n, "problem": p, "failed": f"{n} is\ntoo small"} for p in "xy" for c in "ab" for n in (1, 2)]
+    found = report.failures([*rows, {"contender": "c", "budget": 1, "problem": "x"}, {"contender": "c", "budget": 1, "problem": "y", "failed": "no"}])
+    assert [f for f in found if f["problem"] == "y" and f["budget"] == 1] == [
+        {"problem": "y", "budget": 1, "reason": "1 is too small", "contenders": ["a", "b"]},
+        {"problem": "y", "budget": 1, "reason": "no", "contenders": ["c"]},
+    ]
+    assert len(found) == 5
+
+
+def test_a_table_says_why_there_is_no_gain():
+    """Lost in the floor, or a single seed that leaves nothing to judge by; and nothing where nobody of ours took part."""
+
+    def shown(seeds, gain, *settings):
+        best = {s: {"contender": "some", "mean": 1.0, "se": None} for s in settings}
+        line = {"problem": "p", "metric": "energy", "budget": 5, "best": best, "gain": gain}
+        found = {"problems": {"p": {"floor": {}, "rows": 8}}, "table": [line], "plan": {"seeds": seeds}, "failed": [], "skipped": {}}
+        return report.text(found).splitlines()[-1].split("|")[6].strip()
+
+    assert shown(2, {USERS: None}, OURS, USERS) == "at the floor"
+    assert shown(1, {USERS: None}, OURS, USERS) == "one seed"
+    assert shown(1, {USERS: {"ratio": 2.0, "se": None, "bound": "="}}, OURS, USERS) == "2.00"
+    assert shown(2, {}, USERS) == shown(2, {}, OURS) == "-"
 
 
 def test_the_json_has_everything(found):
@@ -346,6 +375,22 @@ def test_the_command_writes_and_tells(tmp_path):
     assert "ring_2d: sliced Wasserstein-2 distance, 64 samples, noise floor" in result.output
     assert {"results.json", "table.md", "benchmark.html", "cells.jsonl"} <= {file.name for file in tmp_path.iterdir()}
     assert json.loads((tmp_path / "results.json").read_text())["plan"]["budgets"] == [5, 10]
+
+
+def test_every_label_can_be_asked_for():
+    """One by one, and all of them in one text, with a space after a comma or without."""
+    for label in METHODS:
+        assert cli._labelled(label) == [label]
+    for comma in (",", ", "):
+        assert cli._labelled(comma.join(METHODS).replace(", ", comma)) == list(METHODS)
+    assert cli._labelled("auto, ddim,rk4,") == ["auto", "ddim", "rk4"]
+    assert cli._labelled(None) is None
+
+
+def test_the_command_takes_a_label_with_a_comma(tmp_path):
+    arguments = ("--problems", "ring_2d", "--methods", "deis, optimised, ddim", "--budgets", "100", "--no-peers", "--seeds", 1, "--rows", 8, "--out", tmp_path)
+    assert command(*arguments).exit_code == 0
+    assert list(json.loads((tmp_path / "results.json").read_text())["contenders"]) == ["deis, optimised", "ddim"]
 
 
 def test_a_trained_model_takes_part(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import sdesolve_gen as gen
 from sdesolve_gen import cli, outputs
+from sdesolve_gen.training import loop
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +68,31 @@ def test_the_same_command_writes_the_same_images(model, tmp_path):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
+@pytest.mark.parametrize("nfe", [11, 2])
+def test_nfe_instead_of_steps(model, tmp_path, nfe):
+    """Network calls, that of the denoiser among them; for pc two a step: ten steps are 21 calls, five 11, and none fits into 2."""
+    assert run("sample", "--model", model, "--nfe", nfe, "--method", "ddim", "--n", 2, "--out", tmp_path / "a.png").exit_code == 0
+    said = json.loads((tmp_path / "a.json").read_text())
+    assert (said["nfe"], said["steps"], said["options"]) == ([nfe] * 2, nfe - 1, {"nfe": nfe})
+    with np.load(tmp_path / "a.npz") as file:
+        assert np.array_equal(file["images"], gen.load(model).sample(2, "ddim", nfe=nfe, seed=0).numpy())
+    result = run("sample", "--model", model, "--nfe", nfe, "--n", 2, "--out", tmp_path / "pc.png")
+    if nfe == 11:
+        assert json.loads((tmp_path / "pc.json").read_text())["steps"] == 5
+    else:
+        assert result.exit_code == 2 and "the smallest that works is nfe=3" in result.output
+
+
+def test_evaluate_takes_as_options_what_it_has_no_flag_for(model, monkeypatch):
+    def evaluate(*_, nfe, snr, rtol, atol, steps, **__):
+        raise ValueError(f"{nfe} {snr} {rtol} {atol} {steps}")
+
+    monkeypatch.setattr("sdesolve_gen.commands_evaluate.evaluate", evaluate)
+    options = [part for option in ("nfe=9", "snr=0.1", "rtol=0.5", "atol=2") for part in ("--option", option)]
+    assert "9 0.1 0.5 2 7" in run("evaluate", "--model", model, "--data", "any", "--steps", 7, *options).output
+    assert "as in --steps" in run("evaluate", "--model", model, "--data", "any", "--option", "steps=7").output
+
+
 def test_a_folder_gets_names(model, tmp_path):
     assert sample(model, "--method", "ddim", "--n", 1, "--out", tmp_path).exit_code == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"tiny-ddim-seed0.{suffix}" for suffix in ("json", "npz", "png")]
@@ -94,6 +121,10 @@ BAD = {
     "n": (["--n", "0"], "--n"),
     "seed": (["--seed", "-1"], "--seed"),
     "steps": (["--steps", "none"], "--steps"),
+    "nfe": (["--nfe", "0"], "--nfe"),
+    "nfe and steps": (["--nfe", "5", "--steps", "4"], "steps=4 and nfe=5 were both given; expected one of them"),
+    "nfe and a tolerance": (["--nfe", "50", "--method", "rk45", "--rtol", "1e-3"], "rtol and atol choose steps"),
+    "option nfe": (["--option", "nfe=5"], "as in --nfe"),
     "device": (["--device", "nowhere"], "device='nowhere' cannot be used"),
     "out": (["--out", "a.jpg"], "'.jpg' was taken for a file type, and pictures are written as .png; expected a name that ends in .png, as in --out a.png"),
     "out with a dot": (["--out", "o/v1.5"], "as in --out o/v1.5.png, or for a folder of that name a slash at its end: --out o/v1.5/"),
@@ -291,6 +322,16 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
     result = run("train", "--data", random_parquet(tmp_path / "train.parquet"), "--out", tmp_path, "--name", "x")
     assert result.exit_code == 130
     assert "the same command goes on from the newest" in result.output
+
+
+def test_an_interrupted_training_says_where_it_stands_and_can_be_sampled(tmp_path, monkeypatch):
+    apply = loop._Run._apply
+    monkeypatch.setattr(loop._Run, "_apply", lambda run, *rest: (signal.raise_signal(signal.SIGINT) if run.step == 1 else None, apply(run, *rest)))
+    sets = ["--set", f"network={json.dumps(NETWORK)}", "--set", "warmup=2", "--steps", 9, "--batch", 4, "--precision", "fp32"]
+    result = run("train", "--data", random_parquet(tmp_path / "train.parquet"), "--out", tmp_path / "run", "--name", "x", *sets)
+    assert result.exit_code == 130, result.output
+    assert re.search(r"interrupted: 2 of 9 updates are done; .*checkpoint-00000002-\w+.pt is whole, .* the same command goes on from it\.\n$", result.output)
+    assert sample(tmp_path / "run", "--n", 1, "--out", tmp_path / "a.png").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["sample", "train"])

@@ -27,6 +27,7 @@ from sdesolve.files import sha256
 from sdesolve_gen import cli
 from sdesolve_gen.data import read_data, scaled
 from sdesolve_gen.evaluation.chunks import Job, Shard
+from sdesolve_gen.evaluation.classifier import Classifier, features_and_probabilities
 from sdesolve_gen.evaluation.features import ASSETS, OWN, make_features
 from sdesolve_gen.evaluation.frechet import Moments, fid, grouped
 from sdesolve_gen.images import to_uint8
@@ -238,6 +239,27 @@ def test_a_damaged_chunk_is_made_again(model, data, whole, tmp_path, damage):
     assert torch.equal(images_of(tmp_path)[1], images_of(whole[0])[1])
 
 
+@pytest.mark.parametrize(("text", "why"), [("{", "Expecting property name"), ("", "Expecting value"), ("[]", "a JSON list"), ("\0", "Expecting value")])
+def test_damaged_settings_are_one_error_that_names_them(tmp_path, text, why):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"settings.json cannot be read \(.*{why}.*\); expected the settings .*: remove .*, or choose another out="):
+        Job(tmp_path, {}, 8, 4, lambda span: {})
+
+
+@pytest.mark.parametrize("damage", ["compressed", "one array"])
+def test_a_damaged_reference_is_one_error_that_names_it(model, tmp_path, damage):
+    path = tmp_path / "reference.npz"
+    np.savez_compressed(path, mu=np.arange(999.0), sigma=np.arange(999.0))
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+    if damage == "one array":
+        np.save(tmp_path / "a.npy", np.zeros(3))
+        (tmp_path / "a.npy").rename(path)
+    with pytest.raises(ValueError, match=r"reference.npz is no npz file with an array 'images'"):
+        evaluate(model, path, None)
+
+
 def test_another_run_is_not_mixed_in(model, data, tmp_path):
     evaluate(model, data, tmp_path)
     with pytest.raises(ValueError, match=r"made with other settings.*seed: 0 there, 1 here"):
@@ -367,6 +389,29 @@ def test_what_makes_a_distance_doubtful_is_warned_of(model, data, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate(model, data, tmp_path, ["kid"], n=8, features=nn.Flatten())  # unbiased however few
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28)])
+def test_features_of_a_folder_are_those_of_its_classifier(tmp_path, channels, side):
+    """As ``benchmarks/mnist_classifier.py`` writes it, in half precision; named with its hash."""
+    torch.manual_seed(0)
+    folder = tmp_path / "cifar"
+    folder.mkdir()
+    classifier = Classifier(channels, side).half().eval()
+    save_file(classifier.state_dict(), folder / "classifier.safetensors")
+    shape = (channels, side, side)
+    images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    judge = make_features(str(folder), None, shape, CPU, RANGE)
+    expected, probabilities = features_and_probabilities(classifier.float(), scaled(images))
+    assert torch.equal(judge(images)["features"], expected) and torch.equal(judge(images)["probabilities"], probabilities)
+    assert judge.name == "cifar" and judge.key[:12] in judge.label and "folder cifar" in judge.label and "NOT comparable" in judge.label
+    with pytest.raises(ValueError, match=rf"take images of {channels} channels and {side // 8 * 8} to .* these are \(1, 8, 8\)"):
+        make_features(folder, None, SHAPE, CPU, RANGE)
+    with pytest.raises(FileNotFoundError, match=r"make it: python benchmarks/mnist_classifier\.py"):
+        make_features(str(tmp_path), None, shape, CPU, RANGE)
+    (folder / "classifier.safetensors").write_bytes(b"no")
+    with pytest.raises(gen.ModelFileError, match=r"classifier.safetensors holds no classifier"):
+        make_features(str(folder), None, shape, CPU, RANGE)
 
 
 @pytest.mark.parametrize("name", OWN)

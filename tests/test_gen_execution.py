@@ -9,11 +9,12 @@ import pytest
 import torch
 from gen_fixtures import tiny_card, tiny_model, tiny_network
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import sdesolve_gen as gen
-from sdesolve_gen.networks import DiT, Execution
+from sdesolve_gen.networks import DiT, Execution, NCSNpp
 from sdesolve_gen.networks.execution import Block
 
 X, TIME = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([-1.0, 0.0, 0.3])
@@ -122,6 +123,30 @@ def test_checkpoints_save_memory_and_change_no_gradient() -> None:
     assert all(torch.equal(gradients[name], expected[name]) for name in expected)
     assert backward_peak(network, False)[0] > 0.9 * plain  # and it can be switched off again
     assert sum(isinstance(module, Block) for module in network.modules()) == 8
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_checkpoints_drop_out_the_same_twice(sliced: bool) -> None:
+    """The mask of the second forward pass is that of the first, also where the first derivative is part of the loss."""
+    torch.manual_seed(0)
+    network = NCSNpp(1, 8, width=8, multipliers=(1, 2), blocks=1, attention=(), dropout=0.3).train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    gradients, states = [], []
+    for checkpoint in (False, True):
+        executed = Execution(checkpoint=checkpoint)(network)
+        torch.manual_seed(1)
+        x = X.clone().requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            loss = executed(x, torch.ones(3)).square().sum()
+            if sliced:
+                (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+                loss = loss + slope.square().sum()
+            gradients.append(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+        states.append(torch.get_rng_state())
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert torch.equal(*states)  # and what is drawn next does not know of it
 
 
 def test_a_model_runs_as_it_is_told(tmp_path) -> None:

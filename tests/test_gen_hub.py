@@ -17,6 +17,7 @@ from test_gen_cli_import import run
 
 import sdesolve as sd
 import sdesolve_gen as gen
+from sdesolve_gen.card import MOMENTS
 from sdesolve_gen.publishing import FILES, page
 
 diffusers = pytest.importorskip("diffusers")
@@ -95,7 +96,7 @@ def test_a_published_model_is_the_one_that_is_loaded(the_hub: Hub, tmp_path: Pat
     (tmp_path / "trained" / "log.jsonl").write_text("private")
     said = run("publish", tmp_path / "trained", "someone/tiny", "--out", tmp_path / "upload", "--private", "--license", "apache-2.0", "--n", 4)
     assert said.exit_code == 0 and f'gen.load("someone/tiny", revision="{COMMIT}")' in said.output
-    assert sorted(file.name for file in (the_hub.root / "someone" / "tiny").iterdir()) == sorted(FILES) and the_hub.private == {"someone/tiny": True}
+    assert sorted(file.name for file in (the_hub.root / "someone" / "tiny").iterdir()) == sorted({*FILES} - {MOMENTS}) and the_hub.private == {"someone/tiny": True}
     back = gen.load("someone/tiny", revision=COMMIT)
     labels = {"labels": [0, 2]} if classes else {}
     assert torch.equal(back.sample(2, "ddim", steps=3, seed=1, **labels), m.sample(2, "ddim", steps=3, seed=1, **labels))
@@ -152,7 +153,7 @@ def test_a_hub_that_is_not_there_is_told_in_one_line_and_the_files_stay(tmp_path
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint="http://127.0.0.1:9"))
     said = run("publish", tmp_path / "trained", "a/b", "--out", tmp_path / "upload", "--n", 1)
     assert said.exit_code == 2 and "could not be sent to 'a/b'" in said.output and "Traceback" not in said.output
-    assert sorted(file.name for file in (tmp_path / "upload").iterdir()) == sorted(FILES)
+    assert sorted(file.name for file in (tmp_path / "upload").iterdir()) == sorted({*FILES} - {MOMENTS})
 
 
 def test_how_a_network_is_executed_holds_for_imports(the_hub: Hub) -> None:

@@ -194,6 +194,22 @@ def test_what_cannot_be_meant_is_one_line(model: gen.Model, said: Any, own: Tens
     assert labels_of(tiny_model(), None, own, 6) is labels_drawn(tiny_model(), None, own, range(6)) is None
 
 
+def test_labels_go_by_the_names_of_classes_where_both_say_them(model: gen.Model) -> None:
+    """The model has "dog", "cat" and "emu" as 0, 1, 2; folders "cat" and "dog" are 0 and 1 by themselves."""
+    named = gen.Model(model.network, {**model.card, "class_names": ["dog", "cat", "emu"]})
+    data = images_of(torch.tensor([0, 1, 1]))
+    own = gen.data.of_tensor(data)._replace(labels=torch.tensor([0, 1, 1]), classes=("cat", "dog"))
+    assert labels_of(named, "data", own, 3).tolist() == [1, 0, 0]  # type: ignore[union-attr]
+    assert sorted(labels_drawn(named, "data", own, range(3)).tolist()) == [0, 0, 1]  # type: ignore[union-attr]
+    assert labels_of(model, "data", own, 3).tolist() == labels_of(named, "data", own._replace(classes=None), 3).tolist() == [0, 1, 1]  # type: ignore[union-attr]
+    other = own._replace(classes=("cat", "frog"))
+    with pytest.raises(ValueError, match=r"the data have classes frog, and those of the model 'known' are dog, cat, emu; expected these"):
+        labels_of(named, "data", other, 3)
+    assert labels_of(named, "none", other, 3).tolist() == [3, 3, 3]  # type: ignore[union-attr]
+    with pytest.raises(gen.ModelFileError, match="class_names = 'dog'; expected a list of strings"):
+        gen.Model(model.network, {**model.card, "class_names": "dog"})
+
+
 # -- evaluation ---------------------------------------------------------------------------------------------------------------
 
 

@@ -367,6 +367,14 @@ HOSTILE = {
 }
 
 
+def test_all_weights_that_are_missing_are_listed(folder):
+    names = []
+    tensors_changed(lambda t: (names.extend(sorted(t)), t.clear(), t.update(extra=torch.zeros(1))))(folder)
+    with pytest.raises(gen.ModelFileError) as caught:
+        gen.load(folder)
+    assert len(names) > 20 and f"it lacks {', '.join(names)} and has besides extra." in str(caught.value)
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_file_from_anywhere_gives_one_clear_error(folder, case):
     spoil, message = HOSTILE[case]

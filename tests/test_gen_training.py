@@ -2,6 +2,7 @@
 
 import json
 import resource
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.files import sha256
 from sdesolve_gen.data import read_data
-from sdesolve_gen.networks import NETWORKS, UNet
-from sdesolve_gen.training import TrainConfig, loop
+from sdesolve_gen.networks import NETWORKS, UNet, execution
+from sdesolve_gen.training import TrainConfig, fitting, loop
 from sdesolve_gen.training.batches import Ahead, draw_batch
 from sdesolve_gen.training.checkpoints import CheckpointWarning, checkpoints, load_checkpoint, save_checkpoint
 from sdesolve_gen.training.journal import take_back
@@ -69,7 +70,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(data, tmp_path, monkeypatch,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop._Run, "update", killed)
         gen.train(config, progress=False)
-    assert not (tmp_path / "b" / "model.safetensors").exists()
+    assert gen.load(tmp_path / "b").card["training"]["step"] == 2 * (killed_after // 2)  # the model so far
     torch.manual_seed(12345)  # whatever else the process drew in between
     resumed = gen.train(config, progress=False)
     assert same(weights(straight), weights(resumed))
@@ -140,6 +141,17 @@ def test_resume_never_starts_anew(data, tmp_path):
         gen.train(tiny_config(data, tmp_path), resume="always")
 
 
+def test_a_run_that_starts_anew_leaves_nothing_of_the_one_before(data, tmp_path, monkeypatch):
+    """Killed before its first checkpoint, it would be sampled from the old model."""
+    gen.train(tiny_config(data, tmp_path, sample_every=2), progress=False)
+    (tmp_path / "samples" / "mine.png").write_bytes(b"mine")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "update", lambda run, batch: die())
+        gen.train(tiny_config(data, tmp_path, seed=5), resume="never", progress=False)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [loop.LOCK, "config.yaml", "log.jsonl", "samples/mine.png"]
+    assert lines(tmp_path) == []
+
+
 def test_a_run_starts_from_another_s_weights(data, tmp_path):
     first = gen.train(tiny_config(data, tmp_path / "first"), progress=False)
     again = gen.train(tiny_config(data, tmp_path / "again", init=str(tmp_path / "first"), learning_rate=1e-30), progress=False)
@@ -203,6 +215,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(data, tmp_path, damag
         again = gen.train(tiny_config(data, tmp_path / "b"), progress=False)
     assert same(weights(straight), weights(again))
     assert steps_in(tmp_path / "b") == steps_in(tmp_path / "a") == list(range(1, 7))
+
+
+def test_a_damaged_checkpoint_takes_no_other_s_place(data, tmp_path):
+    """Kept by its number, it would outlive every good one, and a run that is killed again would begin where it began before."""
+    gen.train(tiny_config(data, tmp_path, decay=12), progress=False)
+    path = newest(tmp_path).path
+    path.write_bytes(path.read_bytes()[:1000])
+    update = loop._Run.update
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt), pytest.warns(CheckpointWarning, match="is damaged"):
+        patch.setattr(loop._Run, "update", lambda run, batch: update(run, batch) if run.step < 5 else die())
+        gen.train(tiny_config(data, tmp_path, decay=12, save_every=1, keep=1), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path)] == [5] and newest(tmp_path).whole()
+    assert [aside.name for aside in tmp_path.glob("*.damaged")] == [path.name + ".damaged"]
+    gen.train(tiny_config(data, tmp_path, decay=12), progress=False)  # and nothing is said of it again
+    gen.train(tiny_config(data, tmp_path), resume="never", progress=False)
+    assert not list(tmp_path.glob("*.damaged"))
 
 
 def test_where_no_checkpoint_is_whole_nothing_starts_anew_unasked(data, tmp_path):
@@ -271,9 +299,10 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(data, tmp_path, mon
     assert state["skipped"] == 1
 
 
-def test_many_in_a_row_end_the_run_and_the_count_survives_a_resumption(data, tmp_path, monkeypatch):
+def test_many_in_a_row_end_the_run_and_none_of_them_is_kept(data, tmp_path, monkeypatch):
+    """The newest checkpoint is from before them, wherever the run is interrupted."""
     poisoned(monkeypatch, {3, 4, 5, 6, 7})
-    config = tiny_config(data, tmp_path, steps=12, patience=5)
+    config = tiny_config(data, tmp_path, steps=12, patience=5, save_every=1)
     update = loop._Run.update
 
     def killed(run, batch):
@@ -287,9 +316,15 @@ def test_many_in_a_row_end_the_run_and_the_count_survives_a_resumption(data, tmp
     with pytest.raises(FloatingPointError, match=r"diverged at step 7: 5 updates in a row were not finite.*the loss is nan.*Lower learning_rate.*is whole"):
         gen.train(config, progress=False)
     _, state = load_checkpoint(tmp_path)
-    assert (state["step"], state["in_a_row"]) == (6, 3)
-    assert all(torch.isfinite(tensor).all() for tensor in state["network"].values())
-    assert not (tmp_path / "model.safetensors").exists()
+    assert (state["step"], state["in_a_row"]) == (3, 0)
+    assert gen.load(tmp_path).card["training"]["step"] == 3
+
+
+def test_a_checkpoint_that_was_due_comes_after_the_last_update_that_was_skipped(data, tmp_path, monkeypatch):
+    poisoned(monkeypatch, {2, 3, 4})
+    with pytest.warns(loop.TrainingWarning):
+        gen.train(tiny_config(data, tmp_path, steps=9, save_every=4, keep=9), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path)] == [9, 8, 6]
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(data, tmp_path, monkeypatch):
@@ -434,6 +469,41 @@ def test_gradients_are_clipped(data, tmp_path, monkeypatch):
     assert all(line["norm"] > 0.02 for line in lines(tmp_path))  # what is logged is the norm before
 
 
+def test_blocks_that_are_computed_twice_change_no_weight(data, tmp_path, monkeypatch):
+    """Dropout too, and a run may take to it on the way, when memory turns out to be short."""
+    dropping = {"network_name": "NCSNpp", "network": {"width": 8, "multipliers": [1], "blocks": 1, "embedding": "positional", "scale_by_sigma": False, "dropout": 0.3}}
+    plain = gen.train(tiny_config(data, tmp_path / "a", steps=2, decay=3, **dropping), progress=False)
+    twice, recomputed = [], execution.checkpoint
+    monkeypatch.setattr(execution, "checkpoint", lambda *rest, **options: twice.append(1) or recomputed(*rest, **options))
+    once = gen.train(tiny_config(data, tmp_path / "b", steps=2, decay=3, checkpoint=True, **dropping), progress=False)
+    assert same(weights(plain), weights(once)) and len(twice) > 8
+    assert not any(block.checkpoint for block in once.network.modules() if isinstance(block, execution.Block))  # the model itself is as any other
+
+
+def test_blocks_of_the_sliced_loss_are_computed_twice_too(data, tmp_path):
+    """Whose attention has a kernel of its own, in the second forward pass as in the first."""
+    config = partial(tiny_config, data, loss="sliced", weight="sigma2", steps=2)
+    plain, once = (gen.train(config(tmp_path / str(c), checkpoint=c), progress=False) for c in (False, True))
+    assert same(weights(plain), weights(once))
+
+
+def test_a_run_may_take_to_checkpoints_on_the_way(data, tmp_path):
+    straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        update = loop._Run.update
+        patch.setattr(loop._Run, "update", lambda run, batch: update(run, batch) if run.step < 3 else die())
+        gen.train(tiny_config(data, tmp_path / "b"), progress=False)
+    assert same(weights(straight), weights(gen.train(tiny_config(data, tmp_path / "b", checkpoint=True), progress=False)))
+
+
+def test_a_network_without_blocks_cannot_compute_them_twice(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "Plain", type("Plain", (nn.Identity,), {"__init__": lambda self, channels: nn.Identity.__init__(self), "forward": lambda self, x, time: x}))
+    with pytest.raises(ValueError, match=r"checkpoint=True: the network network_name='Plain' has no blocks.*--set checkpoint=false"):
+        gen.train(tiny_config(data, tmp_path, network_name="Plain", network={}, checkpoint=True), progress=False)
+    small = {"model_channels": 16, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    fitting.make_network(tiny_config(data, tmp_path, network_name="EDMUNet", network=small, checkpoint=True), (1, 8, 8))
+
+
 @pytest.mark.slow
 def test_compiled_training_is_training(data, tmp_path):
     plain, compiled = (gen.train(tiny_config(data, tmp_path / str(c), compile=c, accumulate=2), progress=False) for c in (False, True))
@@ -504,8 +574,22 @@ def test_dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
         gen.train(tiny_config(data, tmp_path / "b", network_name="Dropping", decay=9), progress=False)
     torch.manual_seed(7)
     assert same(weights(long), weights(gen.train(tiny_config(data, tmp_path / "b", network_name="Dropping", decay=9), progress=False)))
-    losses = [line["loss"] for line in lines(tmp_path / "a")]
-    assert len(set(losses)) == 6
+
+
+def test_every_part_of_every_update_drops_something_else(data, tmp_path, monkeypatch):
+    masks = []
+
+    class Dropping(UNet):
+        def forward(self, x, time):
+            kept = nn.functional.dropout(torch.ones(64, device=x.device), 0.5, self.training)
+            if self.training and not kept.is_meta:
+                masks.append(tuple(kept.tolist()))
+            return super().forward(x, time) + 0 * kept.sum()
+
+    monkeypatch.setitem(NETWORKS, "Dropping", Dropping)
+    for seed in (0, 1):
+        gen.train(tiny_config(data, tmp_path / str(seed), network_name="Dropping", steps=3, accumulate=2, seed=seed), progress=False)
+    assert len(masks) == len(set(masks)) == 2 * 3 * 2
 
 
 def die():
@@ -561,6 +645,77 @@ def test_what_is_written_how_often_may_change_on_the_way(data, tmp_path):
         gen.train(tiny_config(data, tmp_path), progress=False)
     gen.train(tiny_config(data, tmp_path, save_every=1, log_every=2, keep=9, patience=3), progress=False)
     assert steps_in(tmp_path) == [1, 2, 4, 6]
+
+
+def interrupting(monkeypatch, step, times=1):
+    """Ctrl-C, so many times, when the gradient of an update is known."""
+    apply = loop._Run._apply
+
+    def interrupted(run, *rest):
+        if run.step == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return apply(run, *rest)
+
+    monkeypatch.setattr(loop._Run, "_apply", interrupted)
+
+
+def test_an_interruption_finishes_the_update_and_keeps_it(data, tmp_path, monkeypatch):
+    straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
+    around = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"3 of 6 updates are done; .*checkpoint-00000003-\w+\.pt is whole"):
+        interrupting(patch, 2)
+        gen.train(tiny_config(data, tmp_path / "b", save_every=100), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path / "b")] == [3] and steps_in(tmp_path / "b") == [1, 2, 3]
+    assert gen.load(tmp_path / "b").sample(1, "ddim", steps=2, seed=0).isfinite().all()
+    assert signal.getsignal(signal.SIGINT) is around
+    assert same(weights(straight), weights(gen.train(tiny_config(data, tmp_path / "b", save_every=100), progress=False)))
+    assert gen.load(tmp_path / "b").card["training"]["step"] == 6
+
+
+def test_a_second_interruption_ends_at_once(data, tmp_path, monkeypatch):
+    interrupting(monkeypatch, 2, times=2)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        gen.train(tiny_config(data, tmp_path, save_every=100), progress=False)
+    assert not checkpoints(tmp_path) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_there_is_a_checkpoint_every_few_minutes_whatever_the_steps(data, tmp_path, monkeypatch):
+    plain = gen.train(tiny_config(data, tmp_path / "a", steps=9, save_every=100), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path / "a")] == [9]
+    clock = iter(range(0, 10**6, 60))  # a minute from one look at it to the next: one an update, and one a checkpoint
+    monkeypatch.setattr(loop, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(clock))}))
+    timed = gen.train(tiny_config(data, tmp_path / "b", steps=9, save_every=100, save_minutes=2.5, keep=9), progress=False)
+    assert [checkpoint.step for checkpoint in checkpoints(tmp_path / "b")] == [9, 6, 3]
+    assert same(weights(plain), weights(timed))
+
+
+def test_a_model_that_cannot_be_written_leaves_its_checkpoint(data, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(gen.Model, "save", full)
+    with pytest.raises(OSError, match=r"the model of step 2 cannot be written to .*No space left.*its checkpoint stands: make room"):
+        gen.train(tiny_config(data, tmp_path), progress=False)
+    assert newest(tmp_path).step == 2 and newest(tmp_path).whole()
+
+
+@pytest.mark.parametrize("rate", [{"schedule": "constant"}, {"decay": 20}], ids=str)
+def test_a_run_goes_on_for_longer_where_its_rate_does_not_depend_on_its_length(data, tmp_path, rate):
+    straight = gen.train(tiny_config(data, tmp_path / "a", steps=9, **rate), progress=False)
+    gen.train(tiny_config(data, tmp_path / "b", steps=5, **rate), progress=False)
+    assert same(weights(straight), weights(gen.train(tiny_config(data, tmp_path / "b", steps=9, **rate), progress=False)))
+    assert steps_in(tmp_path / "b") == list(range(1, 10))
+    with pytest.raises(ValueError, match=r"another config \(steps: 9 there, 8 here\); use another out"):
+        gen.train(tiny_config(data, tmp_path / "b", steps=8, **rate), progress=False)
+
+
+def test_a_run_whose_rate_has_fallen_goes_on_as_another(data, tmp_path):
+    gen.train(tiny_config(data, tmp_path), progress=False)
+    with pytest.raises(ValueError, match=rf"\(steps: 6 there, 9 here\); its rate has fallen.*--out {tmp_path}-further --set init={tmp_path}; use another"):
+        gen.train(tiny_config(data, tmp_path, steps=9), progress=False)
+    with pytest.raises(ValueError, match=r"\(steps: 6 there, 9 here, seed: 0 there, 1 here\); use another|\(seed: 0 there, 1 here, steps: 6 there, 9 here\); use another"):
+        gen.train(tiny_config(data, tmp_path, steps=9, seed=1), progress=False)
 
 
 def test_a_log_is_taken_back_to_the_checkpoint(tmp_path):

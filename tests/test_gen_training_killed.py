@@ -12,6 +12,8 @@ import torch
 from gen_fixtures import NETWORK, random_parquet
 from safetensors.torch import load_file
 
+from sdesolve_gen.training.checkpoints import checkpoints
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and sends SIGKILL")
@@ -30,6 +32,34 @@ def test_killed_at_a_few_moments(tmp_path, processes, kills):
     assert said["kills"] >= kills
     assert said["differ"] == []
     assert said["loss_apart_from_one_process"] < (1e-4 if processes > 1 else 1e-12)  # relative
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from gen_fixtures import random_parquet, tiny_config
+from killed_training import start
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would their children
+out = Path(sys.argv[2])
+out.mkdir()
+ids = start(tiny_config(random_parquet(out / "train.parquet"), out / "run", steps=3000, save_every=10_000), 2)
+while not (out / "run" / "log.jsonl").exists() or len((out / "run" / "log.jsonl").read_bytes()) < 500:
+    time.sleep(0.01)
+os.kill(ids[1], signal.SIGINT)
+print(sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ids))
+"""
+
+
+def test_two_processes_stop_after_the_same_update_and_keep_it(tmp_path):
+    """Whichever is interrupted: the one that writes the checkpoint is the other."""
+    command = [sys.executable, "-c", INTERRUPTED, str(ROOT / "tests"), str(tmp_path / "x")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "[1, 1]\n", done.stdout + done.stderr
+    (found,) = checkpoints(tmp_path / "x" / "run")
+    last = json.loads((tmp_path / "x" / "run" / "log.jsonl").read_text().splitlines()[-1])["step"]
+    assert found.whole() and found.step == last < 3000
+    assert (tmp_path / "x" / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -62,7 +92,7 @@ def test_torchrun_killed_and_one_process(tmp_path):
         workers = subprocess.run(["ps", "--ppid", str(run.pid), "-o", "pid="], capture_output=True, text=True, check=True).stdout.split()
         os.kill(int(workers[0]), 9)
         assert run.wait() != 0
-    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    assert load_file(tmp_path / "killed" / "model.safetensors").keys()  # the model so far
     subprocess.run(command("killed", *torchrun), env=ENVIRONMENT, check=True, capture_output=True)
     one, two, again = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "killed"))
     assert all(torch.equal(two[name], again[name]) for name in two)

@@ -90,6 +90,23 @@ def test_a_singular_grid_is_refused_with_its_index_before_the_first_call(case: s
     assert not calls
 
 
+@pytest.mark.parametrize("p", PROCESSES.values(), ids=PROCESSES)
+@pytest.mark.parametrize("option", ["karras rho", "power rho", "arctan data_std"])
+def test_an_option_that_floats_cannot_follow_is_named(option: str, p: sd.Process) -> None:
+    """Down to denormal numbers and up to the largest: a grid, or a ValueError that says which option it was; forwards and backwards."""
+    name, argument = option.split()
+    refused = set()
+    for value in (5e-324, 1e-100, 1e-3, 0.01, 0.05, 0.3, 1.0, 50.0, 1e17, 1e308):
+        recipe = getattr(grids, name)(**{argument: value})
+        for ends in ((p.T, p.eps), (p.eps, p.T)):
+            try:
+                assert len(make_grid(recipe, p, *ends, 10)) == 10
+            except ValueError as error:
+                assert f"{argument}={value!r} makes nodes" in str(error) and f"nearer to {argument}=" in str(error)
+                refused.add(value)
+    assert 5e-324 in refused and refused.isdisjoint({0.3, 1.0, 50.0}) and (name != "karras" or {1e-3, 1e17} <= refused)
+
+
 def test_power_of_negative_times_and_a_recipe_that_makes_no_grid() -> None:
     ode, x = sd.ODE(lambda x, t: -x, interval=(-1.0, 1.0)), torch.ones(1, 1)
     with pytest.raises(ValueError, match="roots of the time"):

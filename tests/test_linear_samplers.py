@@ -220,6 +220,7 @@ def test_weak_order_between_ode_and_sde(method: str, options: dict[str, Any], or
         ("dpmpp_2m", {"eta": "much"}),
         ("dpmpp_2m", {"variant": "bh1"}),
         ("unipc", {"order": 0}),
+        ("unipc", {"order": 5}),
         ("unipc", {"variant": "bh3"}),
         ("deis", {"order": 5}),
         ("deis", {"variant": "sigma"}),
@@ -229,6 +230,30 @@ def test_weak_order_between_ode_and_sde(method: str, options: dict[str, Any], or
 def test_an_option_out_of_range(method: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         make_method(method, **options)
+
+
+@pytest.mark.parametrize("process", ["VP", "EDM"])
+@pytest.mark.parametrize(("method", "name", "most"), [("unipc", "order", 4), ("sa_solver", "predictor_order", 4), ("sa_solver", "corrector_order", 8)])
+def test_every_order_that_is_taken_is_stable(method: str, name: str, most: int, process: str) -> None:
+    """And a higher one, which is refused, is no better: predictors of 5 outputs err more, correctors of 9 as much."""
+    p, law = PROCESSES[process], sd.exam.mixture_2d()
+    flow, x = p.probability_flow(law.score(p)), p.prior((64, 2), seed=0, dtype=torch.float64)
+    others: dict[str, Any] = {"tau": 0.0} if method == "sa_solver" else {}
+    true = sd.solve(flow, x, "dop853", rtol=1e-7, atol=1e-7).x
+
+    def error(order: int, steps: int, grid: str) -> float:
+        stepper = make_method(method, **{name: 2}, **others)
+        object.__setattr__(stepper, name, order)
+        return float((sd.solve(stepped(stepper), x, stepper, steps=steps, grid=grid, seed=0).x - true).norm(dim=1).mean())
+
+    stepped = lambda stepper: p.reverse(law.score(p)) if stepper.facts.kinds else flow  # noqa: E731
+    for grid in ("log_snr", "karras"):
+        for steps, limit in ((20, 0.25), (50, 0.01)):
+            errors = {order: error(order, steps, grid) for order in range(2, most + 2)}
+            assert max(errors[order] for order in range(2, most + 1)) < limit, (grid, steps, errors)
+            assert errors[most + 1] > (0.9 if name == "corrector_order" else 1.05) * errors[most], (grid, steps, errors)
+    with pytest.raises(ValueError, match=f"{name}={most + 1}; expected . to {most} outputs"):
+        make_method(method, **{name: most + 1})
 
 
 @pytest.mark.parametrize("process", PROCESSES)

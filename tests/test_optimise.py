@@ -67,15 +67,24 @@ def test_it_beats_the_default_grid_on_fresh_draws(method: str, nfe: int, process
     ranges = [sd.Range(STD, TARGET.mean, first=first, last=last) for first in (5, 20) for last in (0.05, 0.15)]
     others = [{"denoise": True}, *({"interval": span} for span in ranges)]
     assert found < 1.02 * min(distance(process, method, nfe=nfe, grid=g, **how) for g, how in itertools.product(GRIDS, others))
-    assert grid.error < grid.baseline and grid.error == pytest.approx(found / 2**0.5, rel=0.4)  # what it says of itself, from 128 draws
+    assert grid.error < grid.baseline
+
+
+def test_what_it_says_of_itself_is_told_by_draws_that_chose_nothing() -> None:
+    """The last 128 of 384."""
+    p, grid = PROCESSES["VP"], optimised("ddim", 5)
+    x = p.prior((384, 2), seed=0, dtype=torch.float64)
+    ends = sd.solve(flow(), centred(flow(), x), "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x
+    apart = sd.solve(flow(), x[256:], "ddim", grid=grid).x - ends[256:]
+    assert grid.error == pytest.approx(float(apart.norm(dim=1).mean()) / 2**0.5, rel=1e-6)
 
 
 def test_the_nodes_are_a_minimum() -> None:
     """The denoised ends of the seen draws get no nearer by any node that moves a little."""
     process = PROCESSES["VP"]
-    x = process.prior((256, 2), seed=0, dtype=torch.float64)
+    x = process.prior((384, 2), seed=0, dtype=torch.float64)
     search = Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x, sd.Range(1.0))
-    assert torch.equal(torch.cat([search.seen.x, search.held.x]), x)  # those that judge are not those that were fitted
+    assert torch.equal(torch.cat([search.seen.x, search.held.x, search.told.x]), x)  # those that judge are not those that were fitted
     start = search._pieces(search.default().ts)
     z = search.refined(start, lambda: None)
     here = search.cost(z, search.seen)
@@ -111,7 +120,7 @@ def test_a_draw_that_leaps_neither_steers_nor_outweighs_the_others() -> None:
 @given(z=st.lists(st.floats(-6, 6), min_size=9, max_size=9), denoise=st.booleans(), process=st.sampled_from(sorted(PROCESSES)))
 def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str) -> None:
     p = PROCESSES[process]
-    draws = torch.zeros(4, 2, dtype=torch.float64)
+    draws = torch.zeros(6, 2, dtype=torch.float64)
     draws[::2] = 1
     steps = 7 if denoise else 8
     search = Search(flow(process), "ddim", {}, steps, denoise, draws, draws, sd.Range(1.0))
@@ -126,7 +135,7 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
 @pytest.mark.parametrize("method", ["unipc", "deis", "dpmpp_3m"])
 def test_no_search_ends_in_a_grid_that_is_refused(method: str, denoise: bool) -> None:
     """A step of Gauss-Newton may ask for any pieces: those of a method that divides by its steps stay within what it takes."""
-    x = PROCESSES["VP"].prior((16, 2), seed=0)
+    x = PROCESSES["VP"].prior((24, 2), seed=0)
     search = Search(flow(), method, {}, 6, denoise, x, x, sd.Range(1.0))
     for thin in (1, 2, 6, slice(2, 4), slice(1, 6)):
         z = torch.zeros(7 + denoise, dtype=torch.float64)
@@ -169,7 +178,7 @@ def test_the_reference_starts_from_the_data_s_mean(process: str) -> None:
 def test_what_is_kept_is_best_for_the_held_back_half() -> None:
     """With 4 draws to learn from the steps soon serve these alone."""
     torch.manual_seed(0)
-    problem, x = flow(), PROCESSES["VP"].prior((8, 2), seed=3, dtype=torch.float64)
+    problem, x = flow(), PROCESSES["VP"].prior((12, 2), seed=5, dtype=torch.float64)
     ends = sd.solve(problem, x, "tsit5", denoise=True).x
     search, path = Search(problem, "ddim", {}, 5, True, x, ends, sd.Range.of(ends, directions=0)), list[tuple[float, Tensor]]()
     cost = search.cost

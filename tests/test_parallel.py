@@ -219,6 +219,23 @@ def test_calls_are_counted() -> None:
     assert solution.stats["depth"] == 2 * int(solution.stats["iterations"].max()) and max(rows) == 5 * 8
 
 
+@pytest.mark.parametrize("method", ["unipc", "euler_maruyama", "auto"])
+def test_no_budget_of_calls_is_promised(method: str) -> None:
+    """A step is evaluated as often as it takes, so that nfe= is refused before the first call; a method that has calls of its own in mind goes without."""
+    seen: list[int] = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(len(x))
+        return nonlinear(x, t)
+
+    problem, x = VP.reverse(network), VP.prior((3, 2), seed=0)
+    with pytest.raises(ValueError, match=r"nfe=8 is the most network calls .* as in steps=8"):
+        sd.solve(problem, x, method, nfe=8, seed=0, parallel=4)
+    assert not seen
+    assert int(sd.solve(problem, x, method, steps=8, seed=0, parallel=4).nfe.min()) > 8
+    assert sd.solve(problem, x, method, seed=0, parallel=16, **({} if method == "auto" else {"steps": 20})).ok().all()
+
+
 def test_what_the_last_step_carries_is_the_sequential_one() -> None:
     """The reports of a corrector, of rows that arrive at different iterations."""
     x = VP.prior((5, 3), seed=0, dtype=torch.float64) * torch.tensor([0.01, 0.1, 1, 3, 10], dtype=torch.float64)[:, None]
@@ -278,7 +295,7 @@ def test_a_tensor_of_the_whole_batch_is_named() -> None:
     labels = torch.ones(5, 1)
     with pytest.raises(RuntimeError) as caught:
         sd.solve(sd.ODE(lambda x, t: -labels * x), torch.ones(5, 2), "euler", steps=20, parallel=8)
-    assert any("parallel=None" in note for note in caught.value.__notes__)
+    assert any("40 rows of 5 samples" in note and "parallel=None" in note for note in caught.value.__notes__)
 
 
 def test_a_noise_level_written_for_floats() -> None:

@@ -200,6 +200,36 @@ def test_edm_is_its_algorithm(process: sd.Process) -> None:
     assert torch.allclose(solution.x, y * float(process.alpha(ts[-1])), rtol=1e-8, atol=1e-10)
 
 
+@ALL
+@pytest.mark.parametrize("levels", [5, 18])
+@pytest.mark.parametrize("s_churn", [0.0, 1.5, 30.0])
+def test_edm_as_published(s_churn: float, levels: int, process: sd.Process) -> None:
+    """Algorithm 2 of Karras et al. 2022 for N noise levels and t_N = 0, with steps of more than a factor 4, gamma = S_churn/N, and a last step by Euler."""
+    n, s_tmin, s_tmax, s_noise = levels, 0.05, 0.6 * level(process, process.T), 1.003
+    ts = make_grid("karras", process, process.T, process.eps, n - 1).ts
+    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
+    x, noise, solution, denoise = solved("edm", process, ts, published=True, denoise=True, **options)
+    sigma = [*(level(process, t) for t in ts), 0.0]
+
+    def derivative(y: Tensor, s: float) -> Tensor:
+        t = float(process.log_snr_inverse(-2 * math.log(s)))
+        return (y - denoise(y * float(process.alpha(t)), t)) / s
+
+    y = x / float(process.alpha(ts[0]))
+    for i in range(n):
+        gamma = min(s_churn / n, math.sqrt(2) - 1) if s_tmin <= sigma[i] <= s_tmax else 0.0
+        s_hat = sigma[i] * (1 + gamma)
+        y_hat = y + (math.sqrt(s_hat**2 - sigma[i] ** 2) * s_noise * noise[i, 0] if gamma else 0.0)
+        d = derivative(y_hat, s_hat)
+        y = y_hat + (sigma[i + 1] - s_hat) * d
+        if sigma[i + 1]:
+            y = y_hat + (sigma[i + 1] - s_hat) * (0.5 * d + 0.5 * derivative(y, sigma[i + 1]))
+    assert solution.nfe == 2 * n - 1
+    assert torch.allclose(solution.x, y, rtol=1e-8, atol=1e-9)
+    if levels == 5:
+        assert not torch.allclose(solved("edm", process, ts, denoise=True, **options)[2].x, y, rtol=1e-3)
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_edm_is_sane_in_few_steps(process: str) -> None:
     """Never worth more than a few of the errors that DDIM makes with as many steps."""
@@ -428,6 +458,8 @@ def test_noise_vanishes_continuously(process: str) -> None:
         ("seeds", {"weights": "phi3"}, "weights"),
         ("seeds", {"eta": -1.0}, "eta=-1.0"),
         ("sa_solver", {"predictor_order": 0}, "predictor_order=0"),
+        ("sa_solver", {"predictor_order": 5}, "predictor_order=5; expected 1 to 4"),
+        ("sa_solver", {"corrector_order": 9}, "corrector_order=9; expected 0 to 8"),
         ("sa_solver", {"tau": -0.5}, "tau=-0.5"),
         ("sa_solver", {"tau": "much"}, "tau='much'"),
         ("sa_solver", {"window": (2.0, 1.0)}, "window=\\(2.0, 1.0\\)"),

@@ -183,7 +183,7 @@ def _stepped(stepper: Stepper, problem: Any, windows: _Windows, course: _Course,
             )
     except RuntimeError as error:
         error.add_note(
-            f"parallel evaluates {len(nodes)} steps of {b} samples in one call. A function that holds a tensor of the whole batch needs "
+            f"parallel evaluates many steps of each sample in one call, here {len(nodes)} rows of {b} samples. A function that holds a tensor of the whole batch needs "
             "sdesolve.of_rows(tensor, x) in its place, or parallel=None."
         )
         raise

@@ -47,7 +47,7 @@ def pc(
 ) -> PredictorCorrector:
     """Predictor-corrector sampling; options the predictor-corrector does not know go to the corrector."""
     return PredictorCorrector(
-        predictor=None if predictor is None else _stepper("predictor", predictor),
+        predictor=None if predictor is None else _predictor(predictor),
         corrector=make_corrector(corrector, **corrector_options),
         corrector_steps=corrector_steps,
     )
@@ -157,6 +157,18 @@ def _stepper(role: str, given: str | Stepper) -> Stepper:
     if not isinstance(given, Stepper):
         raise TypeError(f"{role} is a {type(given).__name__}; expected a name from sdesolve.methods(), or a Stepper.")
     return given
+
+
+def _predictor(given: str | Stepper) -> Stepper:
+    """A method that can take a step of a reverse SDE, whose noise is additive, or of its flow."""
+    made = _stepper("predictor", given)
+    kinds, name = made.facts.kinds, given if isinstance(given, str) else type(given).__name__
+    works = "expected a method for a reverse SDE or its flow, as in predictor='reverse_diffusion'."
+    if "langevin" in made.facts.needs:
+        raise ValueError(f"predictor={name!r} needs a sdesolve.UnderdampedLangevin, with a force and a heat bath, and a reverse SDE has neither; {works}")
+    if kinds and "additive" not in kinds:
+        raise ValueError(f"predictor={name!r} needs {', '.join(sorted(kinds))} noise, and that of a reverse SDE is additive; {works}")
+    return made
 
 
 def make_corrector(corrector: str | Corrector, **options: Any) -> Corrector:

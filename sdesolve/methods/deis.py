@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from .._arrays import Number, xp
-from .._errors import choice, integer
+from .._errors import choice
 from ..processes import Process
 from .base import Facts
-from .linear import LinearSampler, Row, exponential_moments, half_log_snr, interpolatory
+from .linear import LinearSampler, Row, exponential_moments, half_log_snr, interpolatory, outputs_of
 
 _GAUSS = [(0.5 + 0.5 * float(at), 0.5 * float(weight)) for at, weight in zip(*np.polynomial.legendre.leggauss(24), strict=True)]
 """Nodes and weights on (0, 1): 12 digits of the integrals below for a step of 5 in lambda, and all of them for shorter ones."""
@@ -47,7 +47,7 @@ class DEIS(LinearSampler):
     output: ClassVar[Literal["x0", "epsilon"]] = "epsilon"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", at_most_four(self.order))
+        object.__setattr__(self, "order", outputs_of("order", self.order))
         choice("variant", self.variant, ("t", "rho", "log_rho"))
 
     @cached_property
@@ -89,7 +89,7 @@ class IPNDM(LinearSampler):
     output: ClassVar[Literal["x0", "epsilon"]] = "epsilon"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", at_most_four(self.order))
+        object.__setattr__(self, "order", outputs_of("order", self.order))
 
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]
@@ -106,13 +106,6 @@ class IPNDM(LinearSampler):
 
 _EQUAL = {count: interpolatory([-float(j) for j in range(count)], [1 / (k + 1) for k in range(count)]) for count in range(1, 5)}
 """Adams-Bashforth weights of equal steps, newest first."""
-
-
-def at_most_four(order: int) -> int:
-    """``order`` if it is one of 1, 2, 3 and 4."""
-    if integer("order", order, 1, example=3) > 4:
-        raise ValueError(f"order={order!r}; expected 1, 2, 3 or 4 outputs: a polynomial through more swings between them.")
-    return int(order)
 
 
 def _in_rho(process: Process, t0: Number, t1: Number, through: Sequence[Number]) -> tuple[list[Number], list[Number]]:

@@ -38,6 +38,9 @@ class EDMSampler(Stepper):
             interval, and on any other grid the same amount for the same stretch of s^(1/7).  Published: 30 to 80.
         s_tmin, s_tmax: churn only where s_tmin <= s_0 <= s_tmax, in units of sigma/alpha.
         s_noise: S_noise > 0, factor on the noise added; other than 1 it makes up for what a network removes too much, and is a bias with an exact score.
+        published: w = 1/2 in every step, and gamma = min(S_churn/N, sqrt(2) - 1) for the N = n + 1 noise levels, to reproduce published numbers, with
+            ``denoise=True`` and ``grid="karras"``: N levels are ``steps=N - 1`` and 2 N - 1 calls.  That last step has no churn, as where sigma_min < s_tmin,
+            and no other goes beyond the noisiest level of the process.
 
     Raises:
         ValueError: an argument out of range.
@@ -47,6 +50,7 @@ class EDMSampler(Stepper):
     s_tmin: float = 0.0
     s_tmax: float = math.inf
     s_noise: float = 1.0
+    published: bool = False
 
     def __post_init__(self) -> None:
         for name, example in (("s_churn", 40.0), ("s_tmin", 0.05), ("s_tmax", 50.0), ("s_noise", 1.003)):
@@ -67,7 +71,8 @@ class EDMSampler(Stepper):
         if self.s_churn and noise:
             t0, x = self._churned(problem, x, t0, t1, noise)
         s, s1 = _level(p, t0), _level(p, t1)
-        ratio, h, share = p.alpha_(t1) / p.alpha_(t0), p.alpha_(t1) * (s1 - s), -1 / _at_most((s1 - s) / (_AMPLIFIED * s1), -2.0)
+        ratio, h = p.alpha_(t1) / p.alpha_(t0), p.alpha_(t1) * (s1 - s)
+        share = 0.5 if self.published else -1 / _at_most((s1 - s) / (_AMPLIFIED * s1), -2.0)
         d = problem.score.epsilon(x, t0)
         x = bcast(ratio, x) * x
         later = problem.score.epsilon(plus(x, h, d), t1)
@@ -77,7 +82,8 @@ class EDMSampler(Stepper):
         """The time of s, and the state there."""
         p, s0 = problem.process, _level(problem.process, t0)
         first, last, here, there = (_level(p, t) ** (1 / _RHO) for t in (*problem.interval, t0, t1))
-        gamma = _at_most(self.s_churn * (here - there) / (first - last), math.sqrt(2) - 1)
+        levels = (first - last) / (here - there) + self.published
+        gamma = _at_most(self.s_churn / levels, math.sqrt(2) - 1)
         gamma = _at_most(gamma, _level(p, p.T) / s0 - 1)  # beyond T there is no score
         gamma = ((gamma > 0) & (s0 >= self.s_tmin) & (s0 <= self.s_tmax)) * gamma
         lifted = p.log_snr_inverse_(-2 * xp(s0).log(s0 * (1 + gamma)))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .._arrays import Number, bcast, plus, xp
-from .._errors import as_float
+from .._errors import as_float, integer
 from ..noise import MOVE
 from ..problems import ScoreProblem
 from ..processes import Process
@@ -186,6 +186,14 @@ def kept(process: Process, t0: Number, t1: Number, eta: Number = 0.0) -> tuple[N
     decay = eta * (half_log_snr(process, t0) - half_log_snr(process, t1))
     m = xp(decay)
     return on_x * m.exp(decay), process.sigma_(t1) * m.sqrt(-m.expm1(2 * decay))
+
+
+def outputs_of(name: str, count: object, least: int = 1, most: int = 4) -> int:
+    """``count`` if it is a number of outputs whose polynomial does not swing between them."""
+    whole = integer(name, count, least, example=3)
+    if whole > most:
+        raise ValueError(f"{name}={count!r}; expected {least} to {most} outputs: a polynomial through more swings between them.")
+    return whole
 
 
 def noise_level(eta: object, most: float = math.inf) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdesolve.files import read_json
 
-from .._errors import ModelFileError
+from .._errors import ModelFileError, listed
 from .._reading import described
 from .._torch_files import contents, fill, read_checkpoint, tensors_in
 from .._versions import versions
@@ -189,7 +189,7 @@ def _check_fit(path: Path, weights: Mapping[str, Tensor], network: NCSNpp) -> No
     shapes = {name: (tuple(weights[name].shape), shape) for name, shape in wanted.items() if name in weights}
     if missing or unexpected or any(here != shape for here, shape in shapes.values()):
         raise ModelFileError(
-            f"{path} does not fit its configuration.  Missing: {_listed(missing)}.  Unexpected: {_listed(unexpected)}.  Of another shape: {_listed(_wrong(shapes))}."
+            f"{path} does not fit its configuration.  Missing: {listed(missing)}.  Unexpected: {listed(unexpected)}.  Of another shape: {listed(_wrong(shapes))}."
         )
 
 
@@ -203,14 +203,10 @@ def _averages(path: Path, saved: Mapping[str, Any], trained: Mapping[str, Tensor
         raise ModelFileError(f"{path} has {len(shadow)} averaged weights, which have no names, for {len(trained)} weights; expected as many, or ema=False for the raw ones.")
     wrong = _wrong({name: (tuple(value.shape), tuple(weight.shape)) for value, (name, weight) in zip(shadow, trained.items(), strict=True)})
     if wrong:
-        raise ModelFileError(f"{path} has averaged weights of other shapes than its weights: {_listed(wrong)}; ema=False takes the raw ones.")
+        raise ModelFileError(f"{path} has averaged weights of other shapes than its weights: {listed(wrong)}; ema=False takes the raw ones.")
     return shadow
 
 
 def _wrong(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
     """What is not of the shape that was expected."""
     return [f"{name[:80]} is {here}, expected {wanted}" for name, (here, wanted) in shapes.items() if here != wanted]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(name[:160] for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "nothing"

@@ -3,8 +3,9 @@
     sdesolve-gen benchmark --quick --out runs/benchmark
 """
 
+from .contenders import METHODS
 from .problems import PROBLEMS
 from .report import results, text, write
 from .runner import FULL, PRESETS, QUICK, Plan, planned, run
 
-__all__ = ["FULL", "PRESETS", "PROBLEMS", "QUICK", "Plan", "planned", "results", "run", "text", "write"]
+__all__ = ["FULL", "METHODS", "PRESETS", "PROBLEMS", "QUICK", "Plan", "planned", "results", "run", "text", "write"]

@@ -31,7 +31,7 @@ from .mixture import cached_mixture
 
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
-OWN_SAMPLES, OWN_CALLS = 256, 12  # of a trained model, from which its mean and directions are read, and what each may cost
+OWN_SAMPLES, OWN_CALLS = 256, 12  # of a model that remembers no moments, from which they are read, and what each may cost
 DRAWS = 1 << 14  # of a law, from which its directions are read
 
 
@@ -217,13 +217,12 @@ def _mnist_model(name: str, rows: int, sources: Sources) -> Problem:
 
 
 def _trained(name: str, model: Model, rows: int, sources: Sources) -> Problem:
-    """Any network, whose samples' mean and directions are read from samples of its own."""
+    """Any network, with the moments that it remembers of its data, or those of samples of its own."""
     if model.classes:
         raise ValueError(f"--model {name} knows {model.classes} classes; expected a model that knows none.")
-    own = sd.Range.of(model.sample(OWN_SAMPLES, "auto", nfe=OWN_CALLS, seed=2**32, batch_size=64))
-    assert isinstance(own.data_mean, Tensor)
+    own = model.moments or sd.Range.of(model.sample(OWN_SAMPLES, "auto", nfe=OWN_CALLS, seed=2**32, batch_size=64))
     return Problem(
-        name, model.shape, model.network, rows, own.data_mean, own.data_std, own.directions, sources.cache, predicts=model.card["predicts"],
+        name, model.shape, model.network, rows, torch.as_tensor(own.data_mean), own.data_std, own.directions, sources.cache, predicts=model.card["predicts"],
         sigma_data=model.card.get("sigma_data", 0.5), time=network_time(model.card["time"], model.process), process=model.process,
         features=_digits(sources) if model.shape == OWN_SHAPE else None, primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None, device=sources.device,
     )  # fmt: skip

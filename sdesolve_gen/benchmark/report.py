@@ -58,6 +58,7 @@ def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str,
         "problems": problems,
         "contenders": line_up,
         "skipped": ran["skipped"],
+        "failed": failures(rows),
         "results": rows,
         "table": table(problems, rows, line_up),
     }
@@ -74,6 +75,15 @@ def _averaged(cells: list[dict[str, Any]]) -> dict[str, Any]:
         metrics[metric] = {"mean": mean, "se": error}
     seconds, spread = mean_and_error([cell["seconds"] for cell in cells])
     return {"nfe": max(cell["nfe"] for cell in cells), "seconds": {"mean": seconds, "se": spread}, "metrics": metrics}
+
+
+def failures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What failed for one reason at a budget, once, with the contenders that did."""
+    found: dict[tuple[str, int, str], list[str]] = defaultdict(list)
+    for row in rows:
+        if "failed" in row:
+            found[row["problem"], row["budget"], " ".join(row["failed"].split())].append(row["contender"])
+    return [{"problem": p, "budget": budget, "reason": reason, "contenders": labels} for (p, budget, reason), labels in found.items()]
 
 
 def table(problems: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], line_up: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -101,7 +111,7 @@ def table(problems: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], line_u
 
 def gain(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | None:
     """theirs / ours with its standard error; see :func:`table`."""
-    if not (theirs["resolved"] or ours["resolved"]) or not ours["mean"]:
+    if not (theirs["resolved"] or ours["resolved"]) or not ours["mean"] or not theirs["mean"]:
         return None
     ratio = theirs["mean"] / ours["mean"]
     if not (theirs["resolved"] and ours["resolved"]):
@@ -120,13 +130,19 @@ def text(found: Mapping[str, Any]) -> str:
             floor = about["floor"].get(metric)
             said = f"noise floor {_number(floor)}" if floor else "no floor: the same start, solved finely"
             head = f"{problem}: {METRICS[metric]}, {about['rows']} samples, {said}"
-            blocks.append(f"{head}\n\n{_markdown(lines)}")
+            blocks.append(f"{head}\n\n{_markdown(lines, found['plan']['seeds'])}")
+    if found["failed"]:
+        blocks.append("Failed:\n\n" + "\n".join(map(_failure, found["failed"])))
     if found["skipped"]:
         blocks.append("Left out:\n\n" + "\n".join(f"- {name}: {reason}" for name, reason in found["skipped"].items()))
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown(lines: list[dict[str, Any]]) -> str:
+def _failure(found: Mapping[str, Any]) -> str:
+    return f"- {found['problem']}, budget {found['budget']}: {'; '.join(found['contenders'])}: {found['reason']}"
+
+
+def _markdown(lines: list[dict[str, Any]], seeds: int) -> str:
     columns = ["calls", "ours", "", f"peer, {USERS}", "", "gain", f"peer, {OUR_GRID}", "", "gain"]
     body = [columns]
     for line in lines:
@@ -135,7 +151,7 @@ def _markdown(lines: list[dict[str, Any]]) -> str:
             best = line["best"].get(setting)
             cells += [best["contender"].removesuffix(" [our grid]"), _number(best)] if best else ["-", "-"]
             if setting != OURS:
-                cells.append(_ratio(line["gain"].get(setting)) if best else "-")
+                cells.append(_ratio(line["gain"][setting], seeds) if setting in line["gain"] else "-")
         body.append(cells)
     widths = [max(len(row[i]) for row in body) for i in range(len(columns))]
     shown = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in body]
@@ -147,9 +163,9 @@ def _number(value: Mapping[str, Any]) -> str:
     return f"{value['mean']:.4f}" + (f" ± {value['se']:.4f}" if value["se"] is not None else "")
 
 
-def _ratio(found: Mapping[str, Any] | None) -> str:
+def _ratio(found: Mapping[str, Any] | None, seeds: int) -> str:
     if found is None:
-        return "at the floor"
+        return "at the floor" if seeds > 1 else "one seed"
     bound = {">=": "≥ ", "<=": "≤ ", "=": ""}[found["bound"]]
     return f"{bound}{found['ratio']:.2f}" + (f" ± {found['se']:.2f}" if found["se"] is not None else "")
 

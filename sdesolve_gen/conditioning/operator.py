@@ -2,9 +2,9 @@
 
 Everything a method asks for beyond A and A^T goes through one primitive,
 
-    gram_solve(y, shift, scale) = (shift I + scale A A^T)^-1 y,
+    A^T gram_solve(y, shift, scale) = A^T (shift I + scale A A^T)^-1 y,
 
-the posterior weight of a Gaussian with covariance ``scale`` I seen through noise of variance ``shift``.  Conjugate gradients do it
+what a Gaussian with covariance ``scale`` I, seen through noise of variance ``shift``, makes of y.  Conjugate gradients do it
 for any operator; one with orthonormal rows or a singular value decomposition overrides it in closed form.
 """
 
@@ -53,11 +53,15 @@ class Operator:
         raise NotImplementedError(f"{name} has no adjoint; expected one, or linear = False where there is none: as_operator({name}_forward, event) finds it by differentiation.")
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
-        """(shift I + scale A A^T)^-1 y for y, (B, *measured), and shift >= 0, scale > 0, floats or (B,).  By conjugate gradients."""
-        return conjugate_gradients(lambda v: _times(shift, v) + _times(scale, self.forward(self.adjoint(v))), y)
+        """z with  A^T z = A^T (shift I + scale A A^T)^-1 y  for y, (B, *measured), and shift >= 0, scale > 0, floats or (B,); without shift, of least squares and least norm.
+
+        What of y lies outside the range of A, A^T sends to zero, and z is free to have any of it: divided by a small shift it would bury the rest in roundings.
+        By :func:`least_squares` unless a class does better.
+        """
+        return least_squares(self, y, shift, scale)
 
     def pinv(self, y: Tensor) -> Tensor:
-        """A^+ y, the least-norm solution of A x = y, (B, *event)."""
+        """A^+ y, of all x with the least |y - A x| the shortest, (B, *event).  What small singular values say of a noisy y is noise made large."""
         return self.adjoint(self.gram_solve(y, 0.0, 1.0))
 
     def svd(self) -> SVD | None:
@@ -65,25 +69,56 @@ class Operator:
         return None
 
 
+def least_squares(operator: Operator, y: Tensor, shift: float | Tensor = 0.0, scale: float | Tensor = 1.0, most: int = 500) -> Tensor:
+    """z with  A^T z = argmin_w  |y - scale A w|^2 + shift scale |w|^2,  by conjugate gradients on w's normal equations, each row by itself.  [Hestenes & Stiefel 1952, section 10]
+
+    They know y by A^T y alone, so that the part of y that no w explains does no harm.  A row stands still once its residual r is a rounding of y, or A^T r one of |A| |r|
+    [Paige & Saunders 1982, section 6]; n iterations leave out most of what singular values below 1/n of the largest say, where neither shift nor y hides it.
+    """
+    z = torch.zeros_like(y)
+    residual = along = y
+    gradient = w = operator.adjoint(y)
+    rho, left, norm = _dot(gradient, gradient), _dot(y, y), torch.zeros(len(y), dtype=y.dtype, device=y.device)
+    small, tiny = max(torch.finfo(y.dtype).eps, 1e-12) ** 2, torch.finfo(y.dtype).tiny
+    goal = small * left
+    for _ in range(most):
+        image = operator.forward(w)
+        seen, length = _dot(image, image), _dot(w, w)
+        norm = torch.maximum(norm, seen / length.clamp_min(tiny))  # an estimate of |A|^2 from below
+        active = (left > goal) & (rho > small * norm * left)
+        if not active.any():
+            break
+        step = torch.where(active, rho / (shift * length + scale * seen).clamp_min(tiny), 0.0)
+        z, residual = z + _times(step, along), residual - _times(step, _times(shift, along) + _times(scale, image))
+        gradient, before = operator.adjoint(residual), rho
+        rho, left = (torch.where(active, _dot(r, r), old) for r, old in ((gradient, rho), (residual, left)))
+        turn = torch.where(active, rho / before.clamp_min(tiny), 0.0)
+        along, w = residual + _times(turn, along), gradient + _times(turn, w)
+    return z
+
+
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: float = 1e-6, most: int = 200) -> Tensor:
     """x with  matrix(x) = b  for a symmetric positive semidefinite matrix, each row of b to a relative residual ``rtol`` by itself.  [Hestenes & Stiefel 1952]
 
-    A row that is done, or whose residual lies in the null space, stands still while the others go on.
+    A row that is done, or whose direction lies in the null space to rounding, stands still while the others go on.  A b outside the range of a singular matrix has no
+    solution, and what is found is none of least squares: :func:`least_squares`.
     """
     x = torch.zeros_like(b)
     residual, direction = b, b
     rho = _dot(b, b)
-    goal = rtol**2 * rho
+    goal, largest = rtol**2 * rho, torch.zeros_like(rho)
+    small, tiny = torch.finfo(b.dtype).eps, torch.finfo(b.dtype).tiny
     for _ in range(most):
         image = matrix(direction)
-        curvature = _dot(direction, image)
-        active = (rho > goal) & (curvature > 0)
+        curvature, length = _dot(direction, image), _dot(direction, direction)
+        largest = torch.maximum(largest, curvature / length.clamp_min(tiny))
+        active = (rho > goal) & (curvature > small * largest * length)
         if not active.any():
             break
         step = torch.where(active, rho / torch.where(active, curvature, 1.0), 0.0)
         x, residual = x + _times(step, direction), residual - _times(step, image)
         before, rho = rho, torch.where(active, _dot(residual, residual), rho)
-        direction = torch.where(_column(active, b), residual + _times(rho / before.clamp_min(torch.finfo(b.dtype).tiny), direction), direction)
+        direction = torch.where(_column(active, b), residual + _times(rho / before.clamp_min(tiny), direction), direction)
     return x
 
 

@@ -136,7 +136,13 @@ class Job:
         path = self.folder / _SETTINGS
         if not path.exists():
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, OSError) as error:
+            there = error
+        if not isinstance(there, dict):
+            why = there if isinstance(there, Exception) else f"it is a JSON {type(there).__name__}"
+            raise ValueError(f"{path} cannot be read ({why}); expected the settings that the chunks beside it were made with: remove {self.folder}, or choose another out=.")
         if there != self._settings:
             keys = [key for key in {**there, **self._settings} if there.get(key) != self._settings.get(key)]
             differs = ", ".join(f"{key}: {there.get(key)!r} there, {self._settings.get(key)!r} here" for key in keys)

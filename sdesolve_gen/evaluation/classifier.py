@@ -9,8 +9,11 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from .._errors import ModelFileError
 
 PART = 500  # images at a time
 
@@ -21,6 +24,11 @@ class Classifier(nn.Sequential):
     def __init__(self, channels: int = 1, side: int = 28) -> None:
         super().__init__(*_stage(channels, 32), *_stage(32, 64), *_stage(64, 128), nn.Flatten(), nn.Linear(128 * (side // 8) ** 2, 10))
 
+    def takes(self) -> tuple[int, int]:
+        """Channels and the least side of the images that it takes; up to 7 pixels more a side fall out."""
+        stem, head = self[0], self[-1]
+        return int(stem.in_channels), 8 * math.isqrt(int(head.in_features) // 128)  # type: ignore[arg-type]
+
 
 def _stage(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
@@ -30,14 +38,17 @@ def load_classifier(folder: str | Path) -> Classifier:
     """The trained classifier of a folder, in evaluation mode and single precision.
 
     Raises:
-        FileNotFoundError: the folder has no ``classifier.safetensors``.
+        FileNotFoundError: the folder has no ``classifier.safetensors``.  ModelFileError: it is damaged, or of another network.
     """
     path = Path(folder) / "classifier.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; make it: python benchmarks/mnist_classifier.py ../shared/data/mnist {folder}")
-    tensors = load_file(path)
-    classifier = Classifier(tensors["0.weight"].shape[1], 8 * math.isqrt(tensors["13.weight"].shape[1] // 128))
-    classifier.load_state_dict(tensors)  # copies into single precision
+    try:
+        tensors = load_file(path)
+        classifier = Classifier(tensors["0.weight"].shape[1], 8 * math.isqrt(tensors["13.weight"].shape[1] // 128))
+        classifier.load_state_dict(tensors)  # copies into single precision
+    except (SafetensorError, OSError, KeyError, IndexError, RuntimeError) as error:
+        raise ModelFileError(f"{path} holds no classifier that benchmarks/mnist_classifier.py wrote ({str(error)[:300]}).") from error
     return classifier.eval().requires_grad_(False)
 
 

@@ -3,6 +3,7 @@
     "inception"        Inception-v3, as torch-fidelity has it with the weights of the published FID: 2048 features, 1008 classes
     "mnist"            a small classifier of MNIST digits that comes with the package: 128 features, 10 classes
     "fashion_mnist"    the same, of Fashion-MNIST
+    a folder           that ``benchmarks/mnist_classifier.py`` wrote: the same, of other images
     a network          anything that maps images (B, C, H, W), float32 in the model's data range, to features (B, k), or to
                        (features, class probabilities); an nn.Module is put into evaluation mode
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from .._errors import ModelFileError, unknown
 from ..data import scaled
 from .chunks import Tensors, digest
-from .classifier import features_and_probabilities, load_classifier
+from .classifier import Classifier, features_and_probabilities, load_classifier
 
 Network: TypeAlias = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -73,37 +74,54 @@ class Features:
 
 
 def make_features(
-    features: str | Network, weights: str | Path | None, shape: tuple[int, ...], device: torch.device, data_range: tuple[float, float]
+    features: str | Path | Network, weights: str | Path | None, shape: tuple[int, ...], device: torch.device, data_range: tuple[float, float]
 ) -> Features:
     """A feature network by name, or one that is given, for images (C, H, W).
 
     Raises:
         ValueError: an unknown name, images that it does not take, or weights beside a network that has its own.
         TypeError: neither a name nor something that can be called.
-        ImportError: torch-fidelity is not installed.  OSError: its weights cannot be fetched.
+        ImportError: torch-fidelity is not installed.  OSError: its weights cannot be fetched, or a folder has no classifier.
     """
     if weights is not None and features != INCEPTION:
         raise ValueError(f"weights={str(weights)!r} are for features='inception'; expected none beside features={features!r}.")
-    if isinstance(features, str):
+    if isinstance(features, str | Path):
+        features = str(features)
         if features == INCEPTION and shape[0] not in (1, 3):
             raise ValueError(f"features='inception' take grey or RGB images; these are {shape}: expected a network of your own, as in features=my_network.")
         if features == INCEPTION:
             return _inception(weights, device)
+        if features not in OWN and Path(features).is_dir():
+            return _of_folder(Path(features), shape, device)
         if features not in OWN:
-            raise ValueError(f"{unknown('feature network', features, (INCEPTION, *OWN))} Or a network: features=my_network.")
+            raise ValueError(f"{unknown('feature network', features, (INCEPTION, *OWN))} Or a folder that benchmarks/mnist_classifier.py wrote, or a network: features=my_network.")
         if shape != OWN_SHAPE:
             raise ValueError(f"features={features!r} take grey images {OWN_SHAPE}; these are {shape}: expected features='inception', or a network of your own.")
         return _own(features, device)
     if not callable(features):
-        raise TypeError(f"features is a {type(features).__name__}; expected 'inception', 'mnist', 'fashion_mnist', or a network that maps images to features.")
+        raise TypeError(f"features is a {type(features).__name__}; expected 'inception', 'mnist', 'fashion_mnist', a folder, or a network that maps images to features.")
     return _given(features, shape, device, data_range)
 
 
 def _own(name: str, device: torch.device) -> Features:
     folder = ASSETS / f"features_{name}"
     card = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-    classifier = load_classifier(folder).to(device)
     label = f"sdesolve {card['title']} classifier, {100 * card['test_accuracy']:.2f} % right on its test set; NOT comparable with published FID"
+    return _of_classifier(load_classifier(folder), name, label, device)
+
+
+def _of_folder(folder: Path, shape: tuple[int, ...], device: torch.device) -> Features:
+    classifier = load_classifier(folder)
+    channels, side = classifier.takes()
+    if shape[0] != channels or any(8 * (length // 8) != side for length in shape[1:]):
+        fitting = f"images of {channels} channels and {side} to {side + 7} pixels a side"
+        raise ValueError(f"features={str(folder)!r} take {fitting}; these are {shape}: expected a classifier of such images, or features='inception'.")
+    label = f"classifier of the folder {folder.resolve().name}, weights {digest(classifier.state_dict())[:12]}; NOT comparable with published FID"
+    return _of_classifier(classifier, folder.resolve().name, label, device)
+
+
+def _of_classifier(classifier: Classifier, name: str, label: str, device: torch.device) -> Features:
+    classifier.to(device)
 
     def network(images: Tensor) -> tuple[Tensor, Tensor]:
         return features_and_probabilities(classifier, scaled(images).to(device))

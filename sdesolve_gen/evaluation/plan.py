@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import sdesolve as sd
 
 from .._errors import as_int, unknown
 from ..class_conditional import class_labels, labels_drawn, labels_of
-from ..data import Data, check_shape, of_tensor, read_data
+from ..data import UNREADABLE, Data, check_shape, of_tensor, open_npz, read_data
 from ..images import to_uint8
 from ..models import Model
 from ..sampling import before_the_first_call, check_sampler
@@ -107,9 +106,9 @@ def planned(
     return Plan(model, reference, tuple(dict.fromkeys(metrics)), count, parts, together, draw, network, likely, told, chosen)
 
 
-def _own(reference: Data | Gaussian) -> Tensor | None:
-    """The labels of the data, where they have them."""
-    return reference.labels if isinstance(reference, Data) else None
+def _own(reference: Data | Gaussian) -> Data | None:
+    """The data, where they are not moments."""
+    return reference if isinstance(reference, Data) else None
 
 
 def _reference(data: Any, model: Model, size: int, metrics: Sequence[str]) -> Data | Gaussian:
@@ -163,7 +162,7 @@ def _likelihood(
     if not isinstance(images, Data):
         raise ValueError("bits/dim are of images, and the reference are moments; expected likelihood={'data': ...} beside it.")
     images = images.rows(slice(n))
-    return images, labels_of(model, options.get("labels"), images.labels, len(images.ids), "bits/dim labels"), {"seed": seed, **options}
+    return images, labels_of(model, options.get("labels"), images, len(images.ids), "bits/dim labels"), {"seed": seed, **options}
 
 
 def _check_features(features: Features, model: Model, metrics: Sequence[str], n: int, reference: Data | Gaussian) -> None:
@@ -191,11 +190,11 @@ def read_moments(data: Any) -> Gaussian | None:
     if not isinstance(data, str | Path) or Path(data).suffix != ".npz" or not Path(data).is_file():
         return None
     try:
-        with np.load(data, allow_pickle=False) as file:
+        with open_npz(data) as file:
             if not {"mu", "sigma"} <= set(file.files):
                 return None
             mean, covariance = (torch.from_numpy(np.asarray(file[name], np.float64)) for name in ("mu", "sigma"))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return None  # for read_data to say what is wrong
     if mean.dim() != 1 or covariance.shape != (len(mean), len(mean)) or not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
         raise ValueError(f"{data} holds mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}; expected finite (k,) and (k, k).")

@@ -30,6 +30,7 @@ import sdesolve as sd
 from sdesolve.noise import check_seed
 from sdesolve.solution import Status
 
+from ..class_conditional import own_labels
 from ..data import Data
 from ..images import to_uint8
 from ..likelihoods import measure
@@ -54,7 +55,7 @@ def evaluate(
     labels: int | str | None = None,
     guidance: float = 1.0,
     size: int = 0,
-    features: str | Network = "inception",
+    features: str | Path | Network = "inception",
     weights: str | Path | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
@@ -81,8 +82,8 @@ def evaluate(
             data), "none" (of no class) or the number of one.
         guidance: scale of classifier-free guidance.
         size: side that the data's pictures are scaled and cropped to, as in training; 0 takes them as they are.
-        features: "inception" (extra ``evaluate``), "mnist" or "fashion_mnist" (they come with the package), or a network that maps images
-            (B, C, H, W), float32 in the data range, to features (B, k) or (features, class probabilities).
+        features: "inception" (extra ``evaluate``), "mnist" or "fashion_mnist" (they come with the package), a folder with a classifier that
+            ``benchmarks/mnist_classifier.py`` wrote, or a network that maps images (B, C, H, W), float32 in the data range, to features (B, k) or (features, class probabilities).
         weights: file of Inception's weights; default: fetched by torch.hub, once.
         out: folder for chunks, ``report.json`` and ``samples.png``; None keeps nothing, and is for one process.
         cache: folder for the features of the data, which several runs may share; default ``out``.
@@ -120,7 +121,7 @@ def _jobs(plan: Plan, out: Path, cache: Path) -> dict[str, Job]:
     jobs: dict[str, Job] = {}
     drawn = {**of, **plan.draw}
     if plan.draw.get("labels") == "data":
-        drawn["shares"] = digest({"labels": plan.reference.labels.sort().values})  # type: ignore[union-attr]
+        drawn["shares"] = digest({"labels": own_labels(model, plan.reference).sort().values})  # type: ignore[arg-type, union-attr]
     if plan.draws:
         samples = jobs["samples"] = Job(out / "samples", drawn, plan.n, plan.batch_size, lambda span: _drawn(plan, span))
     if plan.features is not None:

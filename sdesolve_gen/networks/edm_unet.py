@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .execution import Block as Recomputed
+
 _WHOLE = {"resolution": 1024, "channels": 64, "outputs": 128, "model_channels": 1024, "channel_mult_emb": 16, "num_blocks": 16, "channel_mult_noise": 8}
 _CHOICES = {
     "kind": ("song", "dhariwal"), "told": ("noise", "sigma"), "embedding_type": ("positional", "fourier"),
@@ -62,7 +64,7 @@ def _norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps)
 
 
-class Block(nn.Module):
+class Block(Recomputed):
     """(x, embedding) -> x with ``outputs`` channels; ``heads`` 0: without attention."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, song: bool, fir: Sequence[float], heads: int, change: int = 0) -> None:

@@ -29,7 +29,7 @@ class Block(nn.Module):
 
     def __call__(self, *inputs: Any) -> Any:
         if self.checkpoint and torch.is_grad_enabled():
-            return checkpoint(super().__call__, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(super().__call__, *inputs, use_reentrant=False)  # which draws dropout's mask once more from the same state
         return super().__call__(*inputs)
 
 

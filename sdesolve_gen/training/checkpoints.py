@@ -3,7 +3,7 @@
     checkpoint-00001500-3f2a9c0d7be41586.pt      the state after 1500 updates; the last 16 digits begin the SHA-256 of the file
 
 The hash is part of the name, so that one rename makes both count.  A file is written beside, forced to disk, hashed, and renamed: whoever
-is killed on the way, or finds the disk full, leaves the checkpoints before as they were.
+is killed on the way, or finds the disk full, leaves the checkpoints before as they were.  A damaged one gets another name, so that it does not count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from sdesolve.files import atomic, sha256
 
 from .._errors import ModelFileError
 from .._torch_files import read_checkpoint
+from ..card import CARD, MOMENTS, WEIGHTS
 
 _NAME = re.compile(r"checkpoint-(\d{8,})-([0-9a-f]{16})\.pt")
+
+
+DAMAGED = ".pt.damaged"
 
 
 class CheckpointWarning(UserWarning):
@@ -87,10 +91,20 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
     return None
 
 
+def set_aside(folder: Path, taken: Checkpoint) -> None:
+    """Rename those that were passed over for the one that was taken, and others that are damaged: kept by their number, they would outlive the good ones."""
+    for checkpoint in checkpoints(folder):
+        if checkpoint.step > taken.step or not checkpoint.whole():
+            checkpoint.path.rename(checkpoint.path.with_suffix(DAMAGED))
+
+
 def sweep(folder: Path, everything: bool = False) -> None:
-    """Remove what killed runs left half written; with ``everything`` the checkpoints too."""
+    """Remove what killed runs left half written; with ``everything`` the model, pictures and checkpoints of the run before, too."""
     for path in folder.glob(".*"):
         if path.is_file() and re.match(r"\.(\.?checkpoint-|log\.jsonl|config\.yaml|card\.json|model\.safetensors)", path.name):
             path.unlink()
-    for checkpoint in checkpoints(folder) if everything else ():
-        checkpoint.path.unlink()
+    if everything:
+        drawn = [path for path in folder.glob("samples/*.png") if re.fullmatch(r"\d{8,}", path.stem)]
+        found = [checkpoint.path for checkpoint in checkpoints(folder)]
+        for path in [folder / CARD, folder / WEIGHTS, folder / MOMENTS, *drawn, *folder.glob(f"checkpoint-*{DAMAGED}"), *found]:
+            path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ class TrainConfig:
     Arguments:
         data: where the images are, one source or a list of them: a parquet file with a column ``image``, a folder of pictures (folders within are
             classes), an npz file, ``hf:NAME:SPLIT``, or a pattern such as ``data/*.parquet``; see :mod:`sdesolve_gen.data`.
-        out: folder for checkpoints, log and, at the end, the model.
+        out: folder for checkpoints, log and the model.
         name: of the model, for its card.
         init: a model whose weights the run starts from, an embedded name or a folder; "" starts from fresh ones. A UNet with a larger
             ``expansion`` than that one's begins as the same function.
@@ -49,9 +49,12 @@ class TrainConfig:
         precision: "fp32", or "bf16" or "fp16" (autocast; weights stay float32).  With "fp16" the loss is scaled, so that small gradients are not lost; a
             scale that is too large makes gradients infinite, and the update is skipped, counted, and the scale halved.
         compile: run the network through torch.compile.
+        checkpoint: activation checkpoints, as in :class:`sdesolve_gen.networks.Execution`: the blocks of the network are computed twice, which needs
+            less memory, a third more time, and gives the same gradients.
         channels_last: memory layout of the network: True suits the networks here, and GPUs in half precision; others may be faster without.
         patience: so many updates in a row that are not finite end the run; fewer are skipped and counted.
-        save_every, keep: updates between checkpoints, and how many of them are kept.
+        save_every, save_minutes, keep: updates, and minutes at most, between checkpoints, each with the model so far, and how many of them are kept.
+            There is none while updates are skipped in a row.
         log_every: updates between lines of the log.
         sample_every, samples: updates between pictures of so many images drawn from the average; 0 draws none.
         tensorboard: write curves and pictures for TensorBoard too.
@@ -93,9 +96,11 @@ class TrainConfig:
     seed: int = 0
     precision: str = "bf16"
     compile: bool = False
+    checkpoint: bool = False
     channels_last: bool = True
     patience: int = 20
     save_every: int = 500
+    save_minutes: float = 10.0
     keep: int = 2
     log_every: int = 100
     sample_every: int = 0
@@ -106,12 +111,12 @@ class TrainConfig:
         for f in fields(self):
             _check_type(f.name, getattr(self, f.name), str(f.type))
         check_name(self.name)
-        for name in ("steps", "batch", "accumulate", "warmup", "patience", "save_every", "keep", "log_every", "samples"):
+        for name in ("steps", "batch", "accumulate", "warmup", "patience", "save_every", "save_minutes", "keep", "log_every", "samples"):
             _require(self, name, getattr(self, name) >= 1, "an integer >= 1")
         for name in ("size", "classes", "sample_every", "seed"):
             _require(self, name, getattr(self, name) >= 0, "an integer >= 0")
         _require(self, "seed", self.seed < 2**63, "an integer below 2**63")
-        for name in ("learning_rate", "clip", "log_sigma_std"):
+        for name in ("learning_rate", "clip", "log_sigma_std", "save_minutes"):
             _require(self, name, getattr(self, name) > 0, "a finite number > 0")
         for name, known in (("loss", LOSSES), ("weight", WEIGHTS), ("times", TIMES), ("schedule", ("cosine", "constant")), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
@@ -132,11 +137,11 @@ class TrainConfig:
         return values
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs the same run, with the content of data and init: not the folders, which may move, nor what is written how often."""
+        """What makes two runs the same run, with the content of data and init: not the folders, which may move, nor what is written how often or kept in memory."""
         return {name: value for name, value in self.for_card().items() if name not in _BESIDE}
 
 
-_BESIDE = ("patience", "save_every", "keep", "log_every", "sample_every", "samples", "tensorboard")
+_BESIDE = ("checkpoint", "patience", "save_every", "save_minutes", "keep", "log_every", "sample_every", "samples", "tensorboard")
 
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from .._memory import check_room
 from ..data import Data
 from ..models import load
 from ..networks import NETWORKS, classes_option, told_classes, widened
+from ..networks.execution import Block
 from .config import TrainConfig
 
 _OF_THE_DATA = ("channels", "image_size", "resolution", "classes", "label_dim")  # options of a network that a run does not choose by ``network``
@@ -89,7 +90,10 @@ def make_network(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
         raise
     except Exception as error:  # a network of another package raises what it likes where options do not fit one another
         raise ValueError(f"network={config.network} does not fit images {tuple(shape)}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
-    return make(**options)
+    network = make(**options)
+    if config.checkpoint and not any(isinstance(module, Block) for module in network.modules()):
+        raise ValueError(f"checkpoint=True: the network network_name={config.network_name!r} has no blocks to compute twice; expected checkpoint=False (--set checkpoint=false).")
+    return network
 
 
 def start_from(network: nn.Module, config: TrainConfig, shape: Sequence[int]) -> str | None:

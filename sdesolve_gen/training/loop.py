@@ -10,16 +10,20 @@ resumed is, bit for bit, the run that was not, and several processes compute wha
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
 import sdesolve as sd
@@ -28,12 +32,14 @@ from .._versions import versions
 from ..data import Data, read_data
 from ..images import grid, to_uint8, write_png
 from ..models import Model
-from ..networks.execution import PRECISIONS
+from ..moments import moments_of
+from ..networks.execution import PRECISIONS, Execution
 from ..processes import make_process
 from .batches import Ahead, Batch
-from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, sweep
+from .checkpoints import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, set_aside, sweep
 from .config import TrainConfig
 from .fitting import check_data, check_network, check_out, make_network, options_of, start_from
+from .interruption import Interruption
 from .journal import Journal
 from .losses import denoising_loss, sliced_loss
 from .order import generator
@@ -57,15 +63,17 @@ def train(config: TrainConfig, *, resume: str = "auto", progress: bool = True, d
 
     Arguments:
         config: every choice of the run.
-        resume: "auto" goes on from the newest whole checkpoint in ``config.out`` where there is one; "never" starts anew and replaces them.
+        resume: "auto" goes on from the newest whole checkpoint in ``config.out`` where there is one; "never" starts anew, and removes
+            the checkpoints, model and pictures of the run before.
         progress: draw a progress bar.
         device: "auto" takes the GPU of this process where there is one; "cpu" does not.
 
     Returns:
-        The model of averaged weights, which is also saved in ``config.out`` (``Model.save``).
+        The model of averaged weights, which is also saved in ``config.out`` (``Model.save``), as it is with every checkpoint.
 
     Raises:
         ValueError: a checkpoint of another config, or none that is whole; options that do not fit the data.
+        KeyboardInterrupt: Ctrl-C, after the update that is under way and a checkpoint; a second one at once.
         FloatingPointError: ``config.patience`` updates in a row, most of all updates or those before the end, a weight, or what the average says of
             the data, that are not finite; the last checkpoint is whole.
         BlockingIOError (an OSError): another run is training in ``config.out``.
@@ -96,13 +104,14 @@ class _Run:
         self.process = make_process(config.process, config.process_options)
         self.shape = tuple(data.images.shape[1:])
         self.step = self.skipped = self.in_a_row = 0
+        self.interruption, self.stopping = Interruption(), False
         torch.manual_seed(config.seed)  # initial weights
         self.network = make_network(config, self.shape)
-        if config.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        Execution(channels_last=config.channels_last)(self.network)
         self.origin = origin(config, data, start_from(self.network, config, self.shape) if config.init else None)
         self.network.to(accelerator.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._towards)
+        Execution(channels_last=config.channels_last, checkpoint=config.checkpoint)(self.network)  # which stays as it is, and so does the average
         self.optimiser = torch.optim.Adam(self.network.parameters())
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")  # of the loss, whose gradients float16 would lose
         self.forward = accelerator.prepare_model(self.network)
@@ -142,7 +151,10 @@ class _Run:
         found = load_checkpoint(self.folder)
         if found:
             self._take_over(*found)
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if found:
+                set_aside(self.folder, found[0])
             write_config(self.folder / "config.yaml", self.config)
 
     def go(self, progress: bool) -> None:
@@ -154,33 +166,64 @@ class _Run:
             journal = Journal(self.folder, self.step, c.steps, progress=progress, tensorboard=c.tensorboard) if main else None
             if journal:
                 stack.callback(journal.close)
+            stack.enter_context(self.interruption.noted())
+            due, saved = False, time.monotonic()  # each process has a clock of its own: what is written changes nothing, and nobody waits for it
             while self.step < c.steps:
                 batch = ahead.batch(self.step)
                 loss, norm = self.update(batch)
                 done = self.step == c.steps
-                keep = done or self.step % c.save_every == 0
+                due = due or self.stopping or self.step % c.save_every == 0 or time.monotonic() - saved >= 60 * c.save_minutes
+                keep = done or (due and not self.in_a_row)
                 if keep:
                     self.check(batch, done)
-                if not journal:
-                    continue
-                journal.advance(c.batch)
-                if done or self.step % c.log_every == 0:
-                    journal.write(self.step, loss=float(loss), norm=float(norm), learning_rate=learning_rate(c, self.step - 1), skipped=self.skipped)
-                if c.sample_every and self.step % c.sample_every == 0:
-                    journal.picture(self.step, self.draw())
+                if journal:
+                    journal.advance(c.batch)
+                    if done or self.step % c.log_every == 0:
+                        journal.write(self.step, loss=float(loss), norm=float(norm), learning_rate=learning_rate(c, self.step - 1), skipped=self.skipped)
+                    if c.sample_every and self.step % c.sample_every == 0:
+                        journal.picture(self.step, self.draw())
+                    if keep:
+                        journal.settle()
+                        self.save()
                 if keep:
-                    journal.settle()
-                    self.save()
+                    due, saved = False, time.monotonic()
+                if self.stopping and not done:
+                    self.stop()
+
+    def stop(self) -> NoReturn:
+        """Raises KeyboardInterrupt, which says what there is."""
+        self.accelerator.wait_for_everyone()
+        kept = checkpoints(self.folder)
+        there = f"{kept[0].path} is whole, with the model so far beside it: the same command goes on from it" if kept else "there is no checkpoint yet"
+        raise KeyboardInterrupt(f"{self.step} of {self.config.steps} updates are done; {there}")
 
     def finish(self) -> Model:
         """The averaged weights as a model, saved."""
         if self.skipped and self.accelerator.is_main_process:
             warnings.warn(f"{self.skipped} of {self.step} updates were not finite, and skipped.", TrainingWarning, stacklevel=3)
-        model = Model(self.average.module, self._card())
+        model = self._model()
         if self.accelerator.is_main_process:
-            model.save(self.folder)
+            self._write(model)
         self.accelerator.wait_for_everyone()
         return model
+
+    def _model(self) -> Model:
+        """The averaged weights, with the moments of the data."""
+        model = Model(self.average.module, self._card())
+        model.moments = self.moments
+        return model
+
+    @functools.cached_property
+    def moments(self) -> sd.Range | None:
+        """Of the data, mirrored where training mirrors them."""
+        return moments_of(self.data.images, (self.config.data_range[0], self.config.data_range[1]), self.config.flip)
+
+    def _write(self, model: Model) -> None:
+        try:
+            model.save(self.folder)
+        except (OSError, SafetensorError) as error:
+            stands = "its checkpoint stands: make room, and the same command goes on from it"
+            raise OSError(f"the model of step {self.step} cannot be written to {self.folder} ({error}); {stands}.") from error
 
     def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step of Adam, skipped where it is not finite; returns the loss of the batch and the norm of its gradient."""
@@ -191,15 +234,20 @@ class _Run:
         for part in range(c.accumulate):
             first = (part * world + self.accelerator.process_index) * size
             together = self.accelerator.no_sync(self.forward) if part < c.accumulate - 1 else contextlib.nullcontext()
-            with together, _in_half_precision(c.precision, self.accelerator.device):
+            kernels = sdpa_kernel(SDPBackend.MATH) if c.loss == "sliced" else contextlib.nullcontext()  # for blocks that are computed on the way back, too
+            with together, kernels, _in_half_precision(c.precision, self.accelerator.device):
                 share = self._loss(batch.part(slice(first, first + size), self.accelerator.device), first) / c.accumulate
                 self.scaler.scale(share).backward()
             loss += share.detach()
-        loss = self.accelerator.reduce(loss, "mean") if world > 1 else loss
+        if world > 1:  # all processes stop after the same update
+            loss, stopping = self.accelerator.reduce(torch.stack([loss, loss.new_tensor(float(self.interruption.asked))]), "mean")
+            self.stopping = bool(stopping)
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
         self._apply(loss, norm)
         self.step += 1
+        if world == 1:
+            self.stopping = self.interruption.asked
         return loss, norm
 
     def _loss(self, batch: Batch, first: int) -> Tensor:
@@ -270,7 +318,7 @@ class _Run:
             "data_range": c.data_range,
             "levels": 256,
             "versions": versions(),
-            "training": c.for_card(),
+            "training": {**c.for_card(), "step": self.step},
         }
 
     @torch.no_grad()
@@ -293,7 +341,7 @@ class _Run:
             raise FloatingPointError(f"{self._diverged()}: {wrong}, so no checkpoint was written. {self._remedy()}")
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all, and the model of the averaged weights so far."""
         state = {
             "config": json.dumps(self.config.identity()),
             "origin": json.dumps(self.origin),
@@ -306,6 +354,8 @@ class _Run:
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(self.folder, self.step, state, self.config.keep)
+        if self.step < self.config.steps:
+            self._write(self._model())
 
     def _take_over(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run; raises ValueError for one of another."""

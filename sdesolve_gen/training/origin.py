@@ -31,9 +31,14 @@ def check_same(path: Path, state: Mapping[str, Any], config: TrainConfig, here: 
             raise ValueError(f"{path} was made with other data ({_images(made)} there, {_images(here)} here); {_ANEW}.")
         if made["weights"] != here["weights"]:
             raise ValueError(f"{path} started from other weights (init: {_weights(made)} there, {_weights(here)} here); {_ANEW}.")
+    longer = _whole(there.get("steps")) and there["steps"] < config.steps
+    if longer and (config.schedule == "constant" or config.decay):
+        there["steps"] = config.steps  # as if it had been asked for from the start
     if there != ours:
         differs = ", ".join(f"{k}: {_shown(there.get(k))} there, {_shown(ours.get(k))} here" for k in {**there, **ours} if there.get(k) != ours.get(k))
-        raise ValueError(f"{path} was made with another config ({differs}); {_ANEW}.")
+        own = {name for name in {**there, **ours} if there.get(name) != ours.get(name)}
+        further = f"; its rate has fallen along its steps, so to train on is another run, from its weights, as in --out {config.out}-further --set init={config.out}"
+        raise ValueError(f"{path} was made with another config ({differs}){further if longer and own == {'steps'} else ''}; {_ANEW}.")
     if "origin" not in state:
         warnings.warn(f"{path} is of a version that kept no hash of its data: that {_images(here)} are the same was not checked.", CheckpointWarning, stacklevel=5)
 
@@ -45,6 +50,10 @@ def _images(made: Mapping[str, Any]) -> str:
 
 def _weights(made: Mapping[str, Any]) -> str:
     return f"{made['init']!r}, SHA-256 {made['weights'][:16]}" if made["weights"] else f"{made['init']!r}"
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..._errors import as_int
@@ -13,6 +14,12 @@ from .._numbers import real_tensor
 
 RANK = 1e-4
 """Singular values below this share of the largest count as zero: in float32 what they carry is rounding."""
+
+
+def counted(values: Tensor, shift: Tensor, like: Tensor) -> Tensor:
+    """Which singular values count where there is noise of variance ``shift``: without any those above :data:`RANK`, with some those that are no rounding in ``like``'s dtype."""
+    share = values.to(like.device) / values.max()
+    return share > torch.where(shift > 0, torch.finfo(like.dtype).eps, RANK)
 
 
 def shape_of(event: Sequence[int]) -> tuple[int, ...]:

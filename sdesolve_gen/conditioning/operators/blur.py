@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, pad
 
 from .._numbers import number, per_row
 from ..operator import SVD, Operator
-from ._shared import RANK, finite, image_event, integer
+from ._shared import RANK, counted, finite, image_event, integer
 from .adapted import adjoint_of
 
 
@@ -48,9 +48,8 @@ class Blur(Operator):
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         shift = torch.as_tensor(per_row(shift, y)).to(y)
-        square = torch.where(self._kept.to(y.device) | (shift > 0), self._values.square().to(y), 0.0)
-        gram = shift + per_row(scale, y) * square
-        return _filtered(y, torch.where(gram > 0, 1 / gram, 0.0))
+        weight = 1 / (shift + per_row(scale, y) * self._values.square().to(y))
+        return _filtered(y, torch.where(counted(self._values, shift, y), weight, 0.0))
 
     def pinv(self, y: Tensor) -> Tensor:
         return _filtered(y, torch.where(self._kept, 1 / self._spectrum, 0.0))

@@ -56,7 +56,7 @@ class RealFourier(Operator):
     def __init__(self, event: Sequence[int], mask: Tensor) -> None:
         self.event = _, height, width = image_event(event)
         if self.event[0] != 1:
-            raise ValueError(f"event={self.event}; expected one channel, (1, H, W); a complex image has two: MaskedFourier(event=(2, H, W)).")
+            raise ValueError(f"event={self.event}; expected one channel, (1, H, W); a complex image has two: ComplexFourier(event=(2, H, W), mask=mask).")
         self.index = _frequencies(mask, self.event)
         self.measured = (2, len(self.index))
         row, column = self.index // width, self.index % width
@@ -78,13 +78,12 @@ class RealFourier(Operator):
         return torch.fft.ifft2(_spread(torch.complex(y[:, 0], y[:, 1]), self.index, self.event), norm="ortho").real[:, None]
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
-        shift, scale = torch.as_tensor(per_row(shift, y)).to(y), per_row(scale, y)
+        shift, scale = per_row(shift, y), per_row(scale, y)
         twin = self._twin.to(y.device)
         conjugate = y[:, :, twin.clamp(min=0)] * torch.tensor([1.0, -1.0]).to(y)[:, None]
         alone = twin < 0
         seen = torch.where(alone, y, (y + conjugate) / 2)  # what a real image can have caused
-        solved = seen / (shift + scale * torch.where(alone, 0.5, 1.0).to(y))
-        return solved + torch.where(shift > 0, (y - seen) / shift, 0.0)
+        return seen / (shift + scale * torch.where(alone, 0.5, 1.0).to(y))
 
     def svd(self) -> SVD:
         values = torch.cat([torch.ones(len(self._real)), torch.ones(2 * len(self._first)), torch.full((2 * len(self._alone),), HALF)])

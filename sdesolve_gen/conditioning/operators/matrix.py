@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._numbers import per_row
 from ..operator import SVD, Operator
-from ._shared import RANK, finite
+from ._shared import RANK, counted, finite
 
 
 class Matrix(Operator):
@@ -34,8 +34,8 @@ class Matrix(Operator):
         if self._matrix.shape[1:] != (d,) or math.prod(self.measured) != rows or not bool((self._matrix != 0).any()):
             raise ValueError(f"matrix has shape {tuple(self._matrix.shape)}; expected ({math.prod(self.measured)}, {d}) for states {self.event}, and not all zero.")
         self._all_left, self._all_values, right = torch.linalg.svd(self._matrix, full_matrices=False)
-        self._kept = self._all_values > RANK * self._all_values[0]
-        self._left, self._values, self._right = self._all_left[:, self._kept], self._all_values[self._kept], right[self._kept]
+        kept = self._all_values > RANK * self._all_values[0]
+        self._left, self._values, self._right = self._all_left[:, kept], self._all_values[kept], right[kept]
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1) @ self._matrix.T.to(x)).reshape(-1, *self.measured)
@@ -46,11 +46,8 @@ class Matrix(Operator):
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         flat, left = y.flatten(1), self._all_left.to(y)
         shift, scale = torch.as_tensor(per_row(shift, flat)).to(y), per_row(scale, flat)
-        inside = flat @ left
-        outside = flat - inside @ left.T
-        seen = self._kept.to(y.device) | (shift > 0)  # noise makes of a small value what it is worth; without any it would be rounding made large
-        solved = torch.where(seen, inside / (shift + scale * self._all_values.square().to(y)), 0.0) @ left.T
-        return (solved + torch.where(shift > 0, outside / shift, 0.0)).reshape(y.shape)
+        weight = torch.where(counted(self._all_values, shift, y), 1 / (shift + scale * self._all_values.square().to(y)), 0.0)
+        return (weight * (flat @ left) @ left.T).reshape(y.shape)
 
     def pinv(self, y: Tensor) -> Tensor:
         return ((y.flatten(1) @ self._left.to(y)) / self._values.to(y) @ self._right.to(y)).reshape(-1, *self.event)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._numbers import per_row
 from ..operator import SVD, Operator
-from ._shared import RANK, finite, image_event
+from ._shared import RANK, counted, finite, image_event
 
 
 class Separable(Operator):
@@ -46,13 +46,9 @@ class Separable(Operator):
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         u_h, u_w = self._left
-        inside = _both(u_h.T, u_w.T, y)
         shift, scale = torch.as_tensor(per_row(shift, y)).to(y), per_row(scale, y)
-        square = torch.where(self._kept.to(y.device) | (shift > 0), self._values.square().to(y), 0.0)
-        weight = _reciprocal(shift + scale * square)
-        rest = y - _both(u_h, u_w, inside) if u_h.shape[0] > u_h.shape[1] or u_w.shape[0] > u_w.shape[1] else None
-        solved = _both(u_h, u_w, weight * inside)
-        return solved if rest is None else solved + _reciprocal(shift) * rest
+        weight = torch.where(counted(self._values, shift, y), 1 / (shift + scale * self._values.square().to(y)), 0.0)
+        return _both(u_h, u_w, weight * _both(u_h.T, u_w.T, y))
 
     def pinv(self, y: Tensor) -> Tensor:
         weight = torch.where(self._kept, 1 / self._values, 0.0).to(y)
@@ -81,8 +77,3 @@ class Separable(Operator):
 def _both(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
     """rows X columns^T."""
     return rows.to(x) @ x @ columns.to(x).T
-
-
-def _reciprocal(values: Tensor) -> Tensor:
-    """1/values, and 0 for 0."""
-    return torch.where(values > 0, 1 / values, 0.0)
