@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
@@ -18,7 +19,7 @@ import sdesolve as sd
 from .comparison import Comparison, comparison_files, write_comparison
 from .conditioning import CONDITIONINGS, Operator
 from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
-from .data import UNREADABLE, Data, check_shape, of_tensor, open_npz, read_data
+from .data import UNREADABLE, Data, check_shape, grey, of_tensor, open_npz, read_data
 from .flags import IMAGES, Label, Size, of_one_class, one_or_more
 from .mask_picture import read_mask
 from .measuring import simulated
@@ -104,14 +105,14 @@ def inpaint_command(
     from .cli import _told
 
     with _told():
-        run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option)
+        run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, noise_std)
         run.options.update(noise=noise, peak=peak)
-        check_shape(run.pictures, run.model.shape)
+        pictures = check_shape(run.pictures, run.model.shape).images
         known = _mask(run.model, mask, box, random, seed)
         operator = Mask(run.model.shape, known)
-        x = pictures_of(run.model, "images", run.pictures.images, run.model.shape)
+        x = pictures_of(run.model, "images", pictures, run.model.shape)
         settings = {"data": one_or_more(data), "label": label, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
-        arrived = _finish(run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(run.pictures.images, known, noise_std=noise_std, **run.options))
+        arrived = _finish(run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(pictures, known, noise_std=noise_std, **run.options))
     _leave(arrived)
 
 
@@ -151,7 +152,7 @@ def colorize_command(
     from .cli import _told
 
     with _told():
-        run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option)
+        run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, noise_std)
         run.options.update(noise=noise, peak=peak)
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
         if simulate and tuple(pictures.shape[1:]) != run.model.shape:
@@ -207,14 +208,16 @@ def restore_command(
     from .cli import _pairs, _told
 
     with _told():
-        run = _begin("restore", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, y=not simulate)
+        of_solver = method, sampler, steps, seed, batch_size, device
+        run = _begin("restore", data, model, size, label, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std, y=not simulate)
         run.options.update(noise=noise, peak=peak)
         options = _pairs("--set", set_)
         measured = make(operator, run.model.shape, **options)
-        given = scaled(run.model, (check_shape(run.pictures, run.model.shape) if simulate else run.pictures).images)
+        given = scaled(run.model, (check_shape(run.pictures, run.model.shape) if simulate else grey(run.pictures, measured.measured[0])).images)
+        if not simulate and tuple(given.shape[1:]) != tuple(measured.measured):
+            also = ", or --simulate, which measures pictures first" if tuple(given.shape[1:]) == run.model.shape else ""
+            raise ValueError(f"--data holds y {tuple(given.shape)}; expected (n, {', '.join(map(str, measured.measured))}), as the operator {operator} measures{also}.")
         noise_std = (0.05 if noise == "gaussian" else 0.0) if noise_std is None else noise_std
-        if not noise_std >= 0:
-            raise ValueError(f"--noise-std {noise_std}; expected a number >= 0.")
         y = simulated(run.model, measured, given, noise_std, noise, peak, seed, run.pictures.ids) if simulate else given
         settings = {"data": one_or_more(data), "label": label, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
@@ -223,11 +226,13 @@ def restore_command(
 
 def _begin(
     task: str, data: list[str], model: str, size: int, label: str | None, first: int, n: int, draws: int, method: str, sampler: str | None, steps: int | None, seed: int,
-    batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, method_option: list[str] | None, y: bool = False,
+    batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, method_option: list[str] | None, noise_std: float | None, y: bool = False,
 ) -> Run:  # fmt: skip
     """The model, the images, and the options of a restoration; nothing is computed yet."""
     from .cli import _pairs
 
+    if noise_std is not None and not 0 <= noise_std < math.inf:
+        raise ValueError(f"--noise-std {noise_std:g}; expected a finite number >= 0 in the units of the data range, as in --noise-std 0.05.")
     extra = _pairs("--option", option)
     for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std", "noise", "peak"):
         if name in extra:
@@ -273,6 +278,8 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
     if mask is not None:
         return read_mask(mask)
     if random is not None:
+        if not 0 <= random < 1:
+            raise ValueError(f"--random {random:g}; expected a share of the pixels that is missing, 0 <= SHARE < 1, as in --random 0.9.")
         return random_mask(model.shape, random, seed)
     corners = [part.strip() for part in (box or "").split(",")]
     if len(corners) != 4 or not all(corner.isdecimal() for corner in corners):

@@ -145,8 +145,17 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: 
     return data
 
 
+def grey(data: Data, channels: int) -> Data:
+    """The data, of one channel where that is wanted and three are equal, as editors store gray pictures in RGB or with a palette."""
+    images = data.images
+    if channels != 1 or images.shape[1] != 3 or bool((images != images[:, :1]).any()):
+        return data
+    return data._replace(images=images[:, :1])
+
+
 def check_shape(data: Data, shape: Sequence[int]) -> Data:
-    """The data, where their images are of a model's shape (C, H, W); raises ValueError where they are not."""
+    """The data, where their images are of a model's shape (C, H, W), or gray in colour for a model of gray ones; raises ValueError where they are not."""
+    data = grey(data, shape[0])
     got, wanted = tuple(data.images.shape[1:]), tuple(shape)
     if got != wanted:
         kind = {1: "grey ", 3: "RGB "}.get(wanted[0], "")

@@ -45,6 +45,8 @@ def of_one_class(model: Model, label: str | None) -> Model:
         raise ValueError(f"the model {model.card['name']!r} knows {model.classes} classes, and this is of one; expected --label 0, or --label none for no class.")
     if said is None:
         return model
+    if not model.classes:
+        raise ValueError(f"--label {label}: the model {model.card['name']!r} knows no classes; expected no --label, or a --model that knows them, as mnist_conditional does.")
     if isinstance(said, str) and said != "none":
         raise ValueError(f'--label {label}; expected the number of a class, as in --label 0, or "none".')
     return model.of_class(model.classes if said == "none" else int(said))

@@ -268,7 +268,8 @@ class Model:
                 whose adjoint is not its adjoint, unknown names, bad options.
 
         Warns:
-            SolveWarning: pixels that look like those of a picture in [0, 1] where the data lie in [-1, 1]; draws that are far from y, or did not arrive.
+            SolveWarning: pixels that look like those of a picture in [0, 1] where the data lie in [-1, 1]; draws that are far from y, or did not arrive, or hang on a
+                single one of their particles.
         """
         return restore(self, y, operator, noise_std, method, **options)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sdesolve as sd
 from sdesolve.methods import METHODS
+from sdesolve.methods.reversible_heun import ReversibleHeun
 
 from ._errors import unknown
 from .class_conditional import rows_leave
@@ -39,6 +40,7 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
 _FAR = 5.0  # residuals in units of the noise that no posterior has
+_ALONE = 2.0  # effective particles at the median node; 16 have 5 to 9 on digits
 _SHARE = 0.25  # and of what A makes of the difference of two images of random pixels, 0.1 of the data range for pixels themselves
 
 DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
@@ -196,6 +198,7 @@ def _by_particles(
 ) -> Restored:
     """Each draw chosen among particles of its own."""
     found = weighed(model, replace(measurement, y=measurement.y.repeat_interleave(draws, 0)), ids, seed, size, progress, how)
+    _warn_few(found.ess, how["particles"])
     status = np.where(found.log_evidence.isfinite().numpy(), "ok", "non_finite")
     made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
     return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
@@ -290,6 +293,11 @@ def _solver(method: str, sampler: str | sd.Stepper | None, own: dict[str, Any], 
     if sampler is not None:
         if not isinstance(sampler, str | sd.Stepper):
             raise TypeError(f"sampler is a {type(sampler).__name__}; expected a name from sdesolve.methods() or a Stepper, as in sampler='ddim'.")
+        if isinstance(sampler, ReversibleHeun) or sampler == "reversible_heun":
+            raise ValueError(
+                "sampler='reversible_heun' strays by as much as the equation contracts, and a measurement makes it contract: where y has little noise nothing is left of "
+                "the images; it is for gradients, which a restoration has none of: expected another, as in sampler='dpmpp_2m_sde'."
+            )
         return sampler, options
     chosen, defaults = SOLVERS.get(method, DEFAULT_SOLVER)
     if method == "dps" and own.get("steps") is not None:  # the published rule is for so many equal steps and no others
@@ -371,6 +379,14 @@ def _warn_far(residual: Tensor, measurement: Measurement, data_range: tuple[floa
         said = f"{far} of {len(residual)} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
         mended = "More steps would help" if method in ("pigdm", "dps") else "More steps would help, or another method, as in method='pigdm'"
         warnings.warn(f"{said}. {mended}: steps=100.", sd.SolveWarning, stacklevel=6)
+
+
+def _warn_few(ess: Tensor, particles: int) -> None:
+    """Say where the particles of draws are copies of a single one, (n, steps + 1), so that nothing is left of being exact in the limit."""
+    alone = int((ess.median(1).values < _ALONE).sum())
+    if alone:
+        said = f"{alone} of {len(ess)} draws hang on fewer than {_ALONE:g} effective particles of {particles} at most nodes, so that they and log_evidence are far from the limit"
+        warnings.warn(f"{said}: expected more of them, as in particles={4 * particles}, or more noise in y.", sd.SolveWarning, stacklevel=6)
 
 
 def _warn(ids: list[int], status: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from sdesolve_gen.cli import app
 from sdesolve_gen.comparison import Comparison, as_picture
 from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.data import read_data
 from sdesolve_gen.images import to_uint8
 
 
@@ -207,18 +208,20 @@ def test_what_a_measurement_looks_like():
     [
         (["inpaint"], "expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE"),
         (["inpaint", "--box", "1,2,3"], "expected four whole numbers"),
-        (["inpaint", "--random", "1.5"], "missing=1.5; expected a share"),
+        (["inpaint", "--random", "1.5"], "--random 1.5; expected a share"),
         (["inpaint", "--box", "0,0,9,9"], "x1=9"),
         (["inpaint", "--box", "0,0,4,4", "--first", "7"], "have 5 images"),
         (["inpaint", "--box", "0,0,4,4", "--option", "steps=3"], "expected a flag of its own, as in --steps"),
-        (["inpaint", "--box", "0,0,4,4", "--noise-std", "-1"], "noise_std=-1"),
+        (["inpaint", "--box", "0,0,4,4", "--noise-std", "-1"], "--noise-std -1; expected a finite number >= 0"),
+        (["inpaint", "--box", "0,0,4,4", "--noise-std", "inf"], "--noise-std inf"),
+        (["inpaint", "--box", "0,0,4,4", "--label", "3"], "--label 3: the model 'tiny' knows no classes; expected no --label"),
         (["restore", "--simulate", "--operator", "blurr"], "operator 'blurr' is not known"),
         (["restore", "--simulate", "--operator", "downsample", "--set", "factr=2"], "Did you mean 'factor'"),
         (["restore", "--simulate", "--operator", "downsample", "--noise-std", "-1"], "--noise-std -1"),
-        (["restore", "--operator", "downsample"], "expected (B, 1, 2, 2)"),
+        (["restore", "--operator", "downsample"], "--data holds y (2, 1, 8, 8); expected (n, 1, 2, 2), as the operator downsample measures, or --simulate"),
         (["colorize"], "expected one of 3 channels"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_bad_values_are_one_line(tmp_path, folder, data, arguments, message):
     command, *rest = arguments
@@ -226,6 +229,23 @@ def test_bad_values_are_one_line(tmp_path, folder, data, arguments, message):
     assert message in said
     assert said.startswith("error: ")
     assert not list(tmp_path.glob("x*"))
+
+
+@pytest.mark.parametrize("kind", ["RGB", "P"])
+def test_gray_pictures_may_be_stored_in_colour(tmp_path, folder, data, kind):
+    gray = Image.fromarray(levels(data)[0])
+    found = []
+    for name, picture in (("gray", gray), ("coloured", gray.convert(kind))):
+        picture.save(tmp_path / f"{name}.png")
+        simulated = ["restore", "--operator", "random_pixels", "--set", "missing=0.5", "--simulate"]
+        for task in (["inpaint", "--box", "4,0,8,8"], simulated, ["restore", "--operator", "motion_blur", "--set", "length=3"]):
+            out = tmp_path / f"{name}-{task[0]}-{len(task)}.png"
+            call(task[0], *common(folder, tmp_path / f"{name}.png", out), *task[1:])
+            with np.load(out.with_suffix(".npz")) as file:
+                found.append(file["images"])
+    for one, other in zip(found[:3], found[3:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert read_data(tmp_path / "coloured.png").images.shape == (1, 3, 8, 8)  # nothing is lost where colours are wanted
 
 
 @pytest.mark.parametrize("command", ["inpaint", "colorize", "restore"])

@@ -499,6 +499,15 @@ def test_tangents_go_through_a_guided_score(method: str, operator: str) -> None:
         torch.testing.assert_close(along, (score(x + 1e-5 * v, t) - score(x - 1e-5 * v, t)) / 2e-5, rtol=1e-5, atol=1e-6)
 
 
+def test_reversible_heun_strays_by_what_a_measurement_contracts() -> None:
+    """Independent pixels of spread 0.5, of which one is seen with noise 0.3: right in many steps and not in few, as its documentation has it."""
+    process, law, matrix = PROCESSES[0], exam.Gaussian([0.0, 0.0], std=0.5), torch.eye(2, dtype=torch.float64)[:1]
+    score = pigdm(sd.as_score(law.score(process), process, predicts="score"), Measurement(Dense(matrix), torch.zeros(1, 1, dtype=torch.float64), 0.3), prior_std=0.5).score
+    x = process.prior((400, 2), seed=0, dtype=torch.float64)
+    few, many = (float(sd.solve(process.reverse(score), x, "reversible_heun", steps=steps, seed=0).x[:, 0].std()) for steps in (60, 1000))
+    assert few > 2 and many == pytest.approx((0.5**-2 + 0.3**-2) ** -0.5, rel=0.15)
+
+
 def test_a_stiff_solver_takes_a_guided_score() -> None:
     process, problem = PROCESSES[0], Problem(CORRELATED, 2, 0.3)
     x, score = process.prior((2, 4), seed=0, dtype=torch.float64), problem.score(process, "pigdm", prior_std=STD)

@@ -253,3 +253,23 @@ def test_digits_raise_no_false_alarm(shared_data: Path) -> None:
         assert not any(scaled_to_one(image, noise_std, 256) for image in levels / 127.5 - 1 + noise)
         told = sum(scaled_to_one(image, noise_std, 256) for image in levels / 255 + noise)
         assert told == 2000 if noise_std == 0 else told > 1900
+
+
+# -- defaults --------------------------------------------------------------------------------------------------------------
+
+
+def test_y_has_noise_unless_something_else_is_said() -> None:
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    default, five, none = (m.restore(y, DOWN, noise_std, steps=6, seed=0).images for noise_std in (None, 0.05, 0.0))
+    assert torch.equal(default, five) and not torch.allclose(default, none, atol=1e-3)
+    assert measured(m, y, DOWN, None).noise_std == 0.05 and measured(m, y, DOWN, None, "poisson", 30.0).noise_std == 0
+
+
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0, 2.5])
+def test_a_gaussian_kernel_reaches_three_standard_deviations(std: float) -> None:
+    """So that its variance is that of its name, which one cut off at a single standard deviation falls short of by two thirds."""
+    kernel = ops.gaussian_kernel(std)
+    side = len(kernel)
+    place = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    assert side % 2 == 1 and 3 * std <= (side - 1) / 2 < 3 * std + 1
+    assert float((kernel.sum(0) * place.square()).sum()) == pytest.approx(std**2, rel=0.15 if std < 1 else 0.03)

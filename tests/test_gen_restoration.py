@@ -11,6 +11,7 @@ from torch import nn
 
 import sdesolve as sd
 import sdesolve_gen as gen
+from sdesolve.methods import make_method
 from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.networks import UNet
@@ -272,8 +273,10 @@ class Unfinished(Operator):
         (lambda m: m.inpaint(torch.zeros(1, *SHAPE), torch.full((4, 4), math.nan)), r"mask holds nan; expected 0 and 1 alone, 1 where the pixel is known$"),
         (lambda m: m.restore(torch.zeros(1, 7, 7), ops.Radon(SHAPE, 7), 0.1, "ddrm"), "no singular value decomposition.*method='pigdm'"),
         (lambda m: m.restore(torch.zeros(1, *SHAPE), Unfinished(), 0.1), "Unfinished has no event and no measured; expected the shapes"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, sampler="reversible_heun"), "strays by as much as the equation contracts.*expected another"),
+        (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, 0.1, sampler=make_method("reversible_heun")), "strays by as much as the equation contracts"),
     ],
-    ids=range(30),
+    ids=range(32),
 )
 def test_bad_input_is_refused_before_any_call(call, message):
     m = gaussian_model()

@@ -1,6 +1,7 @@
 """``method="smc"``: draws of the posterior by weighted particles, with their evidence and effective number."""
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -61,6 +62,19 @@ def test_without_noise_the_evidence_is_that_of_the_noise_of_the_last_time() -> N
     level = float(m.process.sigma(m.process.eps) / m.process.alpha(m.process.eps))
     none, little = (m.restore(y, DOWN, noise, "smc", seed=0, steps=12, particles=8) for noise in (0.0, level))
     assert none.log_evidence is not None and torch.equal(none.log_evidence, little.log_evidence)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_particles_that_are_copies_of_one_are_told(told: bool) -> None:
+    """Two draws of four, whose y is far from what a wrong data_std expects, and which are never chosen anew."""
+    how: dict[str, Any] = {"resample": 0.0, "data_std": 0.1} if told else {}
+    y = torch.stack([torch.zeros(5), torch.full((5,), 6.0)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", sd.SolveWarning)
+        r = gaussian_model(sigma_data=STD).restore(y, ops.Matrix(SHAPE, A), NOISE, "smc", draws=2, seed=0, steps=30, particles=16, **how)
+    assert r.ess is not None and (r.ess.median(-1).values < 2).tolist() == [[False, False], [told, told]]
+    few = [warning for warning in caught if "effective particles of 16 at most nodes" in str(warning.message)]
+    assert len(few) == told and all("2 of 4 draws" in str(warning.message) and "particles=64" in str(warning.message) and warning.filename == __file__ for warning in few)
 
 
 def test_a_draw_is_its_name() -> None:

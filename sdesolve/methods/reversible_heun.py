@@ -21,7 +21,8 @@ class ReversibleHeun(Stepper):
 
     from y = x.  The carry is y and f(y).  Strong order 1 where the noise commutes and 1/2 where it does not; weak order 1, and 2 for
     additive noise; one call a step.  Take it where memory for gradients is scarce: each state is recovered from the next.  Not for stiff problems:
-    with z = h df/dx a step multiplies x by exp(asinh z) and y - x by -exp(-asinh z), so what the equation contracts, y strays by.
+    with z = h df/dx a step multiplies x by exp(asinh z) and y - x by -exp(-asinh z), so what the equation contracts, y strays by:
+    scores guided by a measurement with little noise contract so much that nothing but y's error is left.
     """
 
     facts: ClassVar[Facts] = Facts(
