@@ -205,6 +205,17 @@ def test_a_peer_on_our_grid_is_our_method(small):
         assert float((a - b).abs().max()) < 1e-5, theirs
 
 
+def test_every_option_of_a_peer_does_something(small):
+    """No two schedulers of diffusers, as their users run them, make the same samples from the same starts."""
+    pytest.importorskip("diffusers")
+    theirs = [c for c in peers()[0] if c.family == "diffusers" and c.setting == USERS]
+    x = {c.label: c.run(Network(small), small.start(0, 0, 32), 12, 0, 0) for c in theirs}
+    options = {"diffusers UniPC, leading", "diffusers UniPC 3, exponential", "diffusers DPM++ 2M, lu", "diffusers DPM++ 3M, lu"}
+    assert options < x.keys() and options < QUICK.few
+    for a, b in itertools.combinations(x, 2):
+        assert float((x[a] - x[b]).abs().mean()) > 1e-4, (a, b)
+
+
 def test_learned_weights_are_kept_and_better_than_the_method_s_own(tmp_path):
     problem = replace(make("mixture_2d", 512, Sources(cache=tmp_path)), trajectories=128)
     plain, learned = ours(["unipc, optimised", "unipc, learned"])

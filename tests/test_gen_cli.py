@@ -184,7 +184,7 @@ def test_a_slash_makes_a_folder_of_a_name_with_a_dot(model, tmp_path):
 
 
 def test_the_manifest_has_the_steps_that_were_walked(model, tmp_path):
-    assert run("sample", "--model", model, "--method", "ddim", "--option", "nfe=4", "--n", 2, "--out", tmp_path / "grid.png").exit_code == 0
+    assert run("sample", "--model", model, "--method", "ddim", "--nfe", 4, "--n", 2, "--out", tmp_path / "grid.png").exit_code == 0
     assert json.loads((tmp_path / "grid.json").read_text())["steps"] == 3  # and a call for the denoiser
     result = run("sample", "--model", model, "--method", "bosh3", "--rtol", "0.1", "--atol", "0.1", "--n", 3, "--batch-size", 2, "--out", tmp_path / "own.png")
     assert result.exit_code == 0, result.output
@@ -351,7 +351,7 @@ def test_help_teaches_by_example(command):
         (["--method", "restart", "--option", "intervals=3"], "intervals=3; expected a list of (low, high, repeats, steps)"),
         (["--method", "annealed_langevin", "--option", "corrector=langevin"], "annealed_langevin has its own; expected method='pc' with it"),
         (["--option", "grid=[1, 2]"], "grid runs from 1.0 to 2.0"),
-        (["--option", "nfe=1000000000000000000000000000000"], "expected at most 1000000"),
+        (["--nfe", "1000000000000000000000000000000"], "expected at most 1000000"),
         (["--n", str(10**15)], "GiB are free; expected fewer at a time, as in n=1000"),
     ],
 )

@@ -70,6 +70,7 @@ FEW = frozenset({
     "auto", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc 3", "deis", "ipndm", "dpmpp_2m_sde", "dpm_solver_v3",
     "auto, optimised", "unipc, optimised", "unipc, learned",
     "diffusers UniPC", "diffusers UniPC, karras", "diffusers DPM++ 2M", "diffusers DPM++ 2M, karras", "diffusers DPM++ 3M, karras", "diffusers DEIS",
+    "diffusers UniPC, leading", "diffusers UniPC 3, exponential", "diffusers DPM++ 2M, lu", "diffusers DPM++ 3M, lu",
     "diffusers DEIS, karras", "diffusers EDM DPM++ 2M", "diffusers SA-Solver", "k-diffusion dpmpp_2m, karras EDM", "k-diffusion dpmpp_2m, karras VP",
     "azula zEAB-2", "torchdiffeq euler", "torchdiffeq midpoint",
     "diffusers UniPC [our grid]", "diffusers UniPC 3 [our grid]", "diffusers DPM++ 2M [our grid]", "diffusers DPM++ 3M [our grid]",

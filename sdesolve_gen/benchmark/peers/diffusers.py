@@ -16,6 +16,8 @@ from .installed import needed
 
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 KARRAS = {"use_karras_sigmas": True}
+EXPONENTIAL = {"use_exponential_sigmas": True}
+LU = {"use_lu_lambdas": True}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 
 
@@ -40,11 +42,15 @@ USED = [
     Scheduler("DPM++ 2M", "DPMSolverMultistep", {}),
     Scheduler("DPM++ 2M, trailing", "DPMSolverMultistep", {"timestep_spacing": "trailing"}),
     Scheduler("DPM++ 2M, karras", "DPMSolverMultistep", KARRAS),
+    Scheduler("DPM++ 2M, lu", "DPMSolverMultistep", LU),
     Scheduler("DPM++ 3M, karras", "DPMSolverMultistep", {"solver_order": 3, **KARRAS}),
+    Scheduler("DPM++ 3M, lu", "DPMSolverMultistep", {"solver_order": 3, **LU}),
     Scheduler("DPM++ 2M SDE, karras", "DPMSolverMultistep", {**SDE, **KARRAS}, flow=False),
     Scheduler("DPM++ singlestep, karras", "DPMSolverSinglestep", {"lower_order_final": True, **KARRAS}),
     Scheduler("UniPC", "UniPCMultistep", {}),
+    Scheduler("UniPC, leading", "UniPCMultistep", {"timestep_spacing": "leading"}),
     Scheduler("UniPC, karras", "UniPCMultistep", KARRAS),
+    Scheduler("UniPC 3, exponential", "UniPCMultistep", {"solver_order": 3, **EXPONENTIAL}),
     Scheduler("DEIS", "DEISMultistep", {}),
     Scheduler("DEIS, karras", "DEISMultistep", KARRAS),
     Scheduler("SA-Solver", "SASolver", {}, flow=False),
