@@ -92,7 +92,6 @@ def test_torchrun_killed_and_one_process(tmp_path):
         workers = subprocess.run(["ps", "--ppid", str(run.pid), "-o", "pid="], capture_output=True, text=True, check=True).stdout.split()
         os.kill(int(workers[0]), 9)
         assert run.wait() != 0
-    assert load_file(tmp_path / "killed" / "model.safetensors").keys()  # the model so far
     subprocess.run(command("killed", *torchrun), env=ENVIRONMENT, check=True, capture_output=True)
     one, two, again = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "killed"))
     assert all(torch.equal(two[name], again[name]) for name in two)
