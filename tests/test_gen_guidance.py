@@ -14,7 +14,21 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve.noise import SeededNormals
-from sdesolve_gen.conditioning import CONDITIONINGS, SVD, Measurement, Operator, Renoised, ddnm, diffpir, dps, made, mmps, operators, pigdm, twist
+from sdesolve_gen.conditioning import (
+    CONDITIONINGS,
+    SVD,
+    Measurement,
+    Operator,
+    Renoised,
+    ddnm,
+    diffpir,
+    dps,
+    made,
+    mmps,
+    operators,
+    pigdm,
+    twist,
+)
 from sdesolve_gen.conditioning.operators.blur import gaussian_kernel
 from sdesolve_gen.conditioning.operators.separable import Separable
 
