@@ -14,7 +14,21 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve.noise import SeededNormals
-from sdesolve_gen.conditioning import CONDITIONINGS, SVD, Measurement, Operator, Renoised, ddnm, diffpir, dps, made, mmps, operators, pigdm
+from sdesolve_gen.conditioning import (
+    CONDITIONINGS,
+    SVD,
+    Measurement,
+    Operator,
+    Renoised,
+    ddnm,
+    diffpir,
+    dps,
+    made,
+    mmps,
+    operators,
+    pigdm,
+    twist,
+)
 from sdesolve_gen.conditioning.operators.blur import gaussian_kernel
 from sdesolve_gen.conditioning.operators.separable import Separable
 
@@ -561,6 +575,19 @@ def test_a_measurement_without_noise_that_has_no_solution(method: str, rank: int
     alpha = float(process.alpha(t))
     unseen = torch.eye(2, dtype=torch.float64) - torch.linalg.pinv(A) @ A
     torch.testing.assert_close(score.denoise(x, t), y @ torch.linalg.pinv(A).T + alpha * x @ unseen, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", [operators.Matrix, lambda event, matrix: Dense(matrix)], ids=["matrix", "iterative"])
+@pytest.mark.parametrize(("measured", "noise"), [(3, 1e-3), (12, 0.05)], ids=["wide", "tall"])
+def test_the_evidence_in_float32(operator: Callable[..., Operator], measured: int, noise: float) -> None:
+    """Of a y that A sees whole, and of one of which 12 - 4 numbers lie outside its range; the standard deviation over seeds is 0.1 to 0.3."""
+    process, law, A = PROCESSES[0], exam.Gaussian([0.0] * 4, std=0.5), normals(measured, 4, seed=3)
+    y = 0.5 * normals(1, 4, seed=1) @ A.T + noise * normals(1, measured, seed=2)
+    score = sd.as_score(law.score(process), process, predicts="score")
+    particles = process.prior((1, 400, 4), seed=0, dtype=torch.float32)
+    twisted = twist(Measurement(operator((4,), A), y.float(), noise), process, 400, 0.5)
+    found = sd.smc(process.reverse(score, eps=1e-5), particles, twisted, steps=50, seed=0)
+    assert abs(float(found.log_evidence) - float(exam.log_evidence(law, A, y[0], noise))) < 0.6
 
 
 @pytest.mark.parametrize("shift", [1e-9, torch.tensor([1e-9, 2e-9], dtype=torch.float64)])

@@ -158,6 +158,15 @@ def test_the_pseudo_inverse_of_noise(operator, rtol):
     assert float((operator.pinv(y.float()).flatten(1) - expected).norm()) < rtol * float(expected.norm())
 
 
+def test_a_pseudo_inverse_is_differentiable():
+    """And the slope is finite of rows that are zero, or found at once."""
+    operator = Written([[1.0, 2], [3, 1], [0, 1]])
+    y = torch.tensor([[1.0, 1.2, 2.1], [0.0, 0.0, 0.0], [3.0, 4.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(operator.pinv(y).sum(), y)
+    assert bool(slope.isfinite().all())
+    torch.testing.assert_close(slope[0], torch.linalg.pinv(operator.matrix).sum(0))
+
+
 def test_what_has_a_solution_is_found_in_as_many_steps_as_singular_values():
     operator, calls = Written([[1.0, 2, 0], [3, 1, 0], [0, 1, 1]]), []
     forward = operator.forward

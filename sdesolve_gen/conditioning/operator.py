@@ -88,11 +88,11 @@ def least_squares(operator: Operator, y: Tensor, shift: float | Tensor = 0.0, sc
         active = (left > goal) & (rho > small * norm * left)
         if not active.any():
             break
-        step = torch.where(active, rho / (shift * length + scale * seen).clamp_min(tiny), 0.0)
+        step = torch.where(active, rho / torch.where(active, shift * length + scale * seen, 1.0), 0.0)
         z, residual = z + _times(step, along), residual - _times(step, _times(shift, along) + _times(scale, image))
         gradient, before = operator.adjoint(residual), rho
         rho, left = (torch.where(active, _dot(r, r), old) for r, old in ((gradient, rho), (residual, left)))
-        turn = torch.where(active, rho / before.clamp_min(tiny), 0.0)
+        turn = torch.where(active, rho / torch.where(active, before, 1.0), 0.0)
         along, w = residual + _times(turn, along), gradient + _times(turn, w)
     return z
 
