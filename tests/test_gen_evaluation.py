@@ -370,7 +370,7 @@ BAD = {
     "likelihood without a use": ({"likelihood": {"n": 3}}, ValueError, "is for the metric 'bpd'"),
     "bpd n": ({"metrics": ["bpd"], "likelihood": {"n": 0}}, ValueError, "likelihood n=0"),
     "bpd option": ({"metrics": ["bpd"], "likelihood": {"rtoll": 1}}, ValueError, "Did you mean 'rtol'"),
-    "bpd data": ({"metrics": ["bpd"], "likelihood": {"data": torch.zeros(2, 3, 8, 8)}}, ValueError, "the same C, H and W"),
+    "bpd data": ({"metrics": ["bpd"], "likelihood": {"data": torch.rand(2, 3, 8, 8)}}, ValueError, "the same C, H and W"),
     "inception": ({"features": "inception"}, ImportError, "sdesolve\\[evaluate\\]"),
 }
 
