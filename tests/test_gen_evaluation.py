@@ -352,7 +352,7 @@ BAD = {
     "shard form": ({"shard": "2"}, ValueError, 'expected "i/k"'),
     "shard alone": ({"shard": "0/2", "out": None}, ValueError, "a folder"),
     "no images": ({"data": torch.zeros(0, *SHAPE)}, ValueError, "0 images"),
-    "colours": ({"data": torch.zeros(9, 3, 8, 8)}, ValueError, r"grey ones \(1, 8, 8\)"),
+    "colours": ({"data": torch.rand(9, 3, 8, 8)}, ValueError, r"grey ones \(1, 8, 8\)"),
     "size": ({"data": torch.zeros(9, 1, 9, 9)}, ValueError, "the same C, H and W"),
     "range": ({"data": torch.full((9, *SHAPE), 255.0)}, ValueError, r"lie in \[255, 255\].*floats of that range, or uint8"),
     "nan": ({"data": torch.full((9, *SHAPE), torch.nan)}, ValueError, "nan"),
@@ -370,7 +370,7 @@ BAD = {
     "likelihood without a use": ({"likelihood": {"n": 3}}, ValueError, "is for the metric 'bpd'"),
     "bpd n": ({"metrics": ["bpd"], "likelihood": {"n": 0}}, ValueError, "likelihood n=0"),
     "bpd option": ({"metrics": ["bpd"], "likelihood": {"rtoll": 1}}, ValueError, "Did you mean 'rtol'"),
-    "bpd data": ({"metrics": ["bpd"], "likelihood": {"data": torch.zeros(2, 3, 8, 8)}}, ValueError, "the same C, H and W"),
+    "bpd data": ({"metrics": ["bpd"], "likelihood": {"data": torch.rand(2, 3, 8, 8)}}, ValueError, "the same C, H and W"),
     "inception": ({"features": "inception"}, ImportError, "sdesolve\\[evaluate\\]"),
 }
 
