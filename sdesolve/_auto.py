@@ -63,8 +63,8 @@ class Choice(NamedTuple):
 
 def for_calls(calls: int, coordinates: int, interval: object) -> Rule:
     """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, the whole interval."""
-    ranged = isinstance(interval, Range)
-    rules = DIRECTED if isinstance(interval, Range) and interval.directions is not None else RULES[coordinates >= MANY, ranged]
+    directed = isinstance(interval, Range) and interval.directions is not None
+    rules = DIRECTED if directed else RULES[coordinates >= MANY, isinstance(interval, Range)]
     return next(rule for rule in rules if calls <= rule.up_to)
 
 

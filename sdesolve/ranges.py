@@ -72,7 +72,7 @@ class Range:
     def of(cls, x: Tensor, directions: int = DIRECTIONS, *, first: float | None = None, last: float | None = None) -> Range:
         """The range of data, or of samples that a model drew: their mean, their standard deviation and their principal directions.
 
-        Some hundred samples do; directions are at most a quarter as many as they are.
+        From n samples the start errs by about 1/(first sqrt(n)) standard deviations: thousands are worth having.  Directions are at most a quarter as many.
 
         Arguments:
             x: (n, *event) floats, n >= 2, scaled as the model's data.
@@ -83,7 +83,8 @@ class Range:
             TypeError, ValueError: samples that are none, or that are all the same.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"Range.of: x is a {x.dtype if isinstance(x, Tensor) else type(x).__name__}; expected samples as a tensor of floats, in the model's own range.")
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"Range.of: x is a {got}; expected samples as a tensor of floats, in the model's own range, as in images / 127.5 - 1.")
         if x.dim() < 2 or len(x) < 2 or not bool(torch.isfinite(x).all()):
             raise ValueError(f"Range.of: x has shape {tuple(x.shape)}; expected (n, *event), two finite samples or more.")
         most = integer("directions", directions, 0, DIRECTIONS)
