@@ -324,6 +324,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch):
     assert "the same command goes on from the newest" in result.output
 
 
+@pytest.mark.usefixtures("heard")
 def test_an_interrupted_training_says_where_it_stands_and_can_be_sampled(tmp_path, monkeypatch):
     apply = loop._Run._apply
     monkeypatch.setattr(loop._Run, "_apply", lambda run, *rest: (signal.raise_signal(signal.SIGINT) if run.step == 1 else None, apply(run, *rest)))

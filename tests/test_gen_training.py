@@ -660,6 +660,7 @@ def interrupting(monkeypatch, step, times=1):
     monkeypatch.setattr(loop._Run, "_apply", interrupted)
 
 
+@pytest.mark.usefixtures("heard")
 def test_an_interruption_finishes_the_update_and_keeps_it(data, tmp_path, monkeypatch):
     straight = gen.train(tiny_config(data, tmp_path / "a"), progress=False)
     around = signal.getsignal(signal.SIGINT)
@@ -673,6 +674,7 @@ def test_an_interruption_finishes_the_update_and_keeps_it(data, tmp_path, monkey
     assert gen.load(tmp_path / "b").card["training"]["step"] == 6
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_second_interruption_ends_at_once(data, tmp_path, monkeypatch):
     interrupting(monkeypatch, 2, times=2)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
