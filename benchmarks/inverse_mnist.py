@@ -137,6 +137,9 @@ def main() -> None:
     x, labels = scaled(images[: arguments.n]), labels[: arguments.n]
     path = arguments.out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    weights = model.card.get("sha256")
+    if results.setdefault("model", weights) != weights:
+        parser.error(f"{path} is of another model; expected another --out for {arguments.model}.")
     cells = [(name, method, first) for name in tasks for method in methods for first in range(0, len(x), arguments.batch)]
     for name, method, first in tqdm(cells, unit="batch"):
         last = min(first + arguments.batch, len(x))
@@ -146,9 +149,11 @@ def main() -> None:
         results[key] = measured(model, TASKS[name](), method, x[first:last], labels[first:last], first, classifier)
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(results) + "\n")
+    asked = {f"{name}/{method}/{first}-{min(first + arguments.batch, len(x))}" for name, method, first in cells}
+    found = {key: cell for key, cell in results.items() if key in asked}  # not those of another number or batch of images, which may be the same
     for name in tasks:
-        print(table(results, name, methods))
-    print(summary(results, tasks, methods))
+        print(table(found, name, methods))
+    print(summary(found, tasks, methods))
 
 
 if __name__ == "__main__":

@@ -104,4 +104,5 @@ def _check_hash(path: Path, card: Mapping[str, Any]) -> None:
         raise ModelFileError(f"{path} is not a file; expected the weights of a model, as Model.save writes them.")
     expected = card.get("sha256")
     if expected is not None and sha256(path) != expected:
-        raise ModelFileError(f"{path} has the SHA-256 {sha256(path)}; its card says {expected}: damaged, or card and weights are of two models.")
+        cause = "damaged, of another model, or of a training that was stopped in between, which its own command mends"
+        raise ModelFileError(f"{path} has the SHA-256 {sha256(path)}; its card says {expected}: {cause}.")

@@ -377,8 +377,8 @@ def _warn_far(residual: Tensor, measurement: Measurement, data_range: tuple[floa
     if far:
         worst = float(residual.nan_to_num(0.0).max())
         said = f"{far} of {len(residual)} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
-        mended = "More steps would help" if method in ("pigdm", "dps") else "More steps would help, or another method, as in method='pigdm'"
-        warnings.warn(f"{said}. {mended}: steps=100.", sd.SolveWarning, stacklevel=6)
+        other = "method='pigdm'" if method != "pigdm" else "method='mmps'"
+        warnings.warn(f"{said}. Expected more steps, as in steps=100, a larger noise_std where y has more, or another method, as in {other}.", sd.SolveWarning, stacklevel=6)
 
 
 def _warn_few(ess: Tensor, particles: int) -> None:

@@ -292,8 +292,12 @@ def test_a_pipeline_of_ddim_passes_what_it_passes(tmp_path: Path) -> None:
     theirs = pipe(generator=torch.Generator().manual_seed(0), num_inference_steps=10, output_type="np", use_clipped_model_output=True).images
     pipe.scheduler = gen.DiffusersScheduler.from_config(pipe.scheduler.config, method="ddim")
     assert pipe.scheduler.config.clip_sample is True
-    mine = pipe(generator=torch.Generator().manual_seed(0), num_inference_steps=10, output_type="np").images
-    assert float(abs(theirs - mine).max()) < 1e-4
+    for said in ({}, {"use_clipped_model_output": True}):
+        mine = pipe(generator=torch.Generator().manual_seed(0), num_inference_steps=10, output_type="np", **said).images
+        assert float(abs(theirs - mine).max()) < 1e-4
+    pipe.scheduler = gen.DiffusersScheduler.from_config(pipe.scheduler.config, method="ddim", clip_sample=False)
+    with pytest.raises(ValueError, match="use_clipped_model_output=True, and nothing is clipped"):
+        pipe(num_inference_steps=2, use_clipped_model_output=True)
 
 
 def test_a_pipeline_with_it_is_saved_and_read(tmp_path: Path) -> None:

@@ -111,6 +111,19 @@ def test_pigdm_and_mmps_are_exact_for_gaussians(process: sd.Process, measured: i
         assert (covariance - problem.covariance).norm() < 0.05 * problem.covariance.norm(), method
 
 
+@pytest.mark.parametrize("noise_std", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("operator", [Dense, operators.Matrix], ids=["iterated", "with an SVD"])
+def test_mmps_takes_a_y_that_is_noisier_than_is_said(operator: Any, noise_std: float) -> None:
+    """The same three rows twice, measured as 0.2 apart: the middle is what is seen, however small the noise is said to be."""
+    rows, process = torch.randn(3, 6, generator=torch.Generator().manual_seed(4)), sd.VPSDE()
+    matrix, law, seen = torch.cat([rows, rows]), exam.Gaussian([0.0] * 6, std=1.0), torch.tensor([0.5, -1.0, 0.3])
+    made_of = operator(matrix) if operator is Dense else operator((6,), matrix)
+    score = sd.as_score(law.score(process), process, predicts="score")
+    conditioning = mmps(score, Measurement(made_of, torch.cat([seen - 0.1, seen + 0.1])[None], noise_std))
+    x = sd.solve(process.reverse(conditioning.score), process.prior((16, 6), seed=0), "dpmpp_2m_sde", steps=40, seed=1, denoise=True).x
+    assert float((x @ rows.T - seen).abs().max()) < 0.02
+
+
 @pytest.mark.parametrize(("method", "options"), [("euler_maruyama", {"steps": 200}), ("pc", {"steps": 100, "snr": 0.1}), ("dpmpp_2m_sde", {"steps": 60})])
 def test_stochastic_solvers_draw_from_the_posterior(method: str, options: dict[str, Any]) -> None:
     problem, process, n = Problem(ISOTROPIC, 2, 0.3), sd.VPSDE(), 8000

@@ -350,7 +350,7 @@ HOSTILE = {
     "width is vast": (options(width=8 * 10**9), "width="),
     "blocks are endless": (options(blocks=10**9), "blocks="),
     "options are of another network": (options(width=16), r"is \(.*; its card's network has"),
-    "hash is wrong": (card_changes(sha256="0" * 64), "damaged, or card and weights are of two models"),
+    "hash is wrong": (card_changes(sha256="0" * 64), "damaged, of another model, or of a training that was stopped in between"),
     "hash is no hash": (card_changes(sha256="x"), "expected 64 hexadecimal digits"),
     "no weights": (lambda f: weights(f).unlink(), "model.safetensors is not a file"),
     "weights are empty": (write_weights(b""), "model.safetensors is not a whole safetensors file"),

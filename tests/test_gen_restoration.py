@@ -341,7 +341,7 @@ def test_an_operator_by_its_name_is_told_how_to_be_made() -> None:
 
 
 def test_draws_far_from_the_measurement_are_told() -> None:
-    with pytest.warns(sd.SolveWarning, match="draws are far from the measurement.*More steps would help: steps=100") as caught:
+    with pytest.warns(sd.SolveWarning, match="draws are far from the measurement.*Expected more steps, as in steps=100, a larger noise_std") as caught:
         y, known = torch.zeros(1, 784), ops.Mask((1, 28, 28), torch.ones(28, 28))
         gen.load("mnist").restore(y, known, 0.01, "dps", steps=3, seed=0)
     assert caught[0].filename == __file__  # and not a line of the library

@@ -257,15 +257,17 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             timestep: the one of ``timesteps`` that it was told.
             sample: what the step before gave, or the start.
             generator: where the seed of the noise is drawn from, at the first step; one a row makes rows that do not depend on the others.
-            eta, use_clipped_model_output: what DDIMPipeline passes on; anything but its defaults is refused: see ``method_options`` and ``clip_sample``.
+            eta: what DDIMPipeline passes on; refused: see ``method_options``.
+            use_clipped_model_output: what is done anyway where ``clip_sample`` is on, and refused where it is not.
 
         Raises:
             ValueError: ``set_timesteps`` was not called, or more steps are taken than it planned; another timestep than the next, or another shape than that of
                 the walk so far; an ``eta``, which belongs to the method.
         """
-        if eta or use_clipped_model_output:
-            said = f"eta={eta}" if eta else f"use_clipped_model_output={use_clipped_model_output}"
-            raise ValueError(f"{said} is no option of a step here; expected DiffusersScheduler.from_config(config, method='ddim', method_options={{'eta': {eta or 1.0}}}).")
+        if eta:
+            raise ValueError(f"eta={eta} is no option of a step here; expected DiffusersScheduler.from_config(config, method='ddim', method_options={{'eta': {eta}}}).")
+        if use_clipped_model_output and self._clip is None:
+            raise ValueError("use_clipped_model_output=True, and nothing is clipped; expected DiffusersScheduler.from_config(config, clip_sample=True, ...), which does just that.")
         if self._walk is None:
             raise ValueError("no timesteps are set; expected scheduler.set_timesteps(20) before the first step.")
         state, output = sample.float(), model_output[:, : sample.shape[1]].float()

@@ -12,6 +12,8 @@ from ._numbers import per_row, whole
 from .measurement import Measurement
 from .methods import Conditioning
 
+SMALL = 0.01  # noise, in units of y, below which y is made one that some x explains
+
 
 def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5, within: tuple[float, float] | None = None) -> Conditioning:
     """Moment matching:  p(x_0 | x_t) is taken for a Gaussian with the mean and the covariance that it has.
@@ -25,7 +27,8 @@ def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5, with
     One network call and at most ``iterations`` + 1 vjps for each evaluation.  Exact for Gaussian data of any covariance, once there are as many iterations as different
     singular values of the system.  Elsewhere the likelihood of a mixture is taken for that of one Gaussian, which errs while x_t does not tell yet
     between modes: their weights are wrong by that.  Fewer iterations leave out what A V A' tells last, its smallest values, and trust y less there.
-    Without noise, what of y no x explains is left out: A A^+ y stands for it, as there is no solution.
+    Where the noise is less than a hundredth of y, what of y no x explains is left out, A A^+ y standing for it: A' sees nothing of it, and conjugate
+    gradients would divide it by the noise's variance, where y is noisier than is said without end.
     The Jacobian of a network is only nearly symmetric; a direction in which it curves down is left as it is.
 
     Arguments:
@@ -41,7 +44,7 @@ def mmps(score: sd.Score, measurement: Measurement, *, iterations: int = 5, with
     iterations = whole("iterations", iterations, 1)
     measurement.require("mmps", ("gaussian", "poisson"))
     operator = measurement.operator
-    if measurement.noise == "gaussian" and not measurement.noise_std:
+    if measurement.noise == "gaussian" and measurement.noise_std < SMALL * float(measurement.y.square().mean().sqrt()):
         measurement = replace(measurement, y=operator.forward(operator.pinv(measurement.y)))
 
     def term(p: sd.Prediction) -> Tensor:

@@ -381,11 +381,12 @@ class _Run:
     def _remedy(self) -> str:
         """The line to type: another learning_rate is another run, from what there is of this one."""
         c, kept = self.config, checkpoints(self.folder)
-        again = f"sdesolve-gen train --config {shlex.quote(str(self.folder / 'config.yaml'))} --set learning_rate={c.learning_rate / 3:.1g}"
+        again = f"sdesolve-gen train --config {shlex.quote(str(self.folder / 'config.yaml'))} --set learning_rate={min(c.learning_rate / 3, 1e-3):.1g}"
         if not kept:
             return f"Lower learning_rate: {again} --resume never (there is no checkpoint yet)."
         start = f"--set {shlex.quote(f'init={kept[0].path}')} --out {shlex.quote(f'{c.out}-slower')} --steps {c.steps - kept[0].step}"
-        return f"Lower learning_rate, in a run of its own from the checkpoint, which is whole: {again} {start}"
+        anew = f"or, where its weights have grown too far, anew: {again} --resume never"
+        return f"Lower learning_rate, in a run of its own from the checkpoint, which is whole: {again} {start}; {anew}"
 
 
 def _accelerator(device: str) -> Accelerator:
