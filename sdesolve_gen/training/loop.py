@@ -385,8 +385,8 @@ class _Run:
         if not kept:
             return f"Lower learning_rate: {again} --resume never (there is no checkpoint yet)."
         start = f"--set {shlex.quote(f'init={kept[0].path}')} --out {shlex.quote(f'{c.out}-slower')} --steps {c.steps - kept[0].step}"
-        anew = f"or, where its weights have grown too far, anew: {again} --resume never"
-        return f"Lower learning_rate, in a run of its own from the checkpoint, which is whole: {again} {start}; {anew}"
+        anew = "anew, with --resume never, where its weights have grown too far"
+        return f"Lower learning_rate, {anew}, or in a run of its own from the checkpoint, which is whole: {again} {start}"
 
 
 def _accelerator(device: str) -> Accelerator:
