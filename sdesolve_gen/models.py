@@ -7,6 +7,7 @@ runs no code that came with it.
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -497,11 +498,22 @@ def _read(
         return *diffusers.read_pipeline(folder, str(next(iter(origin.values()))), origin), None
     if not (folder / CARD).exists():
         raise ModelFileError(f"{folder / CARD} is not a file, and there is no {diffusers.INDEX} either; expected a folder that Model.save wrote, or of a pipeline of diffusers.")
+    return _read_ours(folder, own)
+
+
+def _read_ours(folder: Path, own: nn.Module | None) -> tuple[nn.Module, dict[str, Any], sd.Range | None]:
+    """What ``Model.save`` wrote, whose files a training may be replacing one after the other at this moment."""
     card = read_card(folder / CARD)
     if own is not None and card["network"] != OWN:
         raise ValueError(f"network is given, and {folder / CARD} names its own, {card['network']!r}; expected network for a model made by wrap alone.")
-    moments = read_moments(folder / MOMENTS, card) if "moments" in card else None
-    return read_network(folder / WEIGHTS, folder / CARD, card, own), card, moments
+    try:
+        moments = read_moments(folder / MOMENTS, card) if "moments" in card else None
+        return read_network(folder / WEIGHTS, folder / CARD, card, own), card, moments
+    except ModelFileError:
+        time.sleep(0.1)  # longer than two renames are apart
+        if read_card(folder / CARD) == card:
+            raise
+    return _read_ours(folder, own)
 
 
 def _folder(model: str | Path) -> Path:

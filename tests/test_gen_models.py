@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 import struct
 import time
 import warnings
@@ -474,3 +475,18 @@ def test_nothing_warns_on_a_good_day(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gen.load(folder).sample(1, steps=2, seed=0)
+
+
+def test_a_model_that_a_training_replaces_at_this_moment_is_read(tmp_path, monkeypatch):
+    """The weights are new and the card is not: a moment later it is."""
+    first, second = tiny_model(), tiny_model()
+    with torch.no_grad():
+        next(second.network.parameters()).add_(1.0)
+    folder = first.save(tmp_path / "run")
+    new = second.save(tmp_path / "new")
+    shutil.copy(new / "model.safetensors", folder / "model.safetensors")
+    monkeypatch.setattr(models.time, "sleep", lambda _: shutil.copy(new / "card.json", folder / "card.json"))
+    assert torch.equal(next(gen.load(folder).network.parameters()), next(second.network.parameters()))
+    shutil.copy(first.save(tmp_path / "again") / "model.safetensors", folder / "model.safetensors")
+    with pytest.raises(gen.ModelFileError, match="damaged, of another model"):
+        gen.load(folder)
