@@ -41,7 +41,7 @@ def flow_of(target: str, process: str) -> tuple[sd.ProbabilityFlow, Tensor, sd.R
     return flow, x, sd.Range(float(law.variance.mean().sqrt()), law.mean)
 
 
-WHERE = ("directions", "range", "whole")
+WHERE = ("directions", pytest.param("range", marks=pytest.mark.slow), "whole")
 
 
 @functools.cache
