@@ -145,7 +145,8 @@ def _principal(away: Tensor, most: int) -> Tensor:
     else:
         some = away if n <= ROWS else away[torch.linspace(0, n - 1, ROWS, device=away.device).round().long()]
         _, weights = torch.linalg.eigh(some @ some.T)
-        found = weights.T @ some / len(some) ** 0.5  # each is orthogonal to the others, and as long as it should be
+        wider = (away.square().mean() / some.square().mean()).sqrt()  # than those rows are all of them
+        found = wider * (weights.T @ some) / len(some) ** 0.5  # each is orthogonal to the others, and as long as it should be
     found = found.flip(0)[:most]
     return found[found.norm(dim=1) > 1e-3 * found[:1].norm()]
 

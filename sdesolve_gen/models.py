@@ -413,6 +413,8 @@ class Model:
         if self.moments is not None:
             card["moments"] = write_moments(folder / MOMENTS, self.moments, self.shape, dtype)
         write_network(folder / WEIGHTS, folder / CARD, self.network, card, "model", dtype)
+        if self.moments is None:
+            (folder / MOMENTS).unlink(missing_ok=True)  # of another model, which the card does not speak of
         return folder
 
 

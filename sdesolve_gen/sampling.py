@@ -78,7 +78,8 @@ def draw(
     if options.get("compile") and isinstance(guidance, Guidance) and guidance.interval is not None:
         raise ValueError("compile=True makes one step for all times, and guidance with an interval asks other networks at other times; expected one of them.")
     wanted = class_labels(model, n, labels, guidance, classifier, classifier_scale)
-    if method == "auto" and wanted is None and not isinstance(options.get("grid"), sd.OptimisedGrid):
+    grid = options.get("grid")
+    if method == "auto" and wanted is None and (grid is None or isinstance(grid, str) or callable(grid)):  # times of one's own have their ends
         options.setdefault("interval", model.moments)  # of all classes together
     chunks = _chunks(wanted, n, size, rows_leave(method, steps, options))
     solutions = []

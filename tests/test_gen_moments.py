@@ -37,6 +37,12 @@ def test_auto_starts_from_them() -> None:
     assert torch.equal(m.sample(3, "unipc", nfe=6, seed=0), plain.sample(3, "unipc", nfe=6, seed=0))
 
 
+def test_times_of_one_s_own_have_their_ends() -> None:
+    times = [1.0, 0.5, 0.1, tiny_model().process.eps]
+    for grid in (times, sd.Grid.of(times)):
+        assert torch.equal(knowing().sample(2, "auto", grid=grid, seed=0), tiny_model().sample(2, "auto", grid=grid, seed=0))
+
+
 def test_an_optimised_grid_has_its_own() -> None:
     m = knowing()
     grid = sd.optimize_grid(m.process.probability_flow(m.score), "ddim", nfe=4, shape=m.shape, samples=16)
@@ -59,7 +65,7 @@ def test_they_are_kept(tmp_path: Path, dtype: torch.dtype, near: float) -> None:
     assert torch.equal(back.data_mean, m.moments.data_mean) and back.data_std == pytest.approx(m.moments.data_std, rel=1e-6)
     assert float((back.directions - m.moments.directions).abs().max()) <= near
     m.moments = None
-    assert gen.load(m.save(tmp_path)).moments is None
+    assert gen.load(m.save(tmp_path)).moments is None and not (tmp_path / MOMENTS).exists()
 
 
 def test_a_mean_that_is_a_number_and_no_directions(tmp_path: Path) -> None:

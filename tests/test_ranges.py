@@ -103,6 +103,14 @@ def test_directions_are_principal_ones_for_few_coordinates_and_many(n: int, d: i
     assert none.directions is None and none.data_std == pytest.approx(float((x - x.mean(0)).square().mean().sqrt()))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_single_direction_of_many_samples_has_all_of_their_variance(seed: int) -> None:
+    """Read from a part of the rows, which may scatter more than all of them do."""
+    generator = torch.Generator().manual_seed(seed)
+    span = sd.Range.of(torch.randn(3000, 1, generator=generator) * torch.randn(1, 1100, generator=generator))
+    assert span.directions is not None and float(span.directions.norm()) == pytest.approx(span.data_std * 1100**0.5, rel=1e-4)
+
+
 def test_few_samples_have_few_directions() -> None:
     found = sd.Range.of(torch.randn(12, 50, generator=torch.Generator().manual_seed(0))).directions
     assert found is not None and len(found) == 3
