@@ -1,11 +1,12 @@
 """DPS and PiGDM here, in azula and in deepinv: the same model, measurement, start and number of network calls.
 
     pip install --no-deps azula==0.11.1 einops==0.8.2 deepinv==0.5.0 natsort h5py torchvision
-    python benchmarks/posterior_peers.py mnist/test.parquet [--count 16] [--calls 50] [--rounds 3] [--out peers.json]
+    python benchmarks/posterior_peers.py mnist/test.parquet [--count 16] [--calls 50] [--rounds 3] [--device cuda] [--out peers.json]
 
-Each package's method with its own default strength, on the embedded model, and here with the spread of its data, as ``m.restore`` tells it, and with y that pulls where sigma/alpha
-is at most 20: the peak signal-to-noise ratio of one posterior sample of each image, what is left of y - A x beside the noise, the calls that were counted, and the
-processor's time on one thread, the median of rounds in which each has its turn.  A package that is not there is left out, and named.
+Each package's method with its own default strength, on the embedded model, and here with the spread of its data, as ``m.restore`` tells it, and with y that pulls where
+sigma/alpha is at most 20: the peak signal-to-noise ratio of one posterior sample of each image, what is left of y - A x beside the noise, the calls that were counted, and
+the time, the processor's on one thread or, on a GPU, the clock's: the median of rounds in which each has its turn, in alternating order.  A package that is not there is
+left out, and named.
 """
 
 from __future__ import annotations
@@ -51,19 +52,16 @@ class Task:
 
     def __post_init__(self) -> None:
         clean = self.operator.forward(self.images)
-        self.y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+        self.y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(clean)
 
     @property
     def start(self) -> Tensor:
-        return self.model.process.prior(self.images.shape, seed=0)
+        return self.model.process.prior(self.images.shape, seed=0, device=self.model.device)
 
-    def denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """E[x_0 | x_0 + sigma n = x], for one sigma of all rows."""
+    def denoised(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t = x], for one time of all rows, which stays on its device."""
         self.seen += 1
-        process = self.model.process
-        t = float(process.log_snr_inverse(-2 * sigma.flatten()[0].double().clamp_min(1e-3).log()))
-        t = min(max(t, process.eps), process.T)
-        return self.model.score.denoise(float(process.alpha(t)) * x, t)
+        return self.model.score.denoise(x, t.double().flatten()[:1].clamp(self.model.process.eps, self.model.process.T).expand(len(x)))
 
 
 def ours(task: Task, method: str, **options: Any) -> Tensor:
@@ -81,8 +79,10 @@ def azula(task: Task, method: str) -> Tensor:
     process = task.model.process
 
     def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
-        at = process.eps + (process.T - process.eps) * t.double()
-        return process.alpha(at).to(t), process.sigma(at).to(t)
+        return process.alpha(span(t)).to(t), process.sigma(span(t)).to(t)
+
+    def span(t: Tensor) -> Tensor:
+        return process.eps + (process.T - process.eps) * t.double()
 
     class Told(Denoiser):
         def __init__(self) -> None:
@@ -90,8 +90,7 @@ def azula(task: Task, method: str) -> Tensor:
             self.schedule = schedule
 
         def forward(self, x_t: Tensor, t: Tensor, **kwargs: Any) -> DiracPosterior:
-            alpha, sigma = schedule(t)
-            return DiracPosterior(mean=task.denoised(x_t / alpha, sigma / alpha))
+            return DiracPosterior(mean=task.denoised(x_t, span(t)))
 
     torch.manual_seed(0)
     forward, pinv = task.operator.forward, task.operator.pinv
@@ -101,16 +100,18 @@ def azula(task: Task, method: str) -> Tensor:
 
 
 def deepinv(task: Task, method: str) -> Tensor:
-    dinv = _deepinv()
-    one = task.operator.forward(torch.ones(1, *task.operator.event))  # deepinv's pixels lie between 0 and 1
+    dinv, process, device = _deepinv(), task.model.process, task.model.device
+    one = task.operator.forward(torch.ones(1, *task.operator.event, device=device))  # deepinv's pixels lie between 0 and 1
     physics = dinv.physics.LinearPhysics(A=task.operator.forward, A_adjoint=task.operator.adjoint, noise_model=dinv.physics.GaussianNoise(NOISE / 2))
 
     class Told(dinv.models.base.Denoiser):
         def forward(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
-            return (task.denoised(2 * x - 1, 2 * torch.as_tensor(sigma)) + 1) / 2
+            t = process.log_snr_inverse(-2 * (2 * torch.as_tensor(sigma, device=x.device).double().flatten()[:1]).clamp_min(1e-3).log())
+            return (task.denoised(process.alpha(t).to(x) * (2 * x - 1), t) + 1) / 2
 
-    sde = dinv.sampling.VariancePreservingDiffusion(dtype=torch.float64)
-    solver = dinv.sampling.DDPMSolver(timesteps=torch.linspace(1, 0.0, task.calls + 1, dtype=torch.float64), rng=torch.Generator().manual_seed(0))
+    sde = dinv.sampling.VariancePreservingDiffusion(dtype=torch.float64, device=device)
+    times = torch.linspace(1, 0.0, task.calls + 1, dtype=torch.float64, device=device)
+    solver = dinv.sampling.DDPMSolver(timesteps=times, rng=torch.Generator(device).manual_seed(0))
     data = dinv.sampling.DPSDataFidelity(clip=[-1.0, 1.0], guidance="norm") if method == "dps" else dinv.sampling.PiGDMDataFidelity()
     sampler = dinv.sampling.PosteriorDiffusion(data, Told(), sde, solver)
     return 2 * sampler((task.y + one) / 2, physics, x_init=task.start.double()).float() - 1
@@ -145,15 +146,17 @@ CONTENDERS: list[tuple[str, str, Callable[[Task, str], Tensor]]] = [
 def turns(tasks: dict[tuple[str, str], Task], runs: dict[tuple[str, str], Callable[[Task, str], Tensor]], rounds: int) -> dict[tuple[str, str], tuple[Tensor, float]]:
     """What each made, and its median seconds over rounds in which each has its turn."""
     made, seconds = {}, {who: [] for who in runs}  # type: ignore[var-annotated]
-    for _ in range(rounds):
-        for who, run in runs.items():
-            tasks[who].seen, start = 0, time.process_time()
-            made[who] = run(tasks[who], who[0])
-            seconds[who].append(time.process_time() - start)
+    for i in range(rounds):
+        for who, run in list(runs.items())[:: 1 if i % 2 == 0 else -1]:  # nobody always after the same one
+            clock = time.process_time if tasks[who].images.device.type == "cpu" else time.perf_counter
+            tasks[who].seen, start = 0, clock()
+            made[who] = run(tasks[who], who[0]).cpu()  # which waits for the device
+            seconds[who].append(clock() - start)
     return {who: (made[who], statistics.median(spent)) for who, spent in seconds.items()}
 
 
 def measured(task: Task, x: Tensor, seconds: float) -> dict[str, float]:
+    x = x.to(task.images)
     error = (x.clamp(-1, 1) - task.images).square().flatten(1).mean(1)
     psnr = 10 * torch.log10(4 / error)
     return {
@@ -172,10 +175,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3, help="of timing")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
     arguments = parser.parse_args()
-    images, rows, left_out = scaled(read_data(arguments.images).images[: arguments.count]), [], {}
-    model = gen.load("mnist")
+    model, rows, left_out = gen.load("mnist", arguments.device), [], {}
+    images = scaled(read_data(arguments.images).images[: arguments.count]).to(model.device)
     print("| measurement | method | package | PSNR, dB | residual / noise | calls, vjps | s an image | time |\n|---|---|---|---|---|---|---|---|")
     for label, (name, options) in OPERATORS.items():
         operator = make(name, model.shape, **options)
@@ -199,7 +203,7 @@ def main() -> None:
     for package, why in left_out.items():
         print(f"{package} was left out: {why}")
     if arguments.out:
-        arguments.out.write_text(json.dumps({"noise": NOISE, "images": arguments.count, "rows": rows, "left_out": left_out}, indent=2) + "\n")
+        arguments.out.write_text(json.dumps({"noise": NOISE, "images": arguments.count, "device": arguments.device, "rows": rows, "left_out": left_out}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -266,6 +266,19 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert len(read(file)) == 16
 
 
+def test_auto_is_told_beside_the_best_fixed_choice():
+    """The best is that of the mean over seeds, of those that made all of them, and the difference is taken seed by seed."""
+    measured = {"auto": [0.5, 0.9], "good": [0.3, 0.8], "lucky": [0.1, 1.3], "learned": [0.0, 0.0]}
+    grouped = {("p", label, 5): [{"metrics": {"energy": v, "trajectory": 2 * v}} for v in values] for label, values in measured.items()}
+    grouped |= {("p", "broken", 5): [{"failed": "no"}, {"metrics": {"energy": 0.0}}], ("p", "auto", 8): [{"metrics": {"energy": 1.0}}], ("q", "good", 5): [{"metrics": {"energy": 0.0}}]}
+    lines = report.auto_beside({"p": {"primary": "energy"}}, grouped, {"good", "lucky", "broken"})
+    assert [(line["metric"], line["budget"], line["best"]) for line in lines] == [("energy", 5, "good"), ("trajectory", 5, "good")]
+    assert lines[0]["more"] == pytest.approx({"mean": 0.15, "se": 0.05}) and lines[1]["fixed"]["mean"] == pytest.approx(1.1)
+    said = report.text({"problems": {"p": {"floor": {}, "rows": 8}}, "table": [{"problem": "p", "metric": "energy", "budget": 5, "best": {}, "gain": {}}],
+                        "plan": {"seeds": 2}, "auto": lines, "failed": [], "skipped": {}})  # fmt: skip
+    assert said.splitlines()[-1] == "| 5     | 0.7000 ± 0.2000 | good              | 0.5500 ± 0.2500 | 0.1500 ± 0.0500 |"
+
+
 def test_what_fails_is_a_line_and_not_an_end(tmp_path):
     plan = Plan({"mixture_2d": 64}, (1, 10), 1, ["heun", "euler_maruyama"], peers=False, sources=Sources(cache=tmp_path))
     found = results(plan, run(plan, tmp_path / "cells.jsonl"), [])
@@ -291,7 +304,7 @@ def test_a_table_says_why_there_is_no_gain():
     def shown(seeds, gain, *settings):
         best = {s: {"contender": "some", "mean": 1.0, "se": None} for s in settings}
         line = {"problem": "p", "metric": "energy", "budget": 5, "best": best, "gain": gain}
-        found = {"problems": {"p": {"floor": {}, "rows": 8}}, "table": [line], "plan": {"seeds": seeds}, "failed": [], "skipped": {}}
+        found = {"problems": {"p": {"floor": {}, "rows": 8}}, "table": [line], "plan": {"seeds": seeds}, "auto": [], "failed": [], "skipped": {}}
         return report.text(found).splitlines()[-1].split("|")[6].strip()
 
     assert shown(2, {USERS: None}, OURS, USERS) == "at the floor"

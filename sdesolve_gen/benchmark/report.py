@@ -22,6 +22,7 @@ from .peers import peer_versions
 from .runner import EXACT, FLOW, Plan
 
 FORMAT = 1
+AUTO = "auto"
 
 
 def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str,
         floors[p.name] = {flow: grouped.pop((p.name, label, 0), []) for flow, label in ((True, FLOW), (False, EXACT))}
         floor = _averaged(floors[p.name][False])["metrics"]
         problems[p.name] = {"event": list(p.event), "rows": p.rows, "std": round(p.std, 4), "primary": p.primary, "floor": floor}
+    fixed = {c.label for c in ran["contenders"] if c.setting == OURS and c.label != AUTO and not c.finds}
     rows = []
     for (problem, label, budget), cells in grouped.items():
         row = {"problem": problem, "contender": label, "budget": budget, **_averaged(cells)}
@@ -61,6 +63,7 @@ def results(plan: Plan, ran: Mapping[str, Any], command: list[str]) -> dict[str,
         "failed": failures(rows),
         "results": rows,
         "table": table(problems, rows, line_up),
+        "auto": auto_beside(problems, grouped, fixed),
     }
 
 
@@ -71,10 +74,13 @@ def _averaged(cells: list[dict[str, Any]]) -> dict[str, Any]:
         return {"failed": failed[0] if failed else "not run", "metrics": {}}
     metrics = {}
     for metric in cells[0]["metrics"]:
-        mean, error = mean_and_error([cell["metrics"][metric] for cell in cells])
-        metrics[metric] = {"mean": mean, "se": error}
-    seconds, spread = mean_and_error([cell["seconds"] for cell in cells])
-    return {"nfe": max(cell["nfe"] for cell in cells), "seconds": {"mean": seconds, "se": spread}, "metrics": metrics}
+        metrics[metric] = _figure([cell["metrics"][metric] for cell in cells])
+    return {"nfe": max(cell["nfe"] for cell in cells), "seconds": _figure([cell["seconds"] for cell in cells]), "metrics": metrics}
+
+
+def _figure(values: list[float]) -> dict[str, float | None]:
+    """{"mean", "se"} over seeds."""
+    return dict(zip(("mean", "se"), mean_and_error(values), strict=True))
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -109,6 +115,24 @@ def table(problems: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], line_u
     return lines
 
 
+def auto_beside(problems: Mapping[str, Any], grouped: Mapping[tuple[str, str, int], list[dict[str, Any]]], fixed: set[str]) -> list[dict[str, Any]]:
+    """What auto gets and the best of our fixed choices at each budget, and how much more auto's is, seed by seed."""
+    lines = []
+    for problem, about in problems.items():
+        for metric in dict.fromkeys((about["primary"], "trajectory")):
+            values: dict[int, dict[str, list[float]]] = defaultdict(dict)
+            for (name, label, budget), cells in grouped.items():
+                if name == problem and label in {AUTO, *fixed} and all(metric in cell.get("metrics", {}) for cell in cells):
+                    values[budget][label] = [cell["metrics"][metric] for cell in cells]
+            for budget, found in sorted(values.items()):
+                if AUTO in found and len(found) > 1:
+                    best = min(found.keys() - {AUTO}, key=lambda label: sum(found[label]))
+                    more = [a - b for a, b in zip(found[AUTO], found[best], strict=True)]
+                    figures = {"auto": _figure(found[AUTO]), "fixed": _figure(found[best]), "more": _figure(more)}
+                    lines.append({"problem": problem, "metric": metric, "budget": budget, "best": best, **figures})
+    return lines
+
+
 def gain(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | None:
     """theirs / ours with its standard error; see :func:`table`."""
     if not (theirs["resolved"] or ours["resolved"]) or not ours["mean"] or not theirs["mean"]:
@@ -131,6 +155,9 @@ def text(found: Mapping[str, Any]) -> str:
             said = f"noise floor {_number(floor)}" if floor else "no floor: the same start, solved finely"
             head = f"{problem}: {METRICS[metric]}, {about['rows']} samples, {said}"
             blocks.append(f"{head}\n\n{_markdown(lines, found['plan']['seeds'])}")
+            auto = [line for line in found["auto"] if line["problem"] == problem and line["metric"] == metric]
+            if auto:
+                blocks.append(f"{problem}: `auto` and the best of our fixed choices, {METRICS[metric]}\n\n{_aligned([_beside(), *map(_beside, auto)])}")
     if found["failed"]:
         blocks.append("Failed:\n\n" + "\n".join(map(_failure, found["failed"])))
     if found["skipped"]:
@@ -153,7 +180,17 @@ def _markdown(lines: list[dict[str, Any]], seeds: int) -> str:
             if setting != OURS:
                 cells.append(_ratio(line["gain"][setting], seeds) if setting in line["gain"] else "-")
         body.append(cells)
-    widths = [max(len(row[i]) for row in body) for i in range(len(columns))]
+    return _aligned(body)
+
+
+def _beside(line: Mapping[str, Any] | None = None) -> list[str]:
+    if line is None:
+        return ["calls", "auto", "best fixed choice", "", "auto - best"]
+    return [str(line["budget"]), _number(line["auto"]), line["best"], _number(line["fixed"]), _number(line["more"])]
+
+
+def _aligned(body: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in body) for i in range(len(body[0]))]
     shown = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in body]
     shown.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(shown)
