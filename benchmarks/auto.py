@@ -1,11 +1,12 @@
 """Is ``method="auto"`` as good as the best fixed choice?  Mean distance to where the flow takes the same draws, on problems with exact scores and a trained network.
 
     python benchmarks/auto.py mixture_2d:1024 mixture_64d:400 lowrank_784d:48 mnist_mixture:16 mnist_model:8 --data ../shared/data --out runs/auto
+    python benchmarks/auto.py --random 6 --out runs/auto-random
 
 A fixed choice is one of eight methods on one of three grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
 interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
 error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least.  With ``--optimised N``
-also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.
+also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.  ``--random N`` adds N random mixtures in each of ten dimensions.
 """
 
 from __future__ import annotations
@@ -22,19 +23,43 @@ import torch
 from torch import Tensor
 
 import sdesolve as sd
+from sdesolve.exam import Gaussian, Mixture
 from sdesolve.files import atomic
 from sdesolve_gen.benchmark.contenders import FOUND_UP_TO, optimised, span
-from sdesolve_gen.benchmark.problems import Network, Problem, Sources, make
+from sdesolve_gen.benchmark.problems import Network, Problem, Sources, exact, make
 from sdesolve_gen.benchmark.runner import fine
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),
 ]  # fmt: skip
 GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20)}
+DIMENSIONS = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128)
 AUTO, OWN = "auto", "auto, optimised"
 CHOICES: dict[str, dict[str, Any]] = {
     " ".join([method, *map(str, options.values()), grid]): {"method": method, "grid": recipe, **options} for method, options in METHODS for grid, recipe in GRIDS.items()
 }
+
+
+def random_mixture(d: int, draw: int) -> Mixture:
+    """Two to eight uneven Gaussians in d dimensions, with means of order one, and covariances of rank one to four above an isotropic floor of 0.05 to 0.35."""
+    generator = torch.Generator().manual_seed(1000 * d + draw)
+
+    def normals(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    weights = between(0.2, 1.2, int(between(2, 9)))
+    ranks = [min(d, int(between(1, 5))) for _ in weights]
+    return Mixture(weights, [Gaussian(normals(d), factor=between(0.0, 0.4) * normals(d, rank), floor=float(between(0.05, 0.35))) for rank in ranks])
+
+
+def posed(name: str, rows: int, sources: Sources) -> Problem:
+    """A problem of the benchmark's, or "random_<d>_<draw>"."""
+    if not name.startswith("random_"):
+        return make(name, rows, sources)
+    return exact(name, random_mixture(*map(int, name.split("_")[1:])), rows, sources)
 
 
 def away(problem: Problem, how: dict[str, Any], calls: int, z: Tensor, ends: Tensor, whole: bool) -> Tensor:
@@ -90,7 +115,8 @@ def overall(rows: list[dict[str, Any]]) -> tuple[float, str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problems", nargs="+", metavar="NAME:ROWS", help="as sdesolve-gen benchmark has them")
+    parser.add_argument("problems", nargs="*", metavar="NAME:ROWS", help="as sdesolve-gen benchmark has them")
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="random mixtures in each dimension, of 256 rows")
     parser.add_argument("--budgets", nargs="+", type=int, default=[5, 8, 10, 15, 20, 35, 50, 100])
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--optimised", type=int, metavar="N", help="draws of which auto's own nodes are found, at most 20 calls")
@@ -100,8 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     table: dict[int, list[dict[str, Any]]] = {n: [] for n in given.budgets}
     print("| problem | calls | `auto` | best fixed choice | | `auto` - best | on its own nodes | - best |\n|---|---|---|---|---|---|---|---|")
-    for name, _, rows in (text.partition(":") for text in given.problems):
-        problem = replace(make(name, int(rows or 64), Sources(given.data, None, given.out / "cache")), trajectories=given.optimised)
+    names = [*given.problems, *(f"random_{d}_{draw}:256" for d in DIMENSIONS for draw in range(given.random))]
+    for name, _, rows in (text.partition(":") for text in names):
+        problem = replace(posed(name, int(rows or 64), Sources(given.data, None, given.out / "cache")), trajectories=given.optimised)
         for n in given.budgets:
             line = row(measured(problem, n, given.whole, given.seed))
             table[n].append({"problem": name, "rows": problem.rows, **line})

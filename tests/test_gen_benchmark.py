@@ -270,7 +270,8 @@ def test_auto_is_told_beside_the_best_fixed_choice():
     """The best is that of the mean over seeds, of those that made all of them, and the difference is taken seed by seed."""
     measured = {"auto": [0.5, 0.9], "good": [0.3, 0.8], "lucky": [0.1, 1.3], "learned": [0.0, 0.0]}
     grouped = {("p", label, 5): [{"metrics": {"energy": v, "trajectory": 2 * v}} for v in values] for label, values in measured.items()}
-    grouped |= {("p", "broken", 5): [{"failed": "no"}, {"metrics": {"energy": 0.0}}], ("p", "auto", 8): [{"metrics": {"energy": 1.0}}], ("q", "good", 5): [{"metrics": {"energy": 0.0}}]}
+    grouped |= {("p", "broken", 5): [{"failed": "no"}, {"metrics": {"energy": 0.0}}], ("p", "auto", 8): [{"metrics": {"energy": 1.0}}]}
+    grouped |= {("q", "good", 5): [{"metrics": {"energy": 0.0}}]}
     lines = report.auto_beside({"p": {"primary": "energy"}}, grouped, {"good", "lucky", "broken"})
     assert [(line["metric"], line["budget"], line["best"]) for line in lines] == [("energy", 5, "good"), ("trajectory", 5, "good")]
     assert lines[0]["more"] == pytest.approx({"mean": 0.15, "se": 0.05}) and lines[1]["fixed"]["mean"] == pytest.approx(1.1)

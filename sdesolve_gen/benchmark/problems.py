@@ -153,7 +153,8 @@ def make(name: str, rows: int, sources: Sources) -> Problem:
     return PROBLEMS[name](name, rows, sources)
 
 
-def _exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> Problem:
+def exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> Problem:
+    """A law whose score is known, under the variance-preserving process; ``more`` are fields of the problem."""
     std = math.sqrt(float(law.variance.mean()))
     mean, directions = law.mean.float().to(sources.device), sd.Range.of(law.sample(DRAWS, seed=2**32)).directions
     return Problem(name, law.event, law.score(PROCESS), rows, mean, std, directions, sources.cache, law=law, device=sources.device, **more)
@@ -171,15 +172,15 @@ def _leading(law: Target, count: int = 32) -> Callable[[Tensor], Tensor]:
 
 
 def _mixture_2d(name: str, rows: int, sources: Sources) -> Problem:
-    return _exact(name, mixture_2d(), rows, sources, features=_whole)
+    return exact(name, mixture_2d(), rows, sources, features=_whole)
 
 
 def _ring_2d(name: str, rows: int, sources: Sources) -> Problem:
-    return _exact(name, ring_2d(), rows, sources, features=_whole)
+    return exact(name, ring_2d(), rows, sources, features=_whole)
 
 
 def _mixture_64d(name: str, rows: int, sources: Sources) -> Problem:
-    return _exact(name, mixture_64d(), rows, sources, features=_whole)
+    return exact(name, mixture_64d(), rows, sources, features=_whole)
 
 
 def _lowrank_784d(name: str, rows: int, sources: Sources) -> Problem:
@@ -189,18 +190,18 @@ def _lowrank_784d(name: str, rows: int, sources: Sources) -> Problem:
     scale = 0.6 * 0.7 ** torch.arange(8, dtype=torch.float64)
     parts = [Gaussian(0.35 * draw(784), factor=draw(784, 8) * scale, floor=0.05) for _ in range(8)]
     law = Mixture(torch.arange(8.0, 16.0), parts)
-    return _exact(name, law, rows, sources, features=_leading(law))
+    return exact(name, law, rows, sources, features=_leading(law))
 
 
 def _mnist_mixture(name: str, rows: int, sources: Sources) -> Problem:
     file = sources.cache / "mnist_mixture.safetensors"
     law = cached_mixture(file, lambda: _pixels(sources, "mnist"))
-    return _exact(name, law, rows, sources, features=_digits(sources) or _leading(law))
+    return exact(name, law, rows, sources, features=_digits(sources) or _leading(law))
 
 
 def _points(data: str, count: int, name: str, rows: int, sources: Sources) -> Problem:
     law = Empirical(_pixels(sources, data)[:count].to(sources.device))
-    return _exact(name, law, rows, sources, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
+    return exact(name, law, rows, sources, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
 
 
 def _mnist_points(name: str, rows: int, sources: Sources) -> Problem:
