@@ -163,11 +163,14 @@ def test_a_corrector_has_as_many_calls_as_the_predictor_alone(monkeypatch: pytes
 def test_auto_is_compared_draw_by_draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench = loaded("auto.py", monkeypatch)
     monkeypatch.setattr(bench, "CHOICES", {name: bench.CHOICES[name] for name in ("deis log_rho karras", "dpmpp_2m karras")})
+    monkeypatch.setattr(bench, "DIMENSIONS", (2,))
     bench.main(["mixture_2d:64", "--budgets", "5", "20", "--out", str(tmp_path)])
     (five,), (twenty,) = json.loads((tmp_path / "auto-range.json").read_text())["table"].values()
     assert five["best"] == "deis log_rho karras" and five["more"] == 0.0 and five["more_se"] == 0.0  # which is what auto takes there
     assert twenty["more"] == pytest.approx(twenty["auto"] - twenty["distance"]) and twenty["more_se"] > 0
     assert "| 5 | 1.00 | deis log_rho karras | 1.00 |" in capsys.readouterr().out
+    bench.main(["--random", "1", "--budgets", "5", "--out", str(tmp_path / "random")])
+    assert [row["problem"] for row in json.loads((tmp_path / "random" / "auto-range.json").read_text())["table"]["5"]] == ["random_2_0"]
 
 
 def test_ddpm_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
