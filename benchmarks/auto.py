@@ -5,8 +5,9 @@
 
 A fixed choice is one of eight methods on one of three grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
 interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
-error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least.  With ``--optimised N``
-also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.  ``--random N`` adds N random mixtures in each of ten dimensions.
+error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least, and how they differ.
+With ``--optimised N`` also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.  ``--random N`` adds N random mixtures in each of ten dimensions,
+with six processes by turns.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20)}
 DIMENSIONS = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128)
+PROCESSES = (sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(sigma_max=50.0), sd.EDM(), sd.Cosine(), sd.RectifiedFlow())
 AUTO, OWN = "auto", "auto, optimised"
 CHOICES: dict[str, dict[str, Any]] = {
     " ".join([method, *map(str, options.values()), grid]): {"method": method, "grid": recipe, **options} for method, options in METHODS for grid, recipe in GRIDS.items()
@@ -56,10 +58,13 @@ def random_mixture(d: int, draw: int) -> Mixture:
 
 
 def posed(name: str, rows: int, sources: Sources) -> Problem:
-    """A problem of the benchmark's, or "random_<d>_<draw>"."""
+    """A problem of the benchmark's, or "random_<d>_<draw>", whose process depends on the draw."""
     if not name.startswith("random_"):
         return make(name, rows, sources)
-    return exact(name, random_mixture(*map(int, name.split("_")[1:])), rows, sources)
+    d, draw = map(int, name.split("_")[1:])
+    process = PROCESSES[draw % len(PROCESSES)]
+    law = random_mixture(d, draw)
+    return replace(exact(name, law, rows, sources), process=process, network=law.score(process))
 
 
 def away(problem: Problem, how: dict[str, Any], calls: int, z: Tensor, ends: Tensor, whole: bool) -> Tensor:
@@ -102,15 +107,23 @@ def error(d: Tensor) -> float:
     return float(d.std() / math.sqrt(len(d)))
 
 
-def overall(rows: list[dict[str, Any]]) -> tuple[float, str, float]:
-    """auto's geometric mean ratio to the best of each row, and the fixed choice for which it is least."""
-    least = [min(row["means"][name] for name in (AUTO, *CHOICES)) for row in rows]
+class Overall(NamedTuple):
+    """Over all problems: geometric means of the distance as a ratio to each problem's smallest, and the mean log of auto's over the best fixed choice's, with its error."""
 
-    def ratio(name: str) -> float:
-        return math.exp(sum(math.log(row["means"][name] / low) for row, low in zip(rows, least, strict=True)) / len(rows))
+    auto: float
+    best: str
+    fixed: float
+    more: float
+    more_se: float
 
-    best = min(CHOICES, key=ratio)
-    return ratio(AUTO), best, ratio(best)
+
+def overall(rows: list[dict[str, Any]]) -> Overall:
+    """auto, and the fixed choice for which the geometric mean is least."""
+    names = (AUTO, *CHOICES)
+    logs = {name: torch.tensor([math.log(row["means"][name] / min(row["means"][other] for other in names)) for row in rows]) for name in names}
+    best = min(CHOICES, key=lambda name: float(logs[name].mean()))
+    more = logs[AUTO] - logs[best]
+    return Overall(math.exp(logs[AUTO].mean()), best, math.exp(logs[best].mean()), float(more.mean()), error(more))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,10 +147,10 @@ def main(arguments: list[str] | None = None) -> None:
             table[n].append({"problem": name, "rows": problem.rows, **line})
             own = f"{line['own']['distance']:.4f} | {more(line['own'])}" if "own" in line else " |"
             print(f"| {name} | {n} | {line['auto']:.4f} ± {line['se']:.4f} | {line['best']} | {line['distance']:.4f} | {more(line)} | {own} |", flush=True)
-    print("\n| calls | `auto` | best fixed choice over all problems | |\n|---|---|---|---|")
+    print("\n| calls | `auto` | best fixed choice over all problems | | `auto` more by, % |\n|---|---|---|---|---|")
     for n in given.budgets:
-        ratio, best, least = overall(table[n])
-        print(f"| {n} | {ratio:.2f} | {best} | {least:.2f} |")
+        whole = overall(table[n])
+        print(f"| {n} | {whole.auto:.2f} | {whole.best} | {whole.fixed:.2f} | {100 * whole.more:+.0f} ± {100 * whole.more_se:.0f} |")
     with atomic(given.out / f"auto-{'whole' if given.whole else 'range'}.json") as path:
         path.write_text(json.dumps({"command": sys.argv[1:], "table": table}, indent=1) + "\n", encoding="utf-8")
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-_ROUNDS = 10
+ROUNDS = 10
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-_MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], dtype=np.uint64)
-_WEYL = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], dtype=np.uint64)
+MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], dtype=np.uint64)
+WEYL = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], dtype=np.uint64)
 
 
 def philox(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
@@ -18,9 +18,9 @@ def philox(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     shape = counters.shape
     counters = counters.reshape(4, -1)
     keys = np.array(key, dtype=np.uint64)[:, None]
-    multipliers, weyl = _MULTIPLIERS[:, None], _WEYL[:, None]
+    multipliers, weyl = MULTIPLIERS[:, None], WEYL[:, None]
     even, odd = counters[[0, 2]], counters[[1, 3]]
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         high, low = _product(even, multipliers)
         even, odd = high[::-1] ^ odd ^ keys, low[::-1]
         keys = keys + weyl

@@ -9,6 +9,8 @@ the counter-based generator Philox-4x64-10 (Salmon et al. 2011):
 Ids that follow one another are therefore contiguous in the counter and come out of one call.  Each 64-bit word gives one
 pair of 32-bit uniforms u, v and by Box & Muller (1958) two standard normals  sqrt(-2 ln u) (cos 2 pi v, sin 2 pi v).
 
+On a GPU large states have the same numbers made there, in the state's place and to rounding (:mod:`._philox_device`).
+
 A block is four words, eight normals.  Small events leave room in it, which the next nodes take: two nodes of three or four
 numbers share a block, four of two, and eight of one number, of which the even ones have the cosines and the odd ones the sines.
 """
@@ -28,11 +30,14 @@ from torch import Tensor
 from ._arrays import Number, absolute, bcast, xp
 from ._errors import as_int
 from ._philox import philox
+from ._philox_device import normals as device_normals
 
 _BLOCK = 4  # 64-bit words that Philox gives for one counter value
 _SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _LARGEST_GAP = 8  # ids skipped within one call
 _LONG = 16  # words of a sample from which on a loop over half of its numbers is a fast one
+_THERE = 1 << 20  # normals from which on a draw is one of the device's own: fewer take longer than the host's and their way there
+_CHUNK_THERE = 1 << 22  # normals drawn ahead at once on the device
 _CHUNK = 1 << 16  # normals drawn ahead at once, or a block of each sample where that is more: small states do not pay Python's overhead at every node
 
 PRIOR, PATH, BRIDGE, PROBE, DATA, TREE, PROMISED, CHAIN, PARTICLES = range(9)
@@ -99,7 +104,9 @@ class SeededNormals:
 
     def normal_at(self, nodes: np.ndarray, slot: int = 0) -> Tensor:
         """(..., B, *event): row i's numbers of its own node, for (..., B) nodes; what ``normal`` gives for a node that all rows share."""
-        blocks = self._ids[:, None] * np.uint64(self._blocks) + np.arange(1, self._blocks + 1, dtype=np.uint64)  # numpy counts up before it draws
+        if self._pays(nodes.size * self._size):
+            return self._there(self._sent(torch.from_numpy(nodes.astype(np.int64))), slot)
+        blocks = self._first_digits
         counters = np.zeros((4, *nodes.shape, self._blocks), dtype=np.uint64)
         counters[0], counters[1], counters[2] = blocks, nodes[..., None] // self._nodes_per_block, slot
         words = np.stack(list(philox(counters, self._key)), -1).reshape(*nodes.shape, -1)
@@ -110,7 +117,8 @@ class SeededNormals:
         """The same numbers for the rows where the mask ``which`` holds."""
         kept = copy.copy(self)
         kept._ids = self._ids[which.cpu().numpy()]
-        kept.__dict__.pop("_addresses", None)
+        for name in ("_addresses", "_first_digits", "_first_digits_there"):
+            kept.__dict__.pop(name, None)
         kept._ahead = {slot: (first, block[:, which]) for slot, (first, block) in self._ahead.items()}
         return kept
 
@@ -121,6 +129,9 @@ class SeededNormals:
     def _draw(self, node: int, slot: int) -> tuple[int, Tensor]:
         """Normals (nodes, B, *event) that hold those of ``node``, and the first of their nodes: whole blocks, or where one node is all
         that will be asked for, its words alone."""
+        there = min(max(1, self._nodes - node), max(1, _CHUNK_THERE // max(1, len(self._ids) * self._size)))
+        if self._pays(there * len(self._ids) * self._size):
+            return node, self._there(torch.arange(node, node + there, device=self._device)[:, None], slot)
         start, rows = node // self._nodes_per_block, len(self._ids)
         count = min(-(-self._nodes // self._nodes_per_block) - start, _CHUNK // max(1, rows * self._nodes_per_block * self._size))
         words = _joined([self._words(start + i, slot)[None] for i in range(max(1, count))])
@@ -131,6 +142,25 @@ class SeededNormals:
         nodes = math.prod(groups.shape[:2]) * self._sharers
         return (start * self._groups + skipped) * self._sharers, self._tensor(normals, (nodes, rows))
 
+    def _pays(self, numbers: int) -> bool:
+        """Whether so many numbers are best drawn where the state is."""
+        return self._device.type == "cuda" and self._width >= _LONG and numbers >= _THERE
+
+    @cached_property
+    def _first_digits(self) -> np.ndarray:
+        """(B, blocks) of the counters."""
+        return self._ids[:, None] * np.uint64(self._blocks) + np.arange(1, self._blocks + 1, dtype=np.uint64)  # numpy counts up before it draws
+
+    @cached_property
+    def _first_digits_there(self) -> Tensor:
+        return self._sent(torch.from_numpy(self._first_digits.view(np.int64)))
+
+    def _there(self, nodes: Tensor, slot: int) -> Tensor:
+        """(..., B, *event) for nodes (..., B) or (..., 1), drawn on the device."""
+        work = torch.float64 if self._dtype == torch.float64 else torch.float32
+        drawn = device_normals(self._first_digits_there, nodes, slot, self._key, self._size, work)
+        return drawn.to(self._dtype).reshape(*drawn.shape[:-1], *self._event)
+
     def _grouped(self, words: np.ndarray) -> np.ndarray:
         """(..., B, words of the blocks) -> (..., B, groups, width)."""
         return words[..., : self._groups * self._width].reshape(*words.shape[:-1], self._groups, self._width)
@@ -139,9 +169,11 @@ class SeededNormals:
         """Normals as (*rows, *event), in the dtype and on the device asked for."""
         width = 2 * self._width // self._sharers  # one more than the size where that is odd
         drawn = torch.from_numpy(normals).reshape(*rows, width)[..., : self._size].reshape(*rows, *self._event).to(self._dtype)
-        if self._device.type == "cuda":  # asynchronous: the host goes on while the copy runs
-            return drawn.pin_memory().to(self._device, non_blocking=True)
-        return drawn.to(self._device)
+        return self._sent(drawn)
+
+    def _sent(self, x: Tensor) -> Tensor:
+        """x on the device, without waiting: the host goes on while the copy runs."""
+        return x.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else x.to(self._device)
 
     def _words(self, counter: int, slot: int) -> np.ndarray:
         """(B, words) of 64 bits: each row's blocks."""

@@ -25,6 +25,20 @@ def test_noise_is_that_of_the_cpu(dtype: torch.dtype) -> None:
     torch.testing.assert_close(there.cpu(), here, rtol=1e-6 if dtype == torch.float32 else 1e-13, atol=1e-6 if dtype == torch.float32 else 1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_of_a_large_state_is_that_of_the_cpu(dtype: torch.dtype) -> None:
+    """Drawn on the device, and without a wait."""
+    there, here = (SeededNormals(7, range(3, 35), (3, 64, 64), dtype=dtype, device=torch.device(device), nodes=20) for device in ("cuda", "cpu"))
+    there.normal(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = [there.normal(node, slot) for node in (0, 13) for slot in (0, 2**62)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for z, (node, slot) in zip(drawn, [(0, 0), (0, 2**62), (13, 0), (13, 2**62)], strict=True):
+        torch.testing.assert_close(z.cpu(), here.normal(node, slot), rtol=1e-6, atol=1e-6 if dtype == torch.float32 else 1e-13)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_samples_are_those_of_the_cpu(method: str) -> None:
     ends = []

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = [  # a module of sdesolve imports from its own layer and from those above it here; in its own without going round in a circle
     {"_arrays", "_autograd", "_errors", "_given", "_student", "_tally", "files"},
-    {"noise", "_philox", "brownian"},
+    {"noise", "_philox", "_philox_device", "brownian"},
     {"processes", "tabulated", "grids", "ranges", "solution", "control", "statistics"},
     {"problems", "scores", "guided", "methods", "correctors", "solver_card", "optimised"},
     {"_loops"},

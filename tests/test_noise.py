@@ -117,6 +117,38 @@ def test_precisions_agree(dtype: torch.dtype) -> None:
     assert torch.allclose(z.double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=1e-3)
 
 
+@given(
+    ids=st.lists(st.integers(0, 2**50), min_size=1, max_size=6),
+    event=st.sampled_from([(31,), (32,), (2, 17), (3, 8, 8), (45,)]),
+    seed=st.integers(0, 2**64 - 1),
+    node=st.integers(0, 1000),
+    slot=st.one_of(st.integers(0, 5), st.integers(2**61, 2**62)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_what_a_device_draws_is_what_the_host_draws(ids: list[int], event: tuple[int, ...], seed: int, node: int, slot: int, dtype: torch.dtype) -> None:
+    """Its own arithmetic, here on the host: for a node that all rows share, for nodes of their own, and of the rows that are kept."""
+    host, there = (normals(seed, ids, event, nodes=node + 3, dtype=dtype) for _ in range(2))
+    there._pays = lambda numbers: True  # type: ignore[method-assign]
+    limit = {"rtol": 0.0, "atol": 1e-6 if dtype == torch.float32 else 1e-14}
+    for k in (node, node + 2, max(0, node - 1)):
+        torch.testing.assert_close(there.normal(k, slot), host.normal(k, slot), **limit)
+    nodes = np.arange(2 * len(ids)).reshape(2, -1) + node
+    torch.testing.assert_close(there.normal_at(nodes, slot), host.normal_at(nodes, slot), **limit)
+    kept = torch.arange(len(ids)) % 2 == 0
+    torch.testing.assert_close(there.keep(kept).normal(node + 7, slot), host.normal(node + 7, slot)[kept], **limit)
+
+
+def test_a_device_draws_large_states_itself_and_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a million numbers on, as many nodes at once as make four million, and no more than will be asked for."""
+    asked: list[Tensor] = []
+    monkeypatch.setattr(SeededNormals, "_sent", lambda self, x: x)
+    monkeypatch.setattr(SeededNormals, "_there", lambda self, nodes, slot: (asked.append(nodes), torch.zeros(len(nodes), len(self._ids), *self._event))[1])
+    monkeypatch.setattr(torch, "arange", lambda *a, device=None, real=torch.arange: real(*a))
+    for rows, event, nodes in ((16, (1, 28, 28), 1000), (64, (3, 64, 64), 1000), (16, (1, 28, 28), 85), (1, (3, 1024, 1024), 4), (16, (1, 28, 28), 80), (2**16, (30,), 1000)):
+        normals(ids=range(rows), event=event, nodes=nodes, device="cuda").normal(0)
+    assert [len(nodes) for nodes in asked] == [334, 5, 85, 1]  # and the host what is fewer, or of short rows
+
+
 def test_increment() -> None:
     source = normals()
     assert torch.equal(SeededStep(source, 4).increment(0.5, 0.25), 0.5 * source.normal(4))
