@@ -77,7 +77,7 @@ def away(problem: Problem, how: dict[str, Any], calls: int, z: Tensor, ends: Ten
 
 def measured(problem: Problem, calls: int, whole: bool, seed: int) -> dict[str, Tensor]:
     """Choice -> distances."""
-    z, ends = problem.start(seed), fine(problem, seed, problem.rows, problem.cache, centred=not whole)
+    z, ends = problem.start(seed), fine(problem, seed, problem.rows, problem.cache, "prior" if whole else "directed")
     tried = {AUTO: {"method": AUTO}, **CHOICES}
     if problem.trajectories and calls <= FOUND_UP_TO["optimised"]:
         tried[OWN] = {"method": AUTO, "grid": optimised(problem, calls, AUTO)}

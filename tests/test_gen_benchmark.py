@@ -27,7 +27,7 @@ from sdesolve_gen.benchmark import QUICK, Plan, metrics, mixture, planned, repor
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
 from sdesolve_gen.benchmark.peers import MODULES, peers
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
-from sdesolve_gen.benchmark.runner import EXACT, FLOW, fine, read, sampled
+from sdesolve_gen.benchmark.runner import EXACT, FLOW, STARTS, fine, read, sampled
 from sdesolve_gen.evaluation.classifier import Classifier, probabilities
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers, about their own code
@@ -152,11 +152,21 @@ def test_a_draw_at_a_watershed_is_right_from_either_start(tmp_path):
     """In 64 dimensions some draws go to one mode from the prior and to another from the Gaussian of the data's mean: a range of noise, which starts there,
     is at 50 calls far from the ends of the former and near those of the nearer."""
     problem = make("mixture_64d", 512, Sources())
-    as_it_is, centred = (fine(problem, 7, 512, tmp_path, moved) for moved in (False, True))
+    as_it_is, centred = (fine(problem, 7, 512, tmp_path, start) for start in ("prior", "centred"))
     x, _, _ = sampled(problem, ours(["unipc 3"])[0], 50, seed=7)
     assert metrics.trajectory(x, as_it_is[None]) > 0.03
     assert metrics.trajectory(x, centred[None]) < 0.002
     assert metrics.trajectory(x, torch.stack([as_it_is, centred])) < 0.002
+
+
+def test_who_knows_the_directions_is_judged_from_where_they_start(tmp_path):
+    """A direction a third as wide as the process's widest noise."""
+    wide = replace(make("mixture_2d", 256, Sources()), process=sd.VESDE(sigma_max=3.0), directions=torch.tensor([[1.15, 0.0]]))
+    ends = {start: fine(wide, 7, 256, tmp_path, start) for start in STARTS}
+    known = sd.Range(wide.std, wide.mean, 1e3, 1e-3, directions=wide.directions)
+    x = sd.solve(wide.process.probability_flow(Network(wide).score), wide.process.prior_std * wide.start(7), "rk45", rtol=1e-5, atol=1e-5, interval=known, denoise=True).x
+    away = {start: metrics.trajectory(x, end[None]) for start, end in ends.items()}
+    assert away["directed"] < 0.3 * away["centred"] and metrics.trajectory(x, torch.stack(list(ends.values()))) <= away["directed"]
 
 
 # -- contenders --------------------------------------------------------------------------------------------------------
@@ -220,7 +230,7 @@ def test_learned_weights_are_kept_and_better_than_the_method_s_own(tmp_path):
     problem = replace(make("mixture_2d", 512, Sources(cache=tmp_path)), trajectories=128)
     plain, learned = ours(["unipc, optimised", "unipc, learned"])
     assert learned.suits(problem, 10) and not learned.suits(problem, 11) and not learned.suits(replace(problem, trajectories=None), 5)
-    ends, away = fine(problem, 3, 512, tmp_path, centred=True), {}
+    ends, away = fine(problem, 3, 512, tmp_path, "centred"), {}
     for contender in (plain, learned):
         x, nfe, _ = sampled(problem, contender, 5, seed=3)
         assert nfe == 5

@@ -87,8 +87,8 @@ class Reference:
 def trajectory(x: Tensor, ends: Tensor) -> float:
     """Root mean square over rows and coordinates of x (n, *event) less the nearest, row by row, of several ends (k, n, *event).
 
-    Some packages start where the prior is, others where the law of x_T is nearly: right starts both, a hundredth apart.  A draw on the watershed between
-    two modes goes one way from the one and the other way from the other.  That is no sampler's error, and would outweigh all that is.
+    Some packages start where the prior is, others where the law of x_T is nearly, or, knowing the data's directions, nearer: right starts all, a hundredth apart.  A draw on the
+    watershed between two modes goes one way from the one and the other way from the other.  That is no sampler's error, and would outweigh all that is.
     """
     away = (x - ends).double().flatten(2).square().mean(2)
     return float(away.amin(0).mean().sqrt())

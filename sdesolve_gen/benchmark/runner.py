@@ -36,6 +36,7 @@ from .problems import FINE, PROBLEMS, Network, Problem, Skipped, Sources, classi
 EXACT, FLOW = "exact draws", "the flow itself"
 DRAWN = 8  # exact draws for each sample, against which the samples are measured
 FLOORS = 4  # exact samples a seed that are measured for the floor
+STARTS = ("prior", "centred", "directed")
 WIDEST = 1e9  # a range that no process exceeds
 _ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
@@ -189,7 +190,7 @@ class _Judge:
 
     def __init__(self, problem: Problem, cache: Path) -> None:
         self.problem, self.cache = problem, cache
-        self._ends: dict[tuple[int, bool], Tensor] = {}
+        self._ends: dict[tuple[int, str], Tensor] = {}
 
     def exact(self, seed: int) -> dict[str, float]:
         """The floor: exact draws, measured."""
@@ -219,7 +220,7 @@ class _Judge:
             return {**found, "failed": f"{broken} of {len(x)} samples are not finite"}
         metrics = {} if self._reference is None else self._reference.measure(x)
         if contender.flow:
-            metrics["trajectory"] = trajectory(x, torch.stack([self._fine(seed), self._fine(seed, centred=True)]))
+            metrics["trajectory"] = trajectory(x, torch.stack([self._fine(seed, start) for start in STARTS]))
         return {**found, "metrics": metrics}
 
     @functools.cached_property
@@ -230,10 +231,10 @@ class _Judge:
             return Reference.of(p.draws(DRAWN * p.rows, _REFERENCE), p.rows, p.features)
         return None if p.features is None else Reference.of(fine(p, _REFERENCE, p.rows, self.cache), p.rows, p.features)
 
-    def _fine(self, seed: int, centred: bool = False) -> Tensor:
-        if (seed, centred) not in self._ends:
-            self._ends[seed, centred] = fine(self.problem, seed, self.problem.rows, self.cache, centred)
-        return self._ends[seed, centred]
+    def _fine(self, seed: int, start: str = "prior") -> Tensor:
+        if (seed, start) not in self._ends:
+            self._ends[seed, start] = fine(self.problem, seed, self.problem.rows, self.cache, start)
+        return self._ends[seed, start]
 
 
 def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
@@ -252,13 +253,15 @@ def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> t
     return x, max(seen), time.perf_counter() - start
 
 
-def fine(problem: Problem, seed: int, rows: int, cache: Path, centred: bool = False) -> Tensor:
+def fine(problem: Problem, seed: int, rows: int, cache: Path, start: str = "prior") -> Tensor:
     """Ends of the flow from the first ``rows`` normals of a seed, by steps so small that they count as exact; kept in ``cache``.
 
-    ``centred``: from these moved to the Gaussian that has the mean and standard deviation of the data under the widest noise.
+    ``start``: one of :data:`STARTS`, how the normals are taken to the law under the widest noise: as they are, with the mean and standard deviation of the data, or with the
+    standard deviation along each of their directions, too, as methods start that know them.  Where directions are a tenth as wide as that noise, that is half a per cent apart.
     """
-    file = cache / f"fine{'-centred' if centred else ''}-{problem.name}-{seed}-{rows}.safetensors"
-    interval = sd.Range(problem.std, problem.mean, WIDEST, 1 / WIDEST) if centred else None
+    directions = problem.directions if start == "directed" else None
+    interval = None if start == "prior" else sd.Range(problem.std, problem.mean, WIDEST, 1 / WIDEST, directions=directions)
+    file = cache / f"fine{'' if start == 'prior' else f'-{start}'}-{problem.name}-{seed}-{rows}.safetensors"
     if not file.is_file():
         size, ends = problem.batch or rows, []
         for first in range(0, rows, size):
