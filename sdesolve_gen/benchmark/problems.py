@@ -157,6 +157,8 @@ def exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> P
     """A law whose score is known, under the variance-preserving process; ``more`` are fields of the problem."""
     std = math.sqrt(float(law.variance.mean()))
     mean, directions = law.mean.float().to(sources.device), sd.Range.of(law.sample(DRAWS, seed=2**32)).directions
+    if directions is not None:  # which of a sample may have a per cent more variance than there is
+        directions = directions * min(1.0, std * math.sqrt(math.prod(law.event)) / float(directions.norm()))
     return Problem(name, law.event, law.score(PROCESS), rows, mean, std, directions, sources.cache, law=law, device=sources.device, **more)
 
 
