@@ -168,7 +168,7 @@ def restore(
         return _by_particles(model, measurement, draws, ids, seed, size, progress, how)
     own, options = _split(method, options, method_options, model)
     own = suited | own
-    _check_whose(method, options)
+    _check_whose(method, sampler, options)
     sampler, options = _solver(method, sampler, own, options)
     _check_known(method, sampler, options)
     apart = rows_leave(sampler, options.get("steps"), options)
@@ -327,13 +327,15 @@ def _split(method: str, options: dict[str, Any], given: Mapping[str, Any] | None
     return dict(given) | told, options
 
 
-def _check_whose(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option of another conditioning method, which the sampler would say it does not know."""
+def _check_whose(method: str, sampler: str | sd.Stepper | None, options: Mapping[str, Any]) -> None:
+    """Refuse an option of another conditioning method, which the sampler does not know, by whose it is."""
+    solver = SOLVERS.get(method, DEFAULT_SOLVER)[0] if sampler is None else sampler
+    solvers = inspect.signature(METHODS[solver]).parameters if isinstance(solver, str) and solver in METHODS else {}
     others = {other: inspect.signature(make).parameters.keys() - {"score", "measurement"} - _OF_SOLVE for other, make in CONDITIONINGS.items() if other != method}
     for name in options:
         owners = [other for other, theirs in others.items() if name in theirs]
         own = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
-        if owners and name not in own:
+        if owners and name not in own and name not in solvers:
             said = f"which has {', '.join(sorted(own))}" if own else "which has no options"
             raise ValueError(f"{name}={options[name]!r} is an option of method={owners[0]!r}, and the method here is {method!r}, {said}.")
 

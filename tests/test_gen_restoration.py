@@ -376,3 +376,13 @@ def test_no_spread_is_the_models_own_spread() -> None:
     y, m = torch.ones(1, 1, 2, 2), gaussian_model(sigma_data=0.3)
     found = [m.restore(y, DOWN, 0.1, "pigdm", seed=0, steps=4, **how).images for how in ({}, {"prior_std": None}, {"method_options": {"prior_std": None}})]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_an_option_of_the_sampler_is_not_taken_for_that_of_another_method() -> None:
+    """eta is one of ddnm's and of ddim's; with ddim, and with the sampler that is the default, it is the sampler's."""
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    for sampler in ("ddim", None):
+        still, drawn = (m.restore(y, DOWN, 0.1, "pigdm", sampler=sampler, eta=eta, steps=4, seed=0, draws=2).images for eta in (0.0, 1.0))
+        assert not torch.allclose(still, drawn, atol=1e-3)
+    with pytest.raises(ValueError, match=r"eta=1\.0 is an option of method='ddnm', and the method here is 'pigdm'"):
+        m.restore(y, DOWN, 0.1, "pigdm", sampler="euler", eta=1.0, steps=4)
