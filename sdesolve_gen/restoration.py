@@ -21,7 +21,7 @@ from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning._numbers import real_tensor
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
-from .measuring import check_scale, check_size, measured, spread, variance
+from .measuring import check_range, check_scale, measured, spread, variance
 from .particles import checked, weighed
 from .sampling import bar, calls, checked_seed, count, names
 
@@ -158,7 +158,7 @@ def restore(
     operator = as_operator(operator, model.shape, model.device)
     check_operator(operator, model.device)
     measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
-    check_size(measurement, model.data_range)
+    check_range(measurement, model.data_range)
     check_scale(measurement, model.data_range, model.levels)
     method, suited = _chosen(method, operator, model)
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
