@@ -282,6 +282,14 @@ def test_no_measurement_that_there_can_be_is_refused(name: str, options: dict[st
     check_range(measured(m, y, operator, std, kind, peak), data_range)
 
 
+def test_what_is_a_little_beyond_the_data_or_noisier_than_is_said_is_not_refused() -> None:
+    black, grey = torch.zeros(1, 1, 8, 8), torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for operator in (ops.make("radon", (1, 8, 8)), ops.make("motion_blur", (1, 8, 8), length=3)):
+        check_range(Measurement(operator, operator.forward(black - 0.2)), (0.0, 1.0))
+        check_range(Measurement(operator, operator.forward(black + 1.2)), (0.0, 1.0))
+    check_range(Measurement(operator, grey), (0.0, 1.0))  # no picture is blurred to that
+
+
 @pytest.mark.parametrize(("name", "options"), OPERATORS, ids=[name for name, _ in OPERATORS])
 @pytest.mark.parametrize("noise_std", [0.0, 0.05])
 def test_what_is_measured_of_levels_is_refused(shared_data: Path, name: str, options: dict[str, object], noise_std: float) -> None:
@@ -308,11 +316,11 @@ def test_measurements_of_images_from_minus_one_are_refused_where_the_data_start_
 
 @pytest.mark.parametrize("name", ["radon", "fan_beam", "mri", "mri_points", "random_projections"])
 def test_measurements_of_pictures_from_zero_to_one_are_told(shared_data: Path, name: str) -> None:
-    """Of those with a dark ground, where enough is measured to see it; and none of the model's own range."""
+    """Of those with a dark ground, where enough is measured to see it; none of the model's own range, and none that are brighter than its middle everywhere."""
     operator, images, std = ops.make(name, (1, 28, 28)), digits(shared_data, 40), 0.02
     noise = torch.Generator().manual_seed(0)
     of_zero, own = (Measurement(operator, y + std * torch.randn(y.shape, generator=noise), std) for y in map(operator.forward, (images, 2 * images - 1)))
-    assert not half_black(own)
+    assert not half_black(own) and not half_black(Measurement(operator, operator.forward(0.3 + 0.5 * images)))
     assert half_black(of_zero) == (name != "random_projections")
     if name != "random_projections":
         with pytest.warns(sd.SolveWarning, match=r"y is as images in \[0, 1\] give it .*: 2 \* y - operator\.forward\(torch\.ones\(1, \*m\.shape\)\)"):
