@@ -113,12 +113,13 @@ def scaled_to_one(y: Tensor, noise_std: float, levels: int) -> bool:
 
 
 def half_black(measurement: Measurement) -> bool:
-    """Whether images in [-1, 1] that explain y have next to nothing below 0, and a fifth of their pixels, or more, there or at 0: the upper half with a black ground.
+    """Whether images in [-1, 1] that explain y have next to nothing below 0, and a fifth of the pixels that A sees, or more, there or at 0: the upper half with a black ground.
 
     Natural pictures of the right range do so in 0 to 2 of 60, digits and slices of a body that are from 0 to 1 mostly.
     """
     x, _ = nearest(measurement.operator, measurement.y, (-1.0, 1.0))
-    return float(x.clamp_max(0).square().sum()) <= _BELOW * float(x.square().sum()) and float((x < _AT_ZERO).float().mean()) >= _BLACK
+    x = x[x != 0]  # where it began
+    return bool(x.clamp_max(0).square().sum() <= _BELOW * x.square().sum() and (x < _AT_ZERO).sum() >= _BLACK * max(1, len(x)))
 
 
 def check_range(measurement: Measurement, data_range: tuple[float, float]) -> None:
