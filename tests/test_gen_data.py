@@ -284,9 +284,9 @@ def test_sixteen_bits_a_pixel_become_eight(tmp_path):
     folder_of(tmp_path, [levels, np.zeros((2, 3), np.uint8)], ["0.png", "1.png"])
     Image.fromarray(levels.astype(np.float32)).save(tmp_path / "2.tif")
     Image.fromarray(levels.astype(np.int32)).save(tmp_path / "3.tif")
-    with pytest.warns(DataWarning, match=r"2 of 4 pictures cannot be read and are left out: 2.tif \(32 bits a pixel, mode F, .*\), 3.tif \(.*mode I,"):
+    with pytest.warns(DataWarning, match=r"2 of 4 pictures cannot be read and are left out: 2.tif \(32 bits a pixel, mode F.*, 3.tif \(.*mode I,"):
         found = read_data(tmp_path)
-    with pytest.raises(ValueError, match=r"no image that can be read \(1 cannot: 2.tif \(32 bits a pixel, mode F, of which it is not known what is white; 8 and 16 bits are read\)\)"):
+    with pytest.raises(ValueError, match=r"no image that can be read \(1 cannot: 2.tif \(32 bits a pixel, mode F, of which it is not known what is white; 8 and 16 bits are read"):
         read_data(tmp_path / "2.tif")
     assert found.images[0, 0].tolist() == [[0, 0, 1], [7, 127, 255]]
     assert read_data(tmp_path / "0.png", size=2).images.shape == (1, 1, 2, 2)
