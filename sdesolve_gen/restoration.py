@@ -15,6 +15,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve.methods import METHODS
 from sdesolve.methods.reversible_heun import ReversibleHeun
+from sdesolve.solve import heeding_levels
 
 from ._errors import unknown
 from .class_conditional import rows_leave
@@ -185,7 +186,7 @@ def restore(
         how: dict[str, Any] = {"seed": seed, "sample_ids": chunk, "denoise": denoise, "callback": observe, "constraint": constraint, **left}
         return sd.solve(model.process.reverse(score), x, stepper, **how)
 
-    with bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
+    with heeding_levels(6), bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in batches]
     status, nfe = np.concatenate([solution.status for solution in solutions]), torch.cat([calls(solution) for solution in solutions])

@@ -386,3 +386,13 @@ def test_an_option_of_the_sampler_is_not_taken_for_that_of_another_method() -> N
         assert not torch.allclose(still, drawn, atol=1e-3)
     with pytest.raises(ValueError, match=r"eta=1\.0 is an option of method='ddnm', and the method here is 'pigdm'"):
         m.restore(y, DOWN, 0.1, "pigdm", sampler="euler", eta=1.0, steps=4)
+
+
+@pytest.mark.parametrize("method", ["dps", "pigdm", "mmps"])
+def test_noise_levels_that_no_step_meets_are_told(method: str) -> None:
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    with pytest.warns(sd.SolveWarning, match=r"guidance between the noise levels 1e-05 and 2e-05 had no effect") as told:
+        m.restore(y, DOWN, 0.1, method, within=(1e-5, 2e-5), steps=4, draws=2, batch_size=1)
+    assert [w.filename for w in told if "had no effect" in str(w.message)] == [__file__]
+    with pytest.raises(ValueError, match=r"within=.* is of no effect"):
+        m.restore(y, DOWN, 0.1, method, within=(1e7, 2e7), steps=4)
