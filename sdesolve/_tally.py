@@ -62,7 +62,7 @@ def pullback() -> None:
 
 def guided(within: tuple[float, float], inside: bool) -> None:
     """Note that a score which is guided between these noise levels was asked at one that is inside, or is not."""
-    if _tally.levels is not None and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _tally.levels is not None:
         _tally.levels[within] = inside or _tally.levels.get(within, False)
 
 
