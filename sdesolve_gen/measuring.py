@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,8 @@ _DARK = 0.1  # of [0, 1]: the darkest value of a picture is below
 _BELOW, _AT_ZERO, _BLACK = 0.08, 0.02, 0.2  # of an image's squares, what noise and ringing put below 0; of [0, 1], what is black; share of the pixels that are
 _WIDER = 0.25  # of the data range: beyond it by more is no data that are a little too bright
 _UNEXPLAINED = 0.5  # of y
+_VISIBLE = 0.01  # of the data range: what rounding may become in an image
+_BEYOND = 1.05  # times the longest image that there is, which no exact y needs
 
 
 def measured(model: Model, y: Tensor, operator: Operator, noise_std: float | None, noise: str = "gaussian", peak: float | None = None) -> Measurement:
@@ -171,3 +174,42 @@ def nearest(operator: Operator, y: Tensor, box: tuple[float, float], steps: int 
         grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead, momentum = x + (momentum - 1) / grown * (x - before), grown
     return x, y - operator.forward(x)
+
+
+def well_conditioned(operator: Operator) -> bool:
+    """Whether the singular values lie within a factor of 10 of one another, so that A^+ y is no noise made large."""
+    svd = operator.svd()
+    return svd is not None and float(svd.values.min()) > 0.1 * float(svd.values.max())
+
+
+def of_rounding(measurement: Measurement, data_range: tuple[float, float], levels: int) -> Measurement:
+    """The measurement, with the rounding of y to the levels of pictures as its noise where it was said to have none and A^+ makes that rounding visible; told in a warning.
+
+    Of all x with A x = y, A^+ y is the shortest, so that a y whose A^+ y is longer than every image has errors, of whatever kind, and that is told too.
+    Operators that keep what they see are left alone, and with them known pixels.
+    """
+    operator, y = measurement.operator, measurement.y
+    if measurement.noise_std or measurement.noise != "gaussian" or not operator.linear or well_conditioned(operator):
+        return measurement
+    low, high = data_range
+    error = (high - low) / (levels - 1) / 12**0.5  # of numbers that are rounded
+    noise = error * torch.randn(1, *operator.measured, generator=torch.Generator().manual_seed(0)).to(y)
+    lengths = operator.pinv(torch.cat([noise, y])).flatten(1).square().mean(1).sqrt()
+    name, longest = type(operator).__name__, max(abs(low), abs(high))
+    if on_levels(y, data_range, levels) and float(lengths[0]) > _VISIBLE * (high - low):
+        said = f"y is rounded to {levels} levels, an error that {name} makes {float(lengths[0]) / error:.3g} times as large: taken for noise, noise_std={error:.3g} and not 0"
+        warnings.warn(f"{said}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=5)
+        return replace(measurement, noise_std=error)
+    if bool((lengths[1:] > _BEYOND * longest).any()):
+        said = f"noise_std=0, and the images that have y to the last digit have values of {float(lengths[1:].max()):.3g} (root mean square), where the data end at {longest:g}"
+        warnings.warn(f"{said}: {name} makes errors of y large. Expected the noise_std of y, that of its rounding at least.", sd.SolveWarning, stacklevel=5)
+    return measurement
+
+
+def on_levels(y: Tensor, data_range: tuple[float, float], levels: int) -> bool:
+    """Whether all values are levels of pictures, the lowest and the highest at the ends of the data range or half a level within; by chance no more than one in fifty is."""
+    low, high = data_range
+    share = (y.double() - low) / (high - low)
+    if y.numel() < _FEW or float(share.min()) < -1e-6 or float(share.max()) > 1 + 1e-6:
+        return False
+    return any(not bool(((places - places.round()).abs() > 0.01).any()) for places in (share * (levels - 1), share * levels - 0.5))

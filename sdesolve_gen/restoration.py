@@ -22,7 +22,7 @@ from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning._numbers import real_tensor
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
-from .measuring import check_range, check_scale, measured, spread, variance
+from .measuring import check_range, check_scale, measured, of_rounding, spread, variance, well_conditioned
 from .particles import checked, weighed
 from .sampling import bar, calls, checked_seed, count, names
 
@@ -161,6 +161,7 @@ def restore(
     measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
     check_range(measurement, model.data_range)
     check_scale(measurement, model.data_range, model.levels)
+    measurement = of_rounding(measurement, model.data_range, model.levels)
     method, suited = _chosen(method, operator, model)
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
     ids = [name * APART + draw for name in ids for draw in range(draws)]
@@ -230,12 +231,6 @@ def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float
         if not bool(left > 1e-5 * (high - low)):
             return x
     return x + operator.pinv(y - operator.forward(x)) if bool(left > 5e-4 * (high - low)) else x
-
-
-def well_conditioned(operator: Operator) -> bool:
-    """Whether the singular values lie within a factor of 10 of one another, so that A^+ y is no noise made large."""
-    svd = operator.svd()
-    return svd is not None and float(svd.values.min()) > 0.1 * float(svd.values.max())
 
 
 def scaled(model: Model, pictures: Tensor) -> Tensor:

@@ -263,16 +263,17 @@ def test_the_published_ddnm_with_noise_is_ddrm(eta: float) -> None:
 
 @pytest.mark.parametrize("rows", [False, True])
 def test_y_is_believed_down_to_its_noise_without_a_decomposition(rows: bool) -> None:
-    """x_0 + min(1, eta sigma/(alpha noise)) A^+ (y - A x_0), at levels above and below that of y's noise."""
+    """x_0 + A' (A A' + (alpha noise/(eta sigma))^2 I)^-1 (y - A x_0), at levels above and below that of y's noise: what a small singular value says is bounded."""
     process, operator, y = sd.VPSDE(), Dense(normals(2, 4, seed=2)), normals(5, 2, seed=5)
     base, x = sd.as_score(exam.as_model(CORRELATED, process, predicts="v"), process, predicts="v"), normals(5, 4, seed=9)
     score = ddnm(base, Measurement(operator, y, 0.8), eta=0.6).score
     shares = []
     for t in (0.05, 0.2, 0.9):
         d, at = base.denoise(x, t), torch.full((5,), t, dtype=torch.float64) if rows else t
-        shares.append(min(1.0, 0.6 * float(process.sigma(t) / process.alpha(t)) / 0.8))
-        torch.testing.assert_close(score.denoise(x, at), d + shares[-1] * (y - d @ operator.matrix.T) @ torch.linalg.pinv(operator.matrix).T, rtol=1e-6, atol=1e-6)
-    assert shares[0] < shares[1] < shares[2] == 1
+        shares.append(0.6 * float(process.sigma(t) / process.alpha(t)) / 0.8)
+        believed = torch.linalg.inv(operator.matrix @ operator.matrix.T + torch.eye(2) / shares[-1] ** 2) @ operator.matrix
+        torch.testing.assert_close(score.denoise(x, at), d + (y - d @ operator.matrix.T) @ believed, rtol=1e-6, atol=1e-6)
+    assert shares[0] < shares[1] < 1 < shares[2]
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])

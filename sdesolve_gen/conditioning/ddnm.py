@@ -23,12 +23,12 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
     not to bring more noise into a step than the eta sigma that a sampler draws anew.  The published lambda_i looks at the level a, sigma at which the step
     ends: 1 where sigma >= a noise_std/s_i, else sqrt(1 - eta^2) sigma s_i/(a noise_std); and its noise Phi leaves out what y brings, and what the network
     said of the noise where A sees.  Step by step that is DDRM's walk, so the published one is :func:`ddrm` with its defaults, and the one to take for pictures
-    with noise.  An operator without a cheap SVD is treated here as one with s_i = 1.  [Wang et al. 2023, section 3.2, algorithm 1; DDNM+: eq. 17 and 51]
+    with noise.  An operator without a cheap SVD has  lambda_i = s_i^2/(s_i^2 + (alpha noise_std/(eta sigma))^2)  in its place, by ``gram_solve``.
+    [Wang et al. 2023, section 3.2, algorithm 1; DDNM+: eq. 17 and 51]
 
-    One network call for each evaluation and no derivative; a ``pinv`` or SVD.  The paper's algorithm 1 is ``method="ddim", eta=1`` on a grid of the paper's levels.  Exact
-    without noise where directions that A sees and those that it does not are independent given x_t.  Else what is not measured learns of y by x_t alone, at the step's pace: biased
-    towards the prior, and too wide.  With noise, what is measured stays at y: too narrow.
-    Not for noise and an ill-conditioned operator without SVD, as Radon: its A^+ makes the noise of y large.  Take "pigdm" or "mmps" there.
+    One network call for each evaluation and no derivative; a ``pinv``, SVD or ``gram_solve``.  The paper's algorithm 1 is ``method="ddim", eta=1`` on a grid of
+    the paper's levels.  Exact without noise where directions that A sees and those that it does not are independent given x_t.  Else what is not measured learns
+    of y by x_t alone, at the step's pace: biased towards the prior, and too wide.  With noise, what is measured stays at y: too narrow.
 
     Arguments:
         score: the model's score.
@@ -48,7 +48,7 @@ def ddnm(score: sd.Score, measurement: Measurement, *, eta: float = 0.85) -> Con
             return measurement.operator.pinv(residual)
         share = eta * p.sigma / (p.alpha * noise)
         if svd is None:
-            return per_row(_at_most_one(share), p.x0) * measurement.operator.pinv(residual)
+            return measurement.operator.adjoint(measurement.operator.gram_solve(residual, share**-2, 1.0))
         return _shrunk(svd, residual, share)
 
     return Conditioning(sd.guided(score, shift, to="x0"))
@@ -59,7 +59,3 @@ def _shrunk(svd: SVD, residual: Tensor, share: float | Tensor) -> Tensor:
     values = svd.values.to(residual)
     seen = svd.observe(residual)
     return svd.synthesise(seen * torch.minimum(1 / values, torch.as_tensor(per_row(share, seen)).to(seen)))
-
-
-def _at_most_one(value: float | Tensor) -> float | Tensor:
-    return value.clamp(max=1.0) if isinstance(value, Tensor) else min(value, 1.0)
