@@ -40,7 +40,7 @@ def weighed(model: Model, measurement: Measurement, ids: list[int], seed: int, s
 
     Draws from one set of particles would be copies: of an image's particles, one or two have all the weight at some node.
 
-    A measurement without noise is given that of the last time, sigma(eps)/alpha(eps), which its particles have in any case.
+    A measurement with less noise than the last time, sigma(eps)/alpha(eps), is given that, which its particles have in any case.
 
     Arguments:
         measurement: (n, *measured).
@@ -50,7 +50,7 @@ def weighed(model: Model, measurement: Measurement, ids: list[int], seed: int, s
     """
     how, process = dict(options), model.process
     count, data_std = how.pop("particles"), how.pop("data_std") or model.data_std
-    given = replace(measurement, noise_std=measurement.noise_std or float(process.sigma(process.eps) / process.alpha(process.eps)))
+    given = replace(measurement, noise_std=max(measurement.noise_std, float(process.sigma(process.eps) / process.alpha(process.eps))))
     parts = []
     for rows in torch.arange(len(ids)).split(len(ids) if size is None else max(1, size // count)):
         named = [ids[row] for row in rows.tolist()]

@@ -41,7 +41,7 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
 _FAR = 5.0  # residuals in units of the noise that no posterior has
-_ALONE = 2.0  # effective particles at the median node; 16 have 5 to 9 on digits
+_ALONE = 2.0  # effective particles at the median node and at the last; 16 have 5 to 9 on digits
 _SHARE = 0.25  # and of what A makes of the difference of two images of random pixels, 0.1 of the data range for pixels themselves
 
 DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
@@ -380,11 +380,11 @@ def _warn_far(residual: Tensor, measurement: Measurement, data_range: tuple[floa
 
 
 def _warn_few(ess: Tensor, particles: int) -> None:
-    """Say where the particles of draws are copies of a single one, (n, steps + 1), so that nothing is left of being exact in the limit."""
-    alone = int((ess.median(1).values < _ALONE).sum())
+    """Say where the particles of draws are copies of a single one at most nodes, or at the last, (n, steps + 1), so that nothing is left of being exact in the limit."""
+    alone = int((torch.minimum(ess.median(1).values, ess[:, -1]) < _ALONE).sum())
     if alone:
-        said = f"{alone} of {len(ess)} draws hang on fewer than {_ALONE:g} effective particles of {particles} at most nodes, so that they and log_evidence are far from the limit"
-        warnings.warn(f"{said}: expected more of them, as in particles={4 * particles}, or more noise in y.", sd.SolveWarning, stacklevel=6)
+        said = f"{alone} of {len(ess)} draws hang on fewer than {_ALONE:g} effective particles of {particles} at most nodes or at the last, so that they and log_evidence"
+        warnings.warn(f"{said} are far from the limit: expected more of them, as in particles={4 * particles}, or more noise in y.", sd.SolveWarning, stacklevel=6)
 
 
 def _warn(ids: list[int], status: np.ndarray) -> None:

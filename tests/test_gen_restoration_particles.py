@@ -13,6 +13,7 @@ import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen.conditioning import Measurement, twist
 from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.restoration import _warn_few
 
 A = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
 NOISE = 0.3
@@ -57,11 +58,20 @@ def test_inpaint_and_colorize_keep_what_is_known(model: Any) -> None:
     assert r.log_evidence is not None and r.log_evidence.shape == (2, 2) and r.ess is not None and r.ess.shape == (2, 2, 7)
 
 
-def test_without_noise_the_evidence_is_that_of_the_noise_of_the_last_time() -> None:
+@pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-3])
+def test_with_less_noise_than_the_last_time_the_evidence_is_that_of_the_last_time(noise: float) -> None:
     m, y = gaussian_model(), torch.full((1, 1, 2, 2), 0.3)
     level = float(m.process.sigma(m.process.eps) / m.process.alpha(m.process.eps))
-    none, little = (m.restore(y, DOWN, noise, "smc", seed=0, steps=12, particles=8) for noise in (0.0, level))
-    assert none.log_evidence is not None and torch.equal(none.log_evidence, little.log_evidence)
+    less, little, more = (m.restore(y, DOWN, noise, "smc", seed=0, steps=12, particles=8) for noise in (noise, level, 2 * level))
+    assert less.log_evidence is not None and torch.equal(less.log_evidence, little.log_evidence) and not torch.equal(less.log_evidence, more.log_evidence)  # type: ignore[arg-type]
+
+
+def test_a_draw_that_hangs_on_one_particle_at_the_end_is_told() -> None:
+    """By its last node alone."""
+    ess = torch.full((3, 9), 6.0)
+    ess[1, -1] = 1.2
+    with pytest.warns(sd.SolveWarning, match="1 of 3 draws hang on fewer than 2 effective particles of 8 at most nodes or at the last"):
+        _warn_few(ess, 8)
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -74,7 +84,8 @@ def test_particles_that_are_copies_of_one_are_told(told: bool) -> None:
         r = gaussian_model(sigma_data=STD).restore(y, ops.Matrix(SHAPE, A), NOISE, "smc", draws=2, seed=0, steps=30, particles=16, **how)
     assert r.ess is not None and (r.ess.median(-1).values < 2).tolist() == [[False, False], [told, told]]
     few = [warning for warning in caught if "effective particles of 16 at most nodes" in str(warning.message)]
-    assert len(few) == told and all("2 of 4 draws" in str(warning.message) and "particles=64" in str(warning.message) and warning.filename == __file__ for warning in few)
+    alone = int((torch.minimum(r.ess.median(-1).values, r.ess[..., -1]) < 2).sum())
+    assert len(few) == told and all(f"{alone} of 4 draws" in str(warning.message) and "particles=64" in str(warning.message) and warning.filename == __file__ for warning in few)
 
 
 def test_a_draw_is_its_name() -> None:
