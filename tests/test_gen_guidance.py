@@ -470,8 +470,8 @@ EYE = Dense(torch.eye(3))
         ((EYE, torch.zeros(2, 3), 0.0, "poisson"), ValueError, "gain=None; expected the y of a single count"),
         ((EYE, torch.zeros(2, 3), 0.0, "gaussian", 0.1), ValueError, "gain=0.1 with noise='gaussian'"),
         ((EYE, torch.full((2, 3), -1.0), 0.0, "poisson", 0.1), ValueError, "counts are not negative"),
-        ((Longer(torch.eye(3)), torch.zeros(2, 3)), ValueError, "is not the adjoint of its forward"),
-        ((Flipped(torch.eye(3)), torch.zeros(2, 3)), ValueError, r"adjoint.* <A x, y> = .* and <x, A.* y> = "),
+        ((Longer(torch.eye(3)), torch.zeros(2, 3)), ValueError, "is not the adjoint of Longer.forward"),
+        ((Flipped(torch.eye(3)), torch.zeros(2, 3)), ValueError, "is not the adjoint of Flipped.forward"),
     ],
 )
 def test_a_measurement_that_cannot_be_is_refused(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:

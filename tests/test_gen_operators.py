@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdesolve_gen.conditioning import Measurement, Operator, conjugate_gradients
+from sdesolve_gen.conditioning import SVD, Measurement, Operator, conjugate_gradients
 from sdesolve_gen.conditioning import operators as ops
 
 EVENT = (1, 6, 8)
@@ -490,6 +490,86 @@ def test_a_wrong_operator_is_refused(operator, message):
 
 def back_projected(operator):
     return ops.filtered_back_projection(operator, torch.ones(1, *operator.measured))
+
+
+class Twice(Wrong):
+    """A = 2, with closed forms of a size."""
+
+    def __init__(self, size=2.0):
+        super().__init__(lambda x: 2 * x, lambda y: 2 * y)
+        self.size = size
+
+
+class TwicePinv(Twice):
+    def pinv(self, y):
+        return y / self.size
+
+
+class TwiceGram(Twice):
+    def gram_solve(self, y, shift, scale):
+        return y / ((self.size - 1) * shift + 4 * scale)  # without shift it is right
+
+
+class TwiceSVD(Twice):
+    def svd(self):
+        return SVD(torch.full((16,), self.size), lambda x: x.flatten(1), lambda z: z.reshape(-1, 1, 4, 4), lambda y: y.flatten(1))
+
+
+class TwiceLong(Twice):
+    """V and S are of another length, which their products hide."""
+
+    def svd(self):
+        return SVD(torch.full((16,), 2 / self.size), lambda x: self.size * x.flatten(1), lambda z: self.size * z.reshape(-1, 1, 4, 4), lambda y: y.flatten(1))
+
+
+class First(Wrong):
+    """One pixel is seen, and the pseudo-inverse says something of the others."""
+
+    measured = (1,)
+
+    def __init__(self, rest):
+        self.rest = rest
+        super().__init__(lambda x: x.flatten(1)[:, :1], lambda y: torch.cat([y, y.new_zeros(len(y), 15)], 1).reshape(-1, 1, 4, 4))
+
+    def pinv(self, y):
+        return torch.cat([y, self.rest * y.expand(-1, 15)], 1).reshape(-1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "hook"), [(TwicePinv, 2.0, "pinv"), (TwiceGram, 2.0, "gram_solve"), (TwiceSVD, 2.0, "svd"), (TwiceLong, 1.0, "svd"), (First, 0.0, "pinv")]
+)
+def test_closed_forms_that_are_not_the_operators_are_refused(kind, right, hook):
+    ops.check_operator(kind(right))
+    with pytest.raises(ValueError, match=rf"{kind.__name__}\.{hook}.* does not fit forward and adjoint: .* differ by"):
+        ops.check_operator(kind(right + 0.3))
+
+
+def test_a_measurement_tries_its_operator():
+    """Without images, too: rows apart, something seen, real numbers; and what fails is said to."""
+    y = torch.ones(1, 1, 4, 4)
+
+    def raising(y):
+        raise RuntimeError("no way back")
+
+    for operator, message in (
+        (Wrong(lambda x: x - x.mean(0), lambda y: y - y.mean(0)), "when others stand beside it"),
+        (Wrong(lambda x: 0 * x, lambda y: 0 * y), "measures nothing"),
+        (Wrong(lambda x: x.to(torch.complex64), lambda y: y.to(torch.complex64)), r"Wrong\.forward returned \(3, 1, 4, 4\) torch\.complex64"),
+        (Wrong(lambda x: x, raising), r"Wrong\.adjoint failed on \(3, 1, 4, 4\) torch\.float32 \(no way back\); .*: as_operator\(operator\.forward"),
+        (TwiceSVD(1.0), r"TwiceSVD\.svd does not fit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Measurement(operator, y)
+    bent = Wrong(torch.log)  # of random states not a number
+    bent.linear = False
+    Measurement(bent, y)
+
+
+def test_a_forward_that_cannot_be_differentiated_is_told_from_a_wrong_adjoint():
+    with pytest.raises(ValueError, match=r"is not the adjoint of Adapted\.forward.*It was found by differentiation, which is blind to rounding"):
+        ops.check_operator(ops.as_operator(lambda x: (x * 1e6).round() / 1e6, EVENT))
+    with pytest.raises(ValueError, match=r"Without one of its own it is found by differentiation: .*as_operator\(obj\.A, event\)"):
+        ops.check_operator(ops.as_operator(Physics(scale=1.01), EVENT))
 
 
 def test_an_operator_that_writes_is_refused_without_images():

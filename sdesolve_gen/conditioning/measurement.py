@@ -13,10 +13,10 @@ import sdesolve as sd
 
 from .._errors import as_float, unknown
 from ._numbers import per_row
+from .check import check_operator, measured_shape
 from .operator import Operator, conjugate_gradients
 
 NOISES = ("gaussian", "poisson")
-_MISMATCH = 1e-3  # of <A x, y> and <x, A' y>, in standard deviations of either: roundings are below 1e-5, a wrong adjoint is at 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Measurement:
     Raises:
         TypeError: y is not a floating tensor.
         ValueError: y of another shape than the operator's measurements, or not finite; noise_std < 0 or not finite; an unknown noise, a gain <= 0 or without
-            Poisson noise, or counts below zero; an operator whose ``adjoint`` is not the adjoint of its ``forward``: one product with each is tried.
+            Poisson noise, or counts below zero; an operator that is not what it says it is: it is tried on random states.
     """
 
     operator: Operator
@@ -70,8 +70,7 @@ class Measurement:
             raise ValueError(f"noise_std={self.noise_std!r}; expected a finite number >= 0 in the units of y, as in noise_std=0.05.")
         object.__setattr__(self, "noise_std", noise_std)
         self._check_noise()
-        if self.operator.linear:
-            check_adjoint(self.operator, self.y)
+        check_operator(self.operator, self.y.device, self.y.dtype)
 
     def _check_noise(self) -> None:
         if self.noise not in NOISES:
@@ -137,46 +136,6 @@ class Measurement:
 
     def _minus(self, measured: Tensor) -> Tensor:
         return self.seen(measured) - measured
-
-
-def measured_shape(operator: Operator) -> tuple[int, ...]:
-    """``operator.measured``, of one dimension at least."""
-    if not tuple(operator.measured):
-        raise ValueError(f"{_name(operator)} measures one number of each row, measured = (); expected a dimension for it, measured = (1,): return y[:, None].")
-    return tuple(operator.measured)
-
-
-def applied(operator: Operator, name: str, value: Tensor) -> Tensor:
-    """``operator.forward`` or ``operator.adjoint``, by name, of a value; raises ValueError where the value itself is changed."""
-    before = value.clone()
-    result: Tensor = getattr(operator, name)(value)
-    if not torch.equal(value, before):
-        given = "x" if name == "forward" else "y"
-        raise ValueError(f"{_name(operator)}.{name} changed its {given} in place, which the solver goes on with; expected a new tensor: begin with {given} = {given}.clone().")
-    return result
-
-
-def check_adjoint(operator: Operator, like: Tensor) -> None:
-    """That  <A x, y> = <x, A' y>  for one x and one y, drawn once and for all, in the dtype and on the device of ``like``.
-
-    Raises:
-        ValueError: it is not, a shape is not what the operator says, or what is given is changed in place.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(like) for shape in (operator.event, operator.measured))
-    with torch.no_grad():
-        seen, back = applied(operator, "forward", x), applied(operator, "adjoint", y)
-    for name, value, shape in (("forward", seen, y.shape), ("adjoint", back, x.shape)):
-        if value.shape != shape:
-            raise ValueError(f"{_name(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")
-    seen, back = seen.double(), back.double()
-    left, right = float((seen * y).sum()), float((x * back).sum())
-    scale = max(float(seen.norm()), float(back.norm()))  # the standard deviations of the two over draws of y and x
-    if not abs(left - right) <= _MISMATCH * scale:
-        raise ValueError(
-            f"the adjoint of {_name(operator)} is not the adjoint of its forward: <A x, y> = {left:.6g} and <x, A' y> = {right:.6g} for one x and one y, "
-            "which must agree; expected the transpose of a linear forward, or linear = False and method='dps', which needs forward alone."
-        )
 
 
 def _name(operator: Operator) -> str:

@@ -37,11 +37,13 @@ class Operator:
         event: shape of one state.
         measured: shape of one measurement.
         linear: False for a measurement that is no matrix: it has ``forward`` alone, written in torch, and "dps" alone can use it.
+        differentiated: True where ``adjoint`` is found by differentiating ``forward``.
     """
 
     event: tuple[int, ...]
     measured: tuple[int, ...]
     linear: bool = True
+    differentiated: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """A x, (B, *measured)."""
@@ -49,8 +51,9 @@ class Operator:
 
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, (B, *event)."""
-        name = type(self).__name__
-        raise NotImplementedError(f"{name} has no adjoint; expected one, or linear = False where there is none: as_operator({name}_forward, event) finds it by differentiation.")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no adjoint; expected one, or linear = False where there is none: as_operator(operator.forward, operator.event) finds it by differentiation."
+        )
 
     def gram_solve(self, y: Tensor, shift: float | Tensor, scale: float | Tensor) -> Tensor:
         """z with  A^T z = A^T (shift I + scale A A^T)^-1 y  for y, (B, *measured), and shift >= 0, scale > 0, floats or (B,); without shift, of least squares and least norm.

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..._errors import unknown
+from ..check import check_operator
 from ..operator import Operator
 from .adapted import Adapted, adjoint_of, as_operator
 from .blur import Blur, ReflectBlur, gaussian_kernel, motion_kernel
-from .check import check_operator
 from .compose import compose
 from .downsample import Downsample
 from .fourier import ComplexFourier, RealFourier, cartesian_mask, masked_fourier, variable_density_mask

@@ -35,7 +35,7 @@ class Adapted(Operator):
     """
 
     def __init__(self, event: Sequence[int], forward: Map, adjoint: Map | None = None, device: torch.device | str = "cpu") -> None:
-        self.event = tuple(event)
+        self.event, self.differentiated = tuple(event), adjoint is None
         self._forward, self._adjoint = forward, adjoint_of(forward, self.event) if adjoint is None else adjoint
         self.measured = tuple(_tried(forward, torch.zeros(1, *self.event, device=device)).shape[1:])
 
