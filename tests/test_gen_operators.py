@@ -502,7 +502,7 @@ class Twice(Wrong):
 
 class TwicePinv(Twice):
     def pinv(self, y):
-        return y / self.size
+        return y / 2 if self.size == 2 else 0 * y
 
 
 class TwiceGram(Twice):
