@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MEASURED = 200
 """Stream of the noise of simulated measurements, apart from those of the solver."""
 _FEW = 16  # values that say nothing of their range
+_STRAY = 0.05  # of values, more than two standard deviations of the noise beyond the end of a range
 _DARK = 0.1  # of [0, 1]: the darkest value of a picture is below
 _BELOW, _AT_ZERO, _BLACK = 0.08, 0.02, 0.2  # of an image's squares, what noise and ringing put below 0; of [0, 1], what is black; share of the pixels that are
 _WIDER = 0.25  # of the data range: beyond it by more is no data that are a little too bright
@@ -86,31 +87,46 @@ def variance(measurement: Measurement) -> Tensor:
 
 
 def check_scale(measurement: Measurement, data_range: tuple[float, float], levels: int) -> None:
-    """Warn of pictures in [0, 1], or of what was measured of such, for a model of data in [-1, 1]."""
-    operator, y = measurement.operator, measurement.y
-    if tuple(data_range) != (-1.0, 1.0) or measurement.noise != "gaussian" or not operator.linear:
+    """Warn of pictures in [0, 1], or of what was measured of such, for a model of data in [-1, 1]; counts that are whole where the data begin at -1 are of no others."""
+    operator, y, counts = measurement.operator, measurement.y, measurement.noise == "poisson"
+    if tuple(data_range) != (-1.0, 1.0) or not operator.linear or (counts and not measurement.noise_std and _whole(measurement)):
         return
     white = operator.forward(torch.ones(1, *operator.event).to(y))
     if bool((white - 1).abs().max() > 1e-4):
         if half_black(measurement):
             said = "y is as images in [0, 1] give it that are black in part, and the model's data lie in [-1, 1]"
             warnings.warn(f"{said}: expected y of images in that range: 2 * y - operator.forward(torch.ones(1, *m.shape)).", sd.SolveWarning, stacklevel=5)
-    elif scaled_to_one(y, measurement.noise_std, levels):  # y has the units of pixels: an even white is left as it is
-        said = f"all {y.numel()} values of y lie in [0, 1], as those of pictures in that range do, and the model's data lie in [-1, 1]"
-        warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1, or integers from 0 to {levels - 1}.", sd.SolveWarning, stacklevel=5)
+        return
+    spread = (measurement.noise_std**2 + (measurement.gain or 0.0) / 2) ** 0.5  # of the brightest, with what a count is in [0, 1]
+    if scaled_to_one(y, measurement.noise_std, levels, spread):  # y has the units of pixels: an even white is left as it is
+        n, (least, most) = y.numel(), (float(end) for end in y.aminmax())
+        seen = f"all {n} values of y lie in [0, 1]" if spread == 0 else f"the {n} values of y, {least:.3g} to {most:.3g}, lie in [0, 1] but for noise"
+        said = f"{seen}, as those of pictures in that range do, and the model's data lie in [-1, 1]"
+        also = "" if counts else f", or integers from 0 to {levels - 1}"
+        warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1{also}.", sd.SolveWarning, stacklevel=5)
 
 
-def scaled_to_one(y: Tensor, noise_std: float, levels: int) -> bool:
+def _whole(measurement: Measurement) -> bool:
+    counts = (measurement.y + measurement.background) / (measurement.gain or 1.0)
+    return not bool(((counts - counts.round()).abs() > 0.01).any())
+
+
+def scaled_to_one(y: Tensor, noise_std: float, levels: int, spread: float | None = None) -> bool:
     """Whether values of data that ought to lie in [-1, 1] are likely a picture's in [0, 1] instead: none is in the lower half, and the least is near 0.
 
-    Levels tell for certain: k/(levels - 1) is one of 2 k/(levels - 1) - 1 for every other k alone.
+    Levels tell for certain: k/(levels - 1) is one of 2 k/(levels - 1) - 1 for every other k alone.  Noise of ``noise_std`` puts one in fifty more than twice that
+    below the least, and so it is with what is brighter than white, with the noise of ``spread``; default ``noise_std``.
     """
-    slack, (least, most) = 4 * noise_std + 1e-6, (float(end) for end in y.aminmax())
-    if y.numel() < _FEW or least < -slack or most > 1 + slack or float(y.std()) <= 2 * noise_std + 1e-6:
+    spread = noise_std if spread is None else spread
+    least, most = (float(end) for end in y.aminmax())
+    if y.numel() < _FEW or least < -4 * noise_std - 1e-6 or most > 1 + 5 * spread + 1e-6 or float(y.std()) <= 2 * noise_std + 1e-6:
+        return False
+    beyond = (y < -2 * noise_std - 1e-6).double().mean(), (y > 1 + 2 * spread + 1e-6).double().mean()
+    if max(float(share) for share in beyond) > _STRAY:
         return False
     parts = (levels - 1) * y
     whole = parts.round()
-    if noise_std == 0 and not bool(((parts - whole).abs() > 1e-3).any()):
+    if spread == 0 and not bool(((parts - whole).abs() > 1e-3).any()):
         return bool(((whole - (levels - 1)) % 2 == 1).any())
     return least < _DARK + noise_std
 

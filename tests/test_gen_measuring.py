@@ -246,6 +246,46 @@ def test_what_has_other_units_than_pixels_has_no_range() -> None:
         check_scale(Measurement(ops.Mask((1, 8, 8), seen), y), (-1.0, 1.0), 256)
 
 
+@pytest.mark.parametrize("noise_std", [0.02, 0.1, 0.2])
+def test_data_about_zero_are_not_taken_for_pictures_in_zero_to_one(noise_std: float) -> None:
+    """Of standard deviation 0.3, of which a seventh and more lie below twice the noise; what is told says which values were seen."""
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.3, 0.1):
+        y = scale * torch.randn(40, 4, 4, generator=generator) + noise_std * torch.randn(40, 4, 4, generator=generator)
+        assert not any(scaled_to_one(image, noise_std, 256) for image in y)
+    if noise_std > 0.1:
+        return
+    flat = ops.Mask((1, 8, 8), torch.ones(8, 8))
+    y = flat.forward(OFF_LEVELS) + noise_std * torch.randn(2, 64, generator=generator)
+    with pytest.warns(sd.SolveWarning, match=rf"the 128 values of y, {float(y.min()):.3g} to {float(y.max()):.3g}, lie in \[0, 1\] but for noise"):
+        check_scale(Measurement(flat, y, noise_std), (-1.0, 1.0), 256)
+
+
+@pytest.mark.parametrize("peak", [10.0, 30.0, 255.0])
+def test_counts_over_their_peak_are_told(shared_data: Path, peak: float) -> None:
+    """y = k/peak, where counts of data from -1 are y = -1 + 2 k/peak, with and without noise of their reading."""
+    m, flat = gen.load("mnist"), ops.Mask((1, 28, 28), torch.ones(28, 28))
+    k = torch.poisson(peak * flat.forward(digits(shared_data, 4)), generator=torch.Generator().manual_seed(0))
+    for noise_std in (0.0, 0.02):
+        reading = noise_std * torch.randn(k.shape, generator=torch.Generator().manual_seed(1))
+        with pytest.warns(sd.SolveWarning, match=r"values of y, .* lie in \[0, 1\] but for noise, .* in that range: 2 \* y - 1\.$"):
+            check_scale(measured(m, k / peak + reading, flat, noise_std, "poisson", peak), (-1.0, 1.0), 256)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", sd.SolveWarning)
+            check_scale(measured(m, -1 + 2 * k / peak + reading, flat, noise_std, "poisson", peak), (-1.0, 1.0), 256)
+            check_scale(measured(m, k / peak + reading, flat, noise_std, "poisson", peak), (0.0, 1.0), 256)
+
+
+def test_whole_counts_are_of_the_models_range() -> None:
+    """However bright the images are."""
+    m, flat, k = gen.load("mnist"), ops.Mask((1, 7, 7), torch.ones(7, 7)), torch.arange(50, 99)[None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        check_scale(measured(m, -1 + 2 * k / 100, flat, 0.0, "poisson", 100.0), (-1.0, 1.0), 256)
+    with pytest.warns(sd.SolveWarning, match="lie in"):
+        check_scale(measured(m, -1 + 2 * (k + 0.5) / 100, flat, 0.0, "poisson", 100.0), (-1.0, 1.0), 256)
+
+
 def test_digits_raise_no_false_alarm(shared_data: Path) -> None:
     levels = read_data(shared_data / "mnist" / "test.parquet")[0][:2000].float()
     for noise_std in (0.0, 0.05):
