@@ -285,14 +285,13 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
     """The mask of the one flag that was given."""
     if sum(given is not None for given in (mask, box, random)) != 1:
         raise ValueError("expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE, as in --random 0.9.")
-    channels, height, width = model.shape
+    _, height, width = model.shape
     if mask is not None:
         known = read_mask(mask)
-        if known.shape[0] not in (1, channels) or known.shape[1:] != (height, width):
-            colours = " in colours" if known.shape[0] not in (1, channels) else ""
+        if known.shape[1:] != (height, width):
             raise ValueError(
-                f"--mask {mask} is a picture of {known.shape[1]} rows and {known.shape[2]} columns{colours}, and the model's images have {height} and {width}"
-                f"{' and are gray' if channels == 1 else ''}; expected one like them, white where a pixel is known."
+                f"--mask {mask} is a picture of {known.shape[1]} rows and {known.shape[2]} columns, and the model's images have {height} and {width}; "
+                "expected one like them, white where a pixel is known."
             )
         if not bool(known.any()):
             raise ValueError(f"--mask {mask} is black everywhere, so that nothing is known; expected white where a pixel is known, or `sdesolve-gen sample`.")

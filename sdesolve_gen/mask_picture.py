@@ -14,13 +14,13 @@ _NEAR = 0.25
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """The mask of a picture, float32 of zeros and ones, (1, H, W), or (3, H, W) where its colours differ.
+    """The mask of a picture, float32 of zeros and ones, (1, H, W).
 
     Colours of a palette are looked up; what is transparent is black, unknown.  Values within a quarter of the way of black count as black, and of
     white as white; a picture that holds 0 and 1 alone, of 255, is taken as it is.
 
     Raises:
-        FileNotFoundError: no such file; ValueError: no picture, or one with gray values, with the line that makes a mask of it.
+        FileNotFoundError: no such file; ValueError: no picture, or one with gray values or colours, with the line that makes a mask of it.
     """
     try:
         with Image.open(path) as picture:
@@ -38,8 +38,14 @@ def read_mask(path: str | Path) -> Tensor:
             f"--mask {path} has {count}, as {float(share[gray][0]) * 255:.0f} of 255; expected white where a pixel is known and black where "
             f"it is not: Image.open({str(path)!r}).convert('L').point(lambda v: 255 * (v > 127)).save('mask.png')"
         )
-    known = torch.from_numpy((share > 0.5).astype(np.float32)).permute(2, 0, 1)
-    return known[:1] if bool((known == known[:1]).all()) else known
+    known = share > 0.5
+    coloured = (known != known[..., :1]).any(2)
+    if coloured.any():
+        raise ValueError(
+            f"--mask {path} has {coloured.sum()} pixels of {coloured.size} that are neither white nor black but coloured; expected white where a pixel is known and black "
+            "where it is not. A mask for each channel is given in Python, (C, H, W): m.inpaint(images, torch.tensor(np.asarray(Image.open(...))).permute(2, 0, 1) > 127)"
+        )
+    return torch.from_numpy(known[..., :1].astype(np.float32)).permute(2, 0, 1)
 
 
 def _levels(picture: Image.Image) -> np.ndarray:

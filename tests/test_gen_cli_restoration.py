@@ -329,8 +329,22 @@ def test_masks_that_do_not_fit(tmp_path, folder, data):
     Image.fromarray(np.full((5, 8), 255, np.uint8)).save(small)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(black)
     Image.fromarray(np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2) * np.array([255, 0, 255], np.uint8)).save(coloured)
-    for mask, said in ((small, "is a picture of 5 rows and 8 columns, and the model's images have 8 and 8"), (black, "is black everywhere"), (coloured, "8 columns in colours")):
-        assert f"--mask {mask} is" in (found := known_columns(tmp_path, folder, data, mask, code=2)) and said in found
+    shape = "is a picture of 5 rows and 8 columns, and the model's images have 8 and 8"
+    for mask, said in ((small, shape), (black, "is black everywhere"), (coloured, "has 8 pixels of 64 that are neither white nor black but coloured")):
+        assert f"--mask {mask} " in (found := known_columns(tmp_path, folder, data, mask, code=2)) and said in found
+
+
+def test_a_mask_in_colours_is_no_mask_of_channels(tmp_path, data):
+    """Of a model of colours, too; in Python it is one."""
+    folder = colour_model().save(tmp_path / "colours")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[:, :4, ::2] = 255
+    Image.fromarray(picture).save(tmp_path / "magenta.png")
+    images = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    images.save(tmp_path / "images.png")
+    arguments = ["--model", folder, "--data", tmp_path / "images.png", "--n", 1, "--draws", 1, "--steps", 2, "--out", tmp_path / "x.png"]
+    said = call("inpaint", *arguments, "--mask", tmp_path / "magenta.png", code=2)
+    assert "has 32 pixels of 64 that are neither white nor black but coloured" in said and "m.inpaint(images, torch.tensor(np.asarray" in said
 
 
 def test_labels_that_a_model_does_not_know(tmp_path, data):
