@@ -142,6 +142,8 @@ class Model:
             ValueError, TypeError: a model without classes, or a label out of range.
         """
         score, own = self.class_score(label), checked_labels(label, self.classes, null=self.knows_none)
+        if own.numel() > 1:
+            raise ValueError(f"label={label!r} are {own.numel()} classes; expected one, as in m.of_class({int(own[0])}): a model for each, one after another.")
         model = copy.copy(self)
         model.score, model.classes, model.label, model.moments = score, 0, int(own), None  # those are of all classes together
         return model

@@ -473,6 +473,8 @@ def test_a_model_of_one_class_stays_of_it(tmp_path) -> None:
         one.save(tmp_path)
     with pytest.raises(ValueError, match=r"expected m.of_class\(3\)"):
         m.inpaint(torch.zeros(1, *m.shape), torch.ones(m.shape[1:]))
+    with pytest.raises(ValueError, match=r"label=\[1, 0\] are 2 classes; expected one, as in m.of_class\(1\)"):
+        m.of_class([1, 0])
 
 
 def test_a_scale_without_its_classifier_is_refused() -> None:

@@ -114,6 +114,8 @@ def test_what_cannot_walk_is_refused() -> None:
     assert math.isfinite(made("ddim", eta=0.5).eta)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="eta"):
         made(made("ddim"), eta=0.5)
+    with pytest.raises(ValueError, match="method 'auto' is chosen by solve, and here another walks by its steps; expected one by name"):
+        made("auto")
 
 
 def test_a_multistep_method_begins_afresh_after_a_jump() -> None:

@@ -31,6 +31,8 @@ class Conditioning(NamedTuple):
 
 def made(method: str | sd.Stepper, **options: Any) -> sd.Stepper:
     """A method by name with its options, or one that is made already."""
+    if method == "auto":
+        raise ValueError("method 'auto' is chosen by solve, and here another walks by its steps; expected one by name, as in 'ddim'.")
     if isinstance(method, str):
         return make_method(method, **options)
     if options:
