@@ -358,6 +358,32 @@ def test_far_from_the_measurement_is_in_its_units(unit: float) -> None:
         m.restore(y, lambda x: unit * x, 0.02 * unit, steps=40, seed=0)
 
 
+@pytest.mark.parametrize(("noise", "times", "told"), [(0.05, 3.0, False), (0.05, 10.0, True), (0.3, 3.0, False), (0.3, 5.0, True), (0.0, 0.0, False)])
+def test_ten_times_the_noise_is_far(noise: float, times: float, told: bool) -> None:
+    """Of the method's own residual, whatever it is told, of pixels; half of it with much noise."""
+    m, y = gaussian_model(data_range=[-1.0, 1.0]), torch.full((1, *SHAPE), 0.3)
+    CONDITIONINGS["off"] = lambda score, measurement: Conditioning(score, lambda x, t, normals: torch.full_like(x, 0.3 + times * noise))
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", sd.SolveWarning)
+            m.restore(y, lambda x: 1.0 * x, noise, "off", steps=2, seed=0)
+    finally:
+        del CONDITIONINGS["off"]
+    assert any("1 of 1 draws are far" in str(warning.message) for warning in caught) == told
+
+
+def test_what_to_do_about_far_draws_is_what_an_operator_that_is_not_linear_can() -> None:
+    class Squared(Operator):
+        event = measured = SHAPE
+        linear = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.square()
+
+    with pytest.warns(sd.SolveWarning, match="are far from the measurement.* or a stronger pull, as in zeta=2"):
+        gaussian_model().restore(torch.full((1, *SHAPE), 9.0), Squared(), 0.01, zeta=0.0, steps=4, seed=0)
+
+
 @pytest.mark.parametrize("operator", [ops.Mask(SHAPE, half(4)), DOWN], ids=["mask", "downsample"])
 def test_what_was_given_without_noise_is_kept_beyond_the_data_range(operator: Operator) -> None:
     """A twentieth beyond is let in, and so comes back."""
