@@ -40,7 +40,7 @@ def weighed(model: Model, measurement: Measurement, ids: list[int], seed: int, s
 
     Draws from one set of particles would be copies: of an image's particles, one or two have all the weight at some node.
 
-    A measurement with less noise than the last time, sigma(eps)/alpha(eps), is given that, which its particles have in any case.
+    A measurement with less noise than A makes of that of the last time, sigma(eps)/alpha(eps), is given that, which its particles have in any case.
 
     Arguments:
         measurement: (n, *measured).
@@ -50,7 +50,7 @@ def weighed(model: Model, measurement: Measurement, ids: list[int], seed: int, s
     """
     how, process = dict(options), model.process
     count, data_std = how.pop("particles"), how.pop("data_std") or model.data_std
-    given = replace(measurement, noise_std=max(measurement.noise_std, float(process.sigma(process.eps) / process.alpha(process.eps))))
+    given = replace(measurement, noise_std=max(measurement.noise_std, _least(measurement, process)))
     parts = []
     for rows in torch.arange(len(ids)).split(len(ids) if size is None else max(1, size // count)):
         named = [ids[row] for row in rows.tolist()]
@@ -61,6 +61,12 @@ def weighed(model: Model, measurement: Measurement, ids: list[int], seed: int, s
             parts.append(sd.smc(process.reverse(model.score), x, reward, seed=seed, sample_ids=named, progress=progress, **how))
     x = torch.cat([part.draw(1)[:, 0] for part in parts])
     return Weighed(x, parts[0].nfe, torch.cat([part.log_evidence for part in parts]).cpu(), torch.cat([part.ess for part in parts], 1).T.cpu())
+
+
+def _least(measurement: Measurement, process: sd.Process) -> float:
+    """What A makes of the noise of the last time: sigma/alpha times the mean length of its rows, by 16 draws."""
+    z = torch.randn(16, *measurement.operator.event, generator=torch.Generator().manual_seed(0)).to(measurement.y)
+    return float(process.sigma(process.eps) / process.alpha(process.eps) * measurement.operator.forward(z).square().mean().sqrt())
 
 
 def checked(options: Mapping[str, Any], sampler: object, denoise: bool) -> dict[str, Any]:

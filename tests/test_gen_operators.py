@@ -158,6 +158,18 @@ def test_the_pseudo_inverse_of_noise(operator, rtol):
     assert float((operator.pinv(y.float()).flatten(1) - expected).norm()) < rtol * float(expected.norm())
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e-6, 1e6, 1e15])
+def test_the_pseudo_inverse_in_any_unit(unit):
+    """Of A, of y and of both, in float32, whose squares end at 1e38; a row of zeros stays one."""
+    a, y = [[1.0, 2], [3, 1], [0, 1]], torch.tensor([[1.0, 1.2, 2.1], [0.0, 0.0, 0.0]])
+    expected = Written(a).pinv(y)
+    for of_a, of_y in ((unit, 1.0), (1.0, unit), (unit, unit)):
+        scaled = Written(of_a * torch.tensor(a, dtype=torch.float64))
+        torch.testing.assert_close(scaled.pinv(of_y * y) * of_a / of_y, expected, rtol=1e-5, atol=1e-6)
+        solved = scaled.adjoint(scaled.gram_solve(of_y * y, 0.3 * of_a**2, 0.7)) * of_a / of_y
+        torch.testing.assert_close(solved, Written(a).adjoint(Written(a).gram_solve(y, 0.3, 0.7)), rtol=1e-5, atol=1e-6)
+
+
 def test_a_pseudo_inverse_is_differentiable():
     """And the slope is finite of rows that are zero, or found at once."""
     operator = Written([[1.0, 2], [3, 1], [0, 1]])

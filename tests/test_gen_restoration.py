@@ -358,6 +358,18 @@ def test_far_from_the_measurement_is_in_its_units(unit: float) -> None:
         m.restore(y, lambda x: unit * x, 0.02 * unit, steps=40, seed=0)
 
 
+@pytest.mark.parametrize("method", ["pigdm", "mmps", "dps", "ddnm", "diffpir", "smc"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_y_may_be_counted_in_anything(method: str, noise: float) -> None:
+    """A x = unit x, without closed forms, with squares that float32 has not."""
+    m, y = gaussian_model(), 0.5 * pictures(1, SHAPE)
+    how = {"particles": 4} if method == "smc" else {}
+    one, small, large = (m.restore(unit * y, lambda x, unit=unit: unit * x, noise * unit, method, steps=8, seed=0, **how) for unit in (1.0, 1e-6, 1e6))
+    for other, unit in ((small, 1e-6), (large, 1e6)):
+        torch.testing.assert_close(other.images, one.images, rtol=0, atol=2e-3)
+        torch.testing.assert_close(other.residual / unit, one.residual, rtol=1e-2, atol=2e-4)
+
+
 @pytest.mark.parametrize(("noise", "times", "told"), [(0.05, 3.0, False), (0.05, 10.0, True), (0.3, 3.0, False), (0.3, 5.0, True), (0.0, 0.0, False)])
 def test_ten_times_the_noise_is_far(noise: float, times: float, told: bool) -> None:
     """Of the method's own residual, whatever it is told, of pixels; half of it with much noise."""

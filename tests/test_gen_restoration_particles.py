@@ -13,6 +13,7 @@ import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve_gen.conditioning import Measurement, twist
 from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.particles import _least
 from sdesolve_gen.restoration import _warn_few
 
 A = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
@@ -60,8 +61,10 @@ def test_inpaint_and_colorize_keep_what_is_known(model: Any) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-3])
 def test_with_less_noise_than_the_last_time_the_evidence_is_that_of_the_last_time(noise: float) -> None:
+    """As A, means of four here, has it."""
     m, y = gaussian_model(), torch.full((1, 1, 2, 2), 0.3)
-    level = float(m.process.sigma(m.process.eps) / m.process.alpha(m.process.eps))
+    level = _least(Measurement(DOWN, y), m.process)
+    assert level == pytest.approx(float(m.process.sigma(m.process.eps) / m.process.alpha(m.process.eps)) / 2, rel=0.15)
     less, little, more = (m.restore(y, DOWN, noise, "smc", seed=0, steps=12, particles=8) for noise in (noise, level, 2 * level))
     assert less.log_evidence is not None and torch.equal(less.log_evidence, little.log_evidence) and not torch.equal(less.log_evidence, more.log_evidence)  # type: ignore[arg-type]
 

@@ -78,14 +78,17 @@ def least_squares(operator: Operator, y: Tensor, shift: float | Tensor = 0.0, sc
     They know y by A^T y alone, so that the part of y that no w explains does no harm.  A row stands still once its residual r is a rounding of y, or A^T r one of |A| |r|
     [Paige & Saunders 1982, section 6]; n iterations leave out most of what singular values below 1/n of the largest say, where neither shift nor y hides it.
     """
-    z = torch.zeros_like(y)
+    back = operator.adjoint(y)
+    size = _power(y)
+    unit = _power(back) / size  # of A: no square of it leaves the floats, whatever y is counted in, and powers of two round nothing
+    shift, y, gradient = shift / unit / unit, _times(1 / size, y), _times(1 / size / unit, back)
+    z, w = torch.zeros_like(y), gradient
     residual = along = y
-    gradient = w = operator.adjoint(y)
     rho, left, norm = _dot(gradient, gradient), _dot(y, y), torch.zeros(len(y), dtype=y.dtype, device=y.device)
     small, tiny = max(torch.finfo(y.dtype).eps, 1e-12) ** 2, torch.finfo(y.dtype).tiny
     goal = small * left
     for _ in range(most):
-        image = operator.forward(w)
+        image = _times(1 / unit, operator.forward(w))
         seen, length = _dot(image, image), _dot(w, w)
         norm = torch.maximum(norm, seen / length.clamp_min(tiny))  # an estimate of |A|^2 from below
         active = (left > goal) & (rho > small * norm * left)
@@ -93,11 +96,11 @@ def least_squares(operator: Operator, y: Tensor, shift: float | Tensor = 0.0, sc
             break
         step = torch.where(active, rho / torch.where(active, shift * length + scale * seen, 1.0), 0.0)
         z, residual = z + _times(step, along), residual - _times(step, _times(shift, along) + _times(scale, image))
-        gradient, before = operator.adjoint(residual), rho
+        gradient, before = _times(1 / unit, operator.adjoint(residual)), rho
         rho, left = (torch.where(active, _dot(r, r), old) for r, old in ((gradient, rho), (residual, left)))
         turn = torch.where(active, rho / torch.where(active, before, 1.0), 0.0)
         along, w = residual + _times(turn, along), gradient + _times(turn, w)
-    return z
+    return _times(size / unit / unit, z)
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: float = 1e-6, most: int = 200) -> Tensor:
@@ -123,6 +126,12 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: flo
         before, rho = rho, torch.where(active, _dot(residual, residual), rho)
         direction = torch.where(_column(active, b), residual + _times(rho / before.clamp_min(tiny), direction), direction)
     return x
+
+
+def _power(x: Tensor) -> Tensor:
+    """The power of two below the largest of each row, (B,); 1 of zeros."""
+    largest = x.detach().reshape(len(x), -1).abs().amax(1)
+    return torch.where(largest > 0, largest, 1.0).log2().floor().exp2()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
