@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._checks import AnyProblem
 from ._errors import as_int
-from .grids import Grid, Recipe, karras, log_snr
+from .grids import Grid, Recipe, karras, log_snr, uniform
 from .optimised import OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
 from .ranges import Range
@@ -43,6 +43,10 @@ IPNDM4: _Method = ("ipndm", {})
 UNIPC: _Method = ("unipc", {"order": 3})
 DIRECTED = (Rule(17, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
 """Over a range with directions."""
+SPREAD = 12.0
+WIDE = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
+"""Of few coordinates over a whole interval in which the half-log-SNR goes further than :data:`SPREAD`, as it does for rectified flow and subVP: equal steps of it, or of
+powers of the noise, spend calls where nothing is to be seen, and equal steps of time do not."""
 RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
     (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
     (False, False): (Rule(9, *DEIS, log_snr()), Rule(17, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
@@ -61,10 +65,12 @@ class Choice(NamedTuple):
     grid: Any
 
 
-def for_calls(calls: int, coordinates: int, interval: object) -> Rule:
-    """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, the whole interval."""
-    directed = isinstance(interval, Range) and interval.directions is not None
-    rules = DIRECTED if directed else RULES[coordinates >= MANY, isinstance(interval, Range)]
+def for_calls(calls: int, coordinates: int, interval: object, spread: float) -> Rule:
+    """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, an interval of which the half-log-SNR has this spread."""
+    many, ranged = coordinates >= MANY, isinstance(interval, Range)
+    rules = DIRECTED if isinstance(interval, Range) and interval.directions is not None else RULES[many, ranged]
+    if not many and not ranged and spread > SPREAD:
+        rules = WIDE
     return next(rule for rule in rules if calls <= rule.up_to)
 
 
@@ -84,8 +90,9 @@ def choose(
         nfe = DEFAULT_CALLS
     calls = as_int(steps if nfe is None else nfe) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
     coordinates = math.prod(x.shape[1:]) if isinstance(x, Tensor) else 1  # what is no state, like what is no number, is refused where all arguments are
-    rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval)
+    first, last = problem.interval if interval is None or isinstance(interval, Range) else problem.check_interval(interval)
+    spread = 0.5 * abs(float(problem.process.log_snr(first)) - float(problem.process.log_snr(last)))
+    rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval, spread)
     if denoise is None and not isinstance(interval, Range) and calls != 1:
-        first, last = problem.interval if interval is None else problem.check_interval(interval)
         denoise = first > last
     return Choice(rule.method, dict(rule.options), nfe, denoise, rule.grid if grid is None else grid)

@@ -32,7 +32,7 @@ from .mixture import cached_mixture
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
 OWN_SAMPLES, OWN_CALLS = 256, 12  # of a model that remembers no moments, from which they are read, and what each may cost
-DRAWS = 1 << 14  # of a law, from which its directions are read
+DRAWS = 1 << 14  # of a law, from which its moments are read
 
 
 CPU = torch.device("cpu")
@@ -154,12 +154,10 @@ def make(name: str, rows: int, sources: Sources) -> Problem:
 
 
 def exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> Problem:
-    """A law whose score is known, under the variance-preserving process; ``more`` are fields of the problem."""
-    std = math.sqrt(float(law.variance.mean()))
-    mean, directions = law.mean.float().to(sources.device), sd.Range.of(law.sample(DRAWS, seed=2**32)).directions
-    if directions is not None:  # which of a sample may have a per cent more variance than there is
-        directions = directions * min(1.0, std * math.sqrt(math.prod(law.event)) / float(directions.norm()))
-    return Problem(name, law.event, law.score(PROCESS), rows, mean, std, directions, sources.cache, law=law, device=sources.device, **more)
+    """A law whose score is known, under the variance-preserving process; its moments are those of as many draws as a user may have.  ``more`` are fields of the problem."""
+    known = sd.Range.of(law.sample(DRAWS, seed=2**32))
+    mean, directions = torch.as_tensor(known.data_mean).float().to(sources.device), known.directions
+    return Problem(name, law.event, law.score(PROCESS), rows, mean, known.data_std, directions, sources.cache, law=law, device=sources.device, **more)
 
 
 def _whole(x: Tensor) -> Tensor:
