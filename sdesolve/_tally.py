@@ -26,6 +26,7 @@ class _Tally(threading.local):
     rows = 0
     jvps = 0
     vjps = 0
+    levels: dict[tuple[float, float], bool] | None = None
 
 
 _tally = _Tally()
@@ -57,6 +58,25 @@ def pushforward() -> None:
 def pullback() -> None:
     """Count one derivative of a functional, a Df."""
     _tally.vjps += 1
+
+
+def guided(within: tuple[float, float], inside: bool) -> None:
+    """Note that a score which is guided between these noise levels was asked at one that is inside, or is not."""
+    if not torch.compiler.is_compiling() and _tally.levels is not None:
+        _tally.levels[within] = inside or _tally.levels.get(within, False)
+
+
+@contextmanager
+def levels_met() -> Iterator[dict[tuple[float, float], bool]]:
+    """Whether the noise levels between which scores are guided were met, for those that are asked meanwhile."""
+    around, found = _tally.levels, {}  # type: ignore[var-annotated]
+    _tally.levels = found
+    try:
+        yield found
+    finally:
+        _tally.levels = around
+        for within, met in found.items():
+            guided(within, met)
 
 
 def add(**work: int) -> None:

@@ -95,12 +95,15 @@ class Guided(Score):
         self._base, self._term, self._derivative = base, term, derivative
         self._to_x0 = choice("to", to, ("score", "x0")) == "x0"
         self._within = None if within is None else noise_levels("within", within)
+        check_reached("within", self._within, base.process)
 
     def linear(self, t: Number) -> Linear:
         return self._base.linear(t)
 
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
         inside = self._inside(t)
+        if self._within is not None:
+            _tally.guided(self._within, inside is not False)
         if inside is False:
             return self._base._output(x, t, scale)
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside
@@ -165,6 +168,16 @@ def noise_levels(name: str, value: object) -> tuple[float, float]:
     return low, high
 
 
+def check_reached(name: str, levels: tuple[float, float] | None, process: Process) -> None:
+    """That noise levels do not begin where those of a process end."""
+    alpha, sigma = process.alpha_(process.T), process.sigma_(process.T)
+    if levels is not None and levels[0] * alpha >= sigma:
+        most, kind = float(sigma / alpha), type(process).__name__
+        raise ValueError(
+            f"{name}={levels!r} is of no effect: {kind} has the noise levels up to sigma/alpha = {most:g}; expected a low end below, as in {name}=({most / 10:.3g}, {most:.3g})."
+        )
+
+
 def guided(
     score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False, within: tuple[float, float] | None = None
 ) -> Score:
@@ -181,7 +194,7 @@ def guided(
             kept; where rows have times of their own it is asked of all of them.
 
     Raises:
-        ValueError: an unknown ``to``, noise levels that are none; and, at the first call, a term of the wrong shape, or a model that computes without autograd
-            where its derivative is asked for.
+        ValueError: an unknown ``to``, noise levels that are none, or beyond the process's; and, at the first call, a term of the wrong shape, or a model that
+            computes without autograd where its derivative is asked for.
     """
     return Guided(score, term, to, derivative, within)

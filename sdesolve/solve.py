@@ -6,7 +6,8 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -38,7 +39,7 @@ Save: TypeAlias = str | Sequence[float] | Tensor | None
 
 
 class SolveWarning(UserWarning):
-    """Some samples did not arrive; the message gives index, status and time."""
+    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect."""
 
 
 class SolveError(RuntimeError):
@@ -146,7 +147,7 @@ def solve(
     start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
     tolerant = rtol is not None or atol is not None
     stats: dict[str, Any] = {"method": name}
-    with _tally.added_to(stats):
+    with _tally.added_to(stats), heeding_levels() as levels:
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
         stepper = _checks.constrained(constraint, stepper, on_grid=(steps, grid, nfe) != (None, None, None), tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
@@ -183,6 +184,8 @@ def solve(
         with torch.set_grad_enabled(how is not None):
             out = _denoised(problem.score, out, span[1], constraint) if denoise else out  # type: ignore[union-attr]
             xs = torch.stack(list(out.xs)) if ts else None
+        if compile:
+            levels.clear()  # what compiled steps meet is not noted
     stats |= {"seed": seed, "steps": len(chosen) if chosen else None, "accepted": out.accepted, "rejected": out.rejected}
     stats |= stepper.stats(out.carry)
     stats |= {"peak_memory": _tally.peak_memory(x.device), "wall_time": time.perf_counter() - start}
@@ -327,3 +330,14 @@ def report(solution: Solution, throw: bool) -> None:
     if throw:
         raise SolveError(message, solution)
     warnings.warn(message, SolveWarning, stacklevel=4)
+
+
+@contextmanager
+def heeding_levels(stacklevel: int = 5) -> Iterator[dict[tuple[float, float], bool]]:
+    """Say at the end between which noise levels a score was to be guided, where none that it was asked at is among them."""
+    with _tally.levels_met() as levels:
+        yield levels
+    for (low, high), met in levels.items():
+        if not met:
+            message = f"guidance between the noise levels {low:g} and {high:g} had no effect: no step met one of them (sigma/alpha)."
+            warnings.warn(f"{message} Expected wider ones, more steps, or a grid with nodes there.", SolveWarning, stacklevel=stacklevel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import time
@@ -16,14 +17,16 @@ from torch import Tensor
 
 import sdesolve as sd
 
+from .as_typed import as_typed, in_flags
 from .comparison import Comparison, comparison_files, write_comparison
 from .conditioning import CONDITIONINGS, Operator
-from .conditioning.operators import OPERATORS, Mask, box_mask, make, random_mask
+from .conditioning.operators import OPERATORS, Mask, box_mask, make, options_of, random_mask
 from .data import UNREADABLE, Data, check_shape, grey, of_tensor, open_npz, read_data
 from .flags import IMAGES, Label, Size, of_one_class, one_or_more
 from .mask_picture import read_mask
 from .measuring import simulated
 from .models import Model, load
+from .particles import OPTIONS
 from .restoration import Restored, luminance, pictures_of, scaled
 
 Sources = Annotated[list[str], typer.Option("--data", help=f"Images: {IMAGES}.")]
@@ -48,6 +51,10 @@ Out = Annotated[str, typer.Option(help="A .png file, or a folder, in which files
 Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of the conditioning method or the sampler; may be repeated.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
 
+_OF_METHODS = {name for method in CONDITIONINGS.values() for name in inspect.signature(method).parameters}
+_NAMES = {"option": {*OPTIONS, *_OF_METHODS, *inspect.signature(sd.solve).parameters}, "method_option": ()}
+"""What --option and --method-option may name: options of ``solve`` and of the conditioning methods; those of samplers where they are typed."""
+
 
 class Run(NamedTuple):
     """What the three commands have in common, once the model and the images are there."""
@@ -61,6 +68,7 @@ class Run(NamedTuple):
 
 
 def inpaint_command(
+    context: typer.Context,
     data: Sources,
     model: ModelName = "mnist",
     size: Size = 0,
@@ -104,7 +112,7 @@ def inpaint_command(
     """
     from .cli import _told
 
-    with _told():
+    with _told(), as_typed(context, **_NAMES):
         run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, noise_std)
         run.options.update(noise=noise, peak=peak)
         pictures = check_shape(run.pictures, run.model.shape).images
@@ -112,11 +120,12 @@ def inpaint_command(
         operator = Mask(run.model.shape, known)
         x = pictures_of(run.model, "images", pictures, run.model.shape)
         settings = {"data": one_or_more(data), "label": label, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
-        arrived = _finish(run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(pictures, known, noise_std=noise_std, **run.options))
+        arrived = _finish(context, run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(pictures, known, noise_std=noise_std, **run.options))
     _leave(arrived)
 
 
 def colorize_command(
+    context: typer.Context,
     data: Sources,
     model: ModelName,
     size: Size = 0,
@@ -151,7 +160,7 @@ def colorize_command(
     """
     from .cli import _told
 
-    with _told():
+    with _told(), as_typed(context, **_NAMES):
         run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, noise_std)
         run.options.update(noise=noise, peak=peak)
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
@@ -159,11 +168,12 @@ def colorize_command(
             raise ValueError(f"--data holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
         gray = operator.forward(pictures) if simulate else pictures
         settings = {"data": one_or_more(data), "label": label, "simulate": simulate, "noise_std": noise_std}
-        arrived = _finish(run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
+        arrived = _finish(context, run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
     _leave(arrived)
 
 
 def restore_command(
+    context: typer.Context,
     data: Annotated[list[str], typer.Option(help="An npz file with `y` (n, *measured), or pictures where a measurement is an image; with --simulate the pictures to be measured.")],
     operator: Annotated[str, typer.Option(help=f"What was measured: {', '.join(OPERATORS)}.")],
     model: ModelName = "mnist",
@@ -207,7 +217,7 @@ def restore_command(
     """
     from .cli import _pairs, _told
 
-    with _told():
+    with _told(), as_typed(context, **_NAMES, set_=options_of(operator)):
         of_solver = method, sampler, steps, seed, batch_size, device
         run = _begin("restore", data, model, size, label, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std, y=not simulate)
         run.options.update(noise=noise, peak=peak)
@@ -220,7 +230,7 @@ def restore_command(
         noise_std = (0.05 if noise == "gaussian" else 0.0) if noise_std is None else noise_std
         y = simulated(run.model, measured, given, noise_std, noise, peak, seed, run.pictures.ids) if simulate else given
         settings = {"data": one_or_more(data), "label": label, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
-        arrived = _finish(run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
+        arrived = _finish(context, run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
     _leave(arrived)
 
 
@@ -248,7 +258,7 @@ def _begin(
     return Run(loaded, chosen, task, out, overwrite, {**options, "sample_ids": chosen.ids})
 
 
-def _finish(run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, truth: Tensor | None, draw: Any) -> bool:
+def _finish(context: typer.Context, run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, truth: Tensor | None, draw: Any) -> bool:
     """Draw, write and say; whether all draws arrived."""
     files = comparison_files(run.out, f"{run.model.card['name']}-{run.task}-seed{run.options['seed']}", run.overwrite, run.options["draws"])
     start = time.perf_counter()
@@ -260,7 +270,7 @@ def _finish(run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, t
     found = Comparison(run.model, operator, y, restored, truth, run.pictures.names, settings, time.perf_counter() - start, sys.argv[1:])
     write_comparison(files, found)
     for warning in caught:
-        typer.echo(f"warning: {warning.message}", err=True)
+        typer.echo(f"warning: {in_flags(str(warning.message), context, **_NAMES)}", err=True)
     typer.echo(f"wrote {', '.join(map(str, files))}")
     typer.echo(found.line())
     return bool((restored.status == "ok").all())
@@ -275,16 +285,32 @@ def _mask(model: Model, mask: str | None, box: str | None, random: float | None,
     """The mask of the one flag that was given."""
     if sum(given is not None for given in (mask, box, random)) != 1:
         raise ValueError("expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE, as in --random 0.9.")
+    channels, height, width = model.shape
     if mask is not None:
-        return read_mask(mask)
+        known = read_mask(mask)
+        if known.shape[0] not in (1, channels) or known.shape[1:] != (height, width):
+            colours = " in colours" if known.shape[0] not in (1, channels) else ""
+            raise ValueError(
+                f"--mask {mask} is a picture of {known.shape[1]} rows and {known.shape[2]} columns{colours}, and the model's images have {height} and {width}"
+                f"{' and are gray' if channels == 1 else ''}; expected one like them, white where a pixel is known."
+            )
+        if not bool(known.any()):
+            raise ValueError(f"--mask {mask} is black everywhere, so that nothing is known; expected white where a pixel is known, or `sdesolve-gen sample`.")
+        return known
     if random is not None:
         if not 0 <= random < 1:
             raise ValueError(f"--random {random:g}; expected a share of the pixels that is missing, 0 <= SHARE < 1, as in --random 0.9.")
         return random_mask(model.shape, random, seed)
+    half = f"as in --box {width // 2},0,{width},{height}"
     corners = [part.strip() for part in (box or "").split(",")]
     if len(corners) != 4 or not all(corner.isdecimal() for corner in corners):
-        raise ValueError(f"--box {box}; expected four whole numbers with commas between them, as in --box 8,8,20,20.")
-    return box_mask(model.shape, *map(int, corners))
+        raise ValueError(f"--box {box}; expected four whole numbers with commas between them, {half}.")
+    x0, y0, x1, y1 = map(int, corners)
+    if not (x0 < x1 <= width and y0 < y1 <= height):
+        raise ValueError(f"--box {box} is no box of {width} columns and {height} rows; expected X0 < X1 <= {width} and Y0 < Y1 <= {height}, {half}.")
+    if (x0, y0, x1, y1) == (0, 0, width, height):
+        raise ValueError(f"--box {box} is the whole image, so that nothing is known; expected a part of it, {half}, or `sdesolve-gen sample`.")
+    return box_mask(model.shape, x0, y0, x1, y1)
 
 
 def _measurements(path: Path) -> Data:

@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ._memory import check_room
@@ -42,6 +42,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 EXPECTED = "expected a parquet file with a column 'image' of {bytes, path} or bytes, a picture or a folder of them, an npz file with 'images', or hf:NAME:SPLIT"
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error, EOFError, Image.DecompressionBombError)  # what decoders raise
 UNREADABLE = (*_DAMAGED, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError, pa.ArrowException)  # what readers of files raise
+_LONGEST = 150  # letters of what a decoder has to say
 _ROWS = 1024  # of a parquet file in memory at once
 _SMALLER = "a smaller size, as in size=64 (--size 64), or fewer images"
 
@@ -137,11 +138,10 @@ def read_data(source: str | Path | Sequence[str | Path], size: int = 0, floats: 
     if len({one.classes is None for one in sources}) > 1:
         said = next(", ".join(one.classes[:5]) for one in sources if one.classes is not None)
         raise ValueError(f"data={names}: some sources have classes with names ({said}) and others numbers; expected folders of classes in all of them, or numbers in all.")
-    data = _filled(", ".join(names), sources, size)
+    data, causes = _filled(", ".join(names), sources, size)
     if data.skipped:
-        shown = ", ".join(data.skipped[:5]) + (", ..." if len(data.skipped) > 5 else "")
         total = len(data.images) + len(data.skipped)
-        warnings.warn(f"{len(data.skipped)} of {total} pictures cannot be read and are left out: {shown}", DataWarning, stacklevel=2)
+        warnings.warn(f"{len(data.skipped)} of {total} pictures cannot be read and are left out: {_told(causes)}", DataWarning, stacklevel=2)
     return data
 
 
@@ -322,13 +322,14 @@ def _datasets(name: str) -> Any:
 # -- decoding --------------------------------------------------------------------------------------------------------------
 
 
-def _filled(where: str, sources: list[_Source], size: int) -> Data:
-    """One array for all, filled picture by picture; grey pictures among coloured ones become coloured."""
+def _filled(where: str, sources: list[_Source], size: int) -> tuple[Data, dict[str, list[str]]]:
+    """One array for all, filled picture by picture; grey pictures among coloured ones become coloured.  And what is left out, by its cause."""
     total = sum(one.size for one in sources)
     check_room(total * size * size, f"{total} images of {size} x {size}", _SMALLER)
     ids: list[int] = []
     named: list[str] = []
     skipped: list[str] = []
+    causes: dict[str, list[str]] = {}
     images, labels = np.empty((0, 0, 0, 0), np.uint8), np.zeros(total, np.int64)
     classes = _all_classes(sources)
     for number, (name, encoded, label) in enumerate(_rows(sources, classes)):
@@ -336,8 +337,9 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
             picture = _pixels(encoded, size)
         except _Unsupported as error:
             raise ValueError(f"{where}: {name} has {error}.") from error
-        except _DAMAGED:
+        except _DAMAGED as error:
             skipped.append(name)
+            causes.setdefault(_cause(error), []).append(name)
             continue
         if not ids:
             check_room(total * picture.nbytes, f"{total} images {picture.shape}", _SMALLER)
@@ -357,9 +359,23 @@ def _filled(where: str, sources: list[_Source], size: int) -> Data:
         ids.append(number)
         named.append(name)
     if not ids:
-        raise ValueError(f"{where} holds no image that can be read ({len(skipped)} cannot); {EXPECTED}.")
+        cannot = f"{len(skipped)} cannot: {_told(causes)}" if skipped else "it is empty"
+        raise ValueError(f"{where} holds no image that can be read ({cannot}); {EXPECTED}.")
     kept = len(ids)
-    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped, classes)
+    return Data(torch.from_numpy(images[:kept]), torch.from_numpy(labels[:kept]) if sources[0].labelled else None, named, ids, skipped, classes), causes
+
+
+def _cause(error: Exception) -> str:
+    """Why a picture cannot be read, without its name, which is told beside."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture of a known kind, or a damaged one"
+    return (str(error).splitlines() or [""])[0][:_LONGEST].strip() or type(error).__name__
+
+
+def _told(causes: dict[str, list[str]]) -> str:
+    """What is left out and why, the first few of each cause."""
+    few = [f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({cause})" for cause, names in list(causes.items())[:5]]
+    return ", ".join(few) + (", ..." if len(causes) > 5 else "")
 
 
 def _all_classes(sources: Sequence[_Source]) -> tuple[str, ...] | None:
@@ -408,7 +424,7 @@ def _pixels(encoded: bytes | str | Path | np.ndarray | None, size: int) -> np.nd
         if picture.mode.startswith("I;16"):
             picture = Image.fromarray(((np.asarray(picture, np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
         if picture.mode in ("I", "F"):
-            raise OSError(f"mode {picture.mode}, of which it is not known what is white")
+            raise OSError(f"32 bits a pixel, mode {picture.mode}, of which it is not known what is white; 8 and 16 bits are read")
         if picture.mode not in ("L", "RGB"):
             picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
     if size:

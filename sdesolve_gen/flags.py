@@ -49,4 +49,7 @@ def of_one_class(model: Model, label: str | None) -> Model:
         raise ValueError(f"--label {label}: the model {model.card['name']!r} knows no classes; expected no --label, or a --model that knows them, as mnist_conditional does.")
     if isinstance(said, str) and said != "none":
         raise ValueError(f'--label {label}; expected the number of a class, as in --label 0, or "none".')
+    if (said == "none" and not model.knows_none) or (isinstance(said, int) and said >= model.classes):
+        none = ", or --label none for no class" if model.knows_none else ""
+        raise ValueError(f"--label {label}: the model {model.card['name']!r} knows the classes 0 to {model.classes - 1}; expected one of them, as in --label 0{none}.")
     return model.of_class(model.classes if said == "none" else int(said))

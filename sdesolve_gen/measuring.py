@@ -23,6 +23,9 @@ MEASURED = 200
 """Stream of the noise of simulated measurements, apart from those of the solver."""
 _FEW = 16  # values that say nothing of their range
 _DARK = 0.1  # of [0, 1]: the darkest value of a picture is below
+_BELOW, _AT_ZERO, _BLACK = 0.08, 0.02, 0.2  # of an image's squares, what noise and ringing put below 0; of [0, 1], what is black; share of the pixels that are
+_WIDER = 0.25  # of the data range: beyond it by more is no data that are a little too bright
+_UNEXPLAINED = 0.5  # of y
 
 
 def measured(model: Model, y: Tensor, operator: Operator, noise_std: float | None, noise: str = "gaussian", peak: float | None = None) -> Measurement:
@@ -80,15 +83,18 @@ def variance(measurement: Measurement) -> Tensor:
 
 
 def check_scale(measurement: Measurement, data_range: tuple[float, float], levels: int) -> None:
-    """Warn of pictures in [0, 1] for a model of data in [-1, 1], where y has the units of pixels: the operator leaves an even white as it is."""
+    """Warn of pictures in [0, 1], or of what was measured of such, for a model of data in [-1, 1]."""
     operator, y = measurement.operator, measurement.y
-    if tuple(data_range) != (-1.0, 1.0) or measurement.noise != "gaussian" or not operator.linear or not scaled_to_one(y, measurement.noise_std, levels):
+    if tuple(data_range) != (-1.0, 1.0) or measurement.noise != "gaussian" or not operator.linear:
         return
     white = operator.forward(torch.ones(1, *operator.event).to(y))
     if bool((white - 1).abs().max() > 1e-4):
-        return
-    said = f"all {y.numel()} values of y lie in [0, 1], as those of pictures in that range do, and the model's data lie in [-1, 1]"
-    warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1, or integers from 0 to {levels - 1}.", sd.SolveWarning, stacklevel=5)
+        if half_black(measurement):
+            said = "y is as images in [0, 1] give it that are black in part, and the model's data lie in [-1, 1]"
+            warnings.warn(f"{said}: expected y of images in that range: 2 * y - operator.forward(torch.ones(1, *m.shape)).", sd.SolveWarning, stacklevel=5)
+    elif scaled_to_one(y, measurement.noise_std, levels):  # y has the units of pixels: an even white is left as it is
+        said = f"all {y.numel()} values of y lie in [0, 1], as those of pictures in that range do, and the model's data lie in [-1, 1]"
+        warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1, or integers from 0 to {levels - 1}.", sd.SolveWarning, stacklevel=5)
 
 
 def scaled_to_one(y: Tensor, noise_std: float, levels: int) -> bool:
@@ -106,20 +112,62 @@ def scaled_to_one(y: Tensor, noise_std: float, levels: int) -> bool:
     return least < _DARK + noise_std
 
 
-def check_size(measurement: Measurement, data_range: tuple[float, float]) -> None:
-    """|y| <= |A| |x| for some x in the data range, or y is in other units than the data."""
+def half_black(measurement: Measurement) -> bool:
+    """Whether images in [-1, 1] that explain y have next to nothing below 0, and a fifth of the pixels that A sees, or more, there or at 0: the upper half with a black ground.
+
+    Natural pictures of the right range do so in 0 to 2 of 60; of digits from 0 to 1, most.
+    """
+    x, _ = nearest(measurement.operator, measurement.y, (-1.0, 1.0))
+    x = x[x != 0]  # where it began
+    return bool(x.clamp_max(0).square().sum() <= _BELOW * x.square().sum() and (x < _AT_ZERO).sum() >= _BLACK * max(1, len(x)))
+
+
+def check_range(measurement: Measurement, data_range: tuple[float, float]) -> None:
+    """Refuse a y of which no images near the data range explain half, whatever the linear operator.
+
+    For every v and every x in the box [low, high]^N
+
+        v'A x <= sum_j max(low (A'v)_j, high (A'v)_j),
+
+    so that y is as far from all of A x as v'y exceeds that by, over |v|: proven by any v, and here by what y leaves of the middle of the box.
+    The box is a quarter of the data range wider on either side, the noise may have its length and 6 standard deviations more, and half of y may have other reasons:
+    an operator that is only nearly that of the apparatus, or more noise than is said.
+    """
     operator, y = measurement.operator, measurement.y
     if not operator.linear:
         return
-    x = torch.randn(1, *operator.event, generator=torch.Generator().manual_seed(0)).to(y)
-    for _ in range(20):  # power iteration for |A|
-        x = operator.adjoint(operator.forward(x))
-        x = x / x.norm()
-    largest = float(operator.forward(x).norm()) * max(map(abs, data_range)) * x.numel() ** 0.5
-    length = y.flatten(1).norm(dim=1)
-    room = 1.2 * largest + 3 * (variance(measurement) * y[0].numel()).sqrt()
-    if bool((length > room).any()):
+    low, high = data_range
+    box = low - _WIDER * (high - low), high + _WIDER * (high - low)
+    v = y - operator.forward(torch.full((1, *operator.event), (low + high) / 2).to(y))
+    pulled = operator.adjoint(v)
+    most = torch.maximum(box[0] * pulled, box[1] * pulled).flatten(1).sum(1)
+    apart = ((v * y).flatten(1).sum(1) - most) / v.flatten(1).norm(dim=1).clamp_min(torch.finfo(y.dtype).tiny)
+    room = reach(measurement) + _UNEXPLAINED * y.flatten(1).norm(dim=1)
+    if bool((apart > room).any()):
+        worst, shift = int((apart - room).argmax()), "" if low == 0 else f" + operator.forward(torch.full((1, *m.shape), {float(low)}))"
         raise ValueError(
-            f"y has the length {float(length.max()):.4g}, and images in [{data_range[0]:g}, {data_range[1]:g}] give at most {largest:.4g} under {type(operator).__name__}; "
-            "expected a measurement of such images, in their units: scale y as the data were scaled."
+            f"y is in other units than the data: it has values from {float(y.min()):.4g} to {float(y.max()):.4g}, and is {float(apart[worst]):.4g} or more away from all that "
+            f"{type(operator).__name__} measures of images near [{low:g}, {high:g}], where {float(room[worst]):.4g} is allowed for noise and the like; "
+            f"expected y of such images, for those from 0 to 255 {high - low:g} / 255 * y{shift}."
         )
+
+
+def reach(measurement: Measurement) -> Tensor:
+    """How long the noise is at most, 6 standard deviations beyond its expected length, (n,) or ()."""
+    var = torch.as_tensor(measurement.variance(measurement.y)).to(measurement.y).expand_as(measurement.y).clamp_min(0).flatten(1)
+    return var.sum(1).sqrt() + 6 * var.amax(1).sqrt()
+
+
+def nearest(operator: Operator, y: Tensor, box: tuple[float, float], steps: int = 20) -> tuple[Tensor, Tensor]:
+    """x in [low, high]^N with a small |y - A x|, from the middle on, and y - A x: projected gradients with momentum.  [Beck & Teboulle 2009, FISTA]"""
+    x = torch.randn(1, *operator.event, generator=torch.Generator().manual_seed(0)).to(y)
+    for _ in range(10):  # power iteration for |A|^2
+        x = operator.adjoint(operator.forward(x / x.norm()))
+    step = 1 / (1.2 * float(x.norm()))
+    x = ahead = torch.full((len(y), *operator.event), sum(box) / 2).to(y)
+    momentum = 1.0
+    for _ in range(steps):
+        before, x = x, (ahead + step * operator.adjoint(y - operator.forward(ahead))).clamp(*box)
+        grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead, momentum = x + (momentum - 1) / grown * (x - before), grown
+    return x, y - operator.forward(x)

@@ -15,13 +15,14 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve.methods import METHODS
 from sdesolve.methods.reversible_heun import ReversibleHeun
+from sdesolve.solve import heeding_levels
 
 from ._errors import unknown
 from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning._numbers import real_tensor
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
-from .measuring import check_scale, check_size, measured, spread, variance
+from .measuring import check_range, check_scale, measured, spread, variance
 from .particles import checked, weighed
 from .sampling import bar, calls, checked_seed, count, names
 
@@ -158,7 +159,7 @@ def restore(
     operator = as_operator(operator, model.shape, model.device)
     check_operator(operator, model.device)
     measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
-    check_size(measurement, model.data_range)
+    check_range(measurement, model.data_range)
     check_scale(measurement, model.data_range, model.levels)
     method, suited = _chosen(method, operator, model)
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
@@ -168,7 +169,7 @@ def restore(
         return _by_particles(model, measurement, draws, ids, seed, size, progress, how)
     own, options = _split(method, options, method_options, model)
     own = suited | own
-    _check_whose(method, options)
+    _check_whose(method, sampler, options)
     sampler, options = _solver(method, sampler, own, options)
     _check_known(method, sampler, options)
     apart = rows_leave(sampler, options.get("steps"), options)
@@ -185,7 +186,7 @@ def restore(
         how: dict[str, Any] = {"seed": seed, "sample_ids": chunk, "denoise": denoise, "callback": observe, "constraint": constraint, **left}
         return sd.solve(model.process.reverse(score), x, stepper, **how)
 
-    with bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
+    with heeding_levels(6), bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in batches]
     status, nfe = np.concatenate([solution.status for solution in solutions]), torch.cat([calls(solution) for solution in solutions])
@@ -327,13 +328,15 @@ def _split(method: str, options: dict[str, Any], given: Mapping[str, Any] | None
     return dict(given) | told, options
 
 
-def _check_whose(method: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option of another conditioning method, which the sampler would say it does not know."""
+def _check_whose(method: str, sampler: str | sd.Stepper | None, options: Mapping[str, Any]) -> None:
+    """Refuse an option of another conditioning method, which the sampler does not know, by whose it is."""
+    solver = SOLVERS.get(method, DEFAULT_SOLVER)[0] if sampler is None else sampler
+    solvers = inspect.signature(METHODS[solver]).parameters if isinstance(solver, str) and solver in METHODS else {}
     others = {other: inspect.signature(make).parameters.keys() - {"score", "measurement"} - _OF_SOLVE for other, make in CONDITIONINGS.items() if other != method}
     for name in options:
         owners = [other for other, theirs in others.items() if name in theirs]
         own = inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"}
-        if owners and name not in own:
+        if owners and name not in own and name not in solvers:
             said = f"which has {', '.join(sorted(own))}" if own else "which has no options"
             raise ValueError(f"{name}={options[name]!r} is an option of method={owners[0]!r}, and the method here is {method!r}, {said}.")
 

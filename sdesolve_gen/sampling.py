@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import sdesolve as sd
 from sdesolve.noise import check_seed
+from sdesolve.solve import heeding_levels
 
 from ._errors import as_int
 from ._memory import check_room
@@ -83,7 +84,7 @@ def draw(
         options.setdefault("interval", model.moments)  # of all classes together
     chunks = _chunks(wanted, n, size, rows_leave(method, steps, options))
     solutions = []
-    with bar(progress, n, model.process.reverse(model.score).interval, steps) as observe, warnings.catch_warnings():
+    with heeding_levels(6), bar(progress, n, model.process.reverse(model.score).interval, steps) as observe, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         for chunk in chunks:
             named = [ids[i] for i in chunk]

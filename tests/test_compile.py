@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -100,3 +101,14 @@ def test_what_cannot_be_compiled_says_so(method: str) -> None:
     pytest.importorskip("scipy")
     with pytest.raises(ValueError, match="compile=True"):
         sd.solve(sd.ODE(lambda x, t: -x), torch.ones(2, 1), method, compile=True)
+
+
+def test_guidance_that_compiled_steps_meet_is_not_told_of_as_missed(one_graph: None) -> None:
+    """The last call alone, of ``denoise``, is not compiled, and outside."""
+    process = sd.VPSDE()
+    x = process.prior((3, 2, 2), seed=0)
+    guided = sd.guided(sd.as_score(lambda x, t: -x, process, predicts="score"), lambda p: -0.1 * p.x, within=(0.3, 3.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        plain, traced = (sd.solve(process.reverse(guided), x, "ddim", steps=20, compile=compile, denoise=True) for compile in (False, True))
+    assert torch.allclose(traced.x, plain.x, rtol=1e-4, atol=1e-4)

@@ -479,3 +479,12 @@ def test_a_scale_without_its_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match=r"classifier_scale=6.0 without a classifier"):
         gen.load("mnist").sample(2, "ddim", steps=2, classifier_scale=6.0)
     assert classifiers.embedded_classifiers() == ["mnist_classifier"]
+
+
+def test_an_interval_that_acts_nowhere_is_told_or_refused() -> None:
+    m = conditional_model()
+    with pytest.warns(sd.SolveWarning, match=r"guidance between the noise levels 1e-05 and 2e-05 had no effect") as told:
+        m.sample(4, "ddim", steps=2, labels=0, guidance=gen.Guidance(2.0, (1e-5, 2e-5)), batch_size=2)
+    assert len(told) == 1 and told[0].filename == __file__
+    with pytest.raises(ValueError, match=r"interval=\(10000000.0, 20000000.0\) is of no effect: .* has the noise levels up to"):
+        m.sample(4, "ddim", steps=2, labels=0, guidance=gen.Guidance(2.0, (1e7, 2e7)))

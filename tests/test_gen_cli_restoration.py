@@ -173,8 +173,8 @@ def test_counts(tmp_path, folder, data):
     manifest = json.loads((tmp_path / "c.json").read_text())
     assert manifest["options"]["noise"] == "poisson" and manifest["options"]["peak"] == 40 and manifest["noise_std"] == 0
     said = call("restore", *common(folder, data, tmp_path / "d.png"), *task, "--simulate", "--method", "ddnm", code=2)
-    assert "ddnm has no treatment of noise='poisson'" in said
-    assert "peak=None" in call("restore", *common(folder, data, tmp_path / "e.png"), *task[:-2], "--simulate", code=2)
+    assert "ddnm has no treatment of --noise poisson" in said
+    assert "no --peak; expected how many counts" in call("restore", *common(folder, data, tmp_path / "e.png"), *task[:-2], "--simulate", code=2)
 
 
 def test_an_option_of_the_method_that_the_sampler_has_too(tmp_path, folder, data):
@@ -209,7 +209,8 @@ def test_what_a_measurement_looks_like():
         (["inpaint"], "expected exactly one of --mask FILE, --box X0,Y0,X1,Y1 and --random SHARE"),
         (["inpaint", "--box", "1,2,3"], "expected four whole numbers"),
         (["inpaint", "--random", "1.5"], "--random 1.5; expected a share"),
-        (["inpaint", "--box", "0,0,9,9"], "x1=9"),
+        (["inpaint", "--box", "0,0,9,9"], "--box 0,0,9,9 is no box of 8 columns and 8 rows; expected X0 < X1 <= 8 and Y0 < Y1 <= 8, as in --box 4,0,8,8"),
+        (["inpaint", "--box", "0,0,8,8"], "--box 0,0,8,8 is the whole image"),
         (["inpaint", "--box", "0,0,4,4", "--first", "7"], "have 5 images"),
         (["inpaint", "--box", "0,0,4,4", "--option", "steps=3"], "expected a flag of its own, as in --steps"),
         (["inpaint", "--box", "0,0,4,4", "--noise-std", "-1"], "--noise-std -1; expected a finite number >= 0"),
@@ -221,7 +222,7 @@ def test_what_a_measurement_looks_like():
         (["restore", "--operator", "downsample"], "--data holds y (2, 1, 8, 8); expected (n, 1, 2, 2), as the operator downsample measures, or --simulate"),
         (["colorize"], "expected one of 3 channels"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_bad_values_are_one_line(tmp_path, folder, data, arguments, message):
     command, *rest = arguments
@@ -268,3 +269,76 @@ def test_what_is_found_again_exactly_and_a_single_draw_are_written_as_json_and_w
 def test_an_option_with_a_slip_is_told_of_the_methods_own(tmp_path, folder, data):
     said = call("inpaint", "--model", folder, "--data", data, "--out", tmp_path / "x.png", "--box", "0,0,4,4", "--method", "dps", "--option", "zetta=1", code=2)
     assert "'zetta' is not known" in said and "Did you mean 'zeta'?" in said
+
+
+POISSON = ["--noise", "poisson"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--peak", "30"], "--peak 30 with --noise gaussian; expected --noise poisson"),
+        ([*POISSON], "no --peak; expected how many counts the brightest value of the data has, a finite number > 0, as in --peak 30."),
+        ([*POISSON, "--peak", "-1"], "--peak -1; expected how many counts"),
+        ([*POISSON, "--peak", "30", "--method", "ddrm"], "ddrm has no treatment of --noise poisson; expected 'dps', 'pigdm' or 'mmps', or --noise gaussian with a --noise-std"),
+        (["--noise", "poison"], "--noise poison: noise 'poison' is not known"),
+        (["--method", "pigmd"], "--method pigmd: method 'pigmd' is not known"),
+        (["--sampler", "ddmi"], "--sampler ddmi: 'ddmi' is not known"),
+        (["--sampler", "reversible_heun"], "--sampler reversible_heun strays"),
+        (["--sampler", "pc", "--method", "ddrm"], "what is to solve here is 'pc'; expected 'ddim'"),
+        (["--device", "cudaa"], "--device cudaa cannot be used here"),
+        (["--draws", "70000"], "--draws 70000; expected at most"),
+        (["--method", "dps", "--option", "zeta=-1"], "--option zeta=-1; expected a finite number >= 0, as in --option zeta=1."),
+        (["--method", "dps", "--method-option", "zeta=-1"], "--method-option zeta=-1; expected a finite number >= 0, as in --method-option zeta=1."),
+        (["--method", "dps", "--method-option", "steps=7", "--steps", "3"], "--steps 3 and --method-option steps=7; expected one number"),
+        (["--method", "pigdm", "--option", "within=[3,1]"], "--option within=[3,1]; expected noise levels 0 <= low < high, in units of sigma/alpha, as in --option within=[0.3"),
+        (["--method", "dps", "--option", "zetta=1"], "--option zetta=1: option of --method dps or --sampler dpmpp_2m_sde: 'zetta' is not known"),
+        (["--option", "grid=kar"], "--option grid=kar: 'kar' is not known as grid"),
+        (["--method", "smc", "--sampler", "ddim"], "expected no sampler and no --option denoise=false: --steps ..., --option particles=... are its options"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_say_what_was_typed(tmp_path, folder, data, typed, said):
+    found = call("inpaint", "--model", folder, "--data", data, "--out", tmp_path / "x.png", "--box", "0,0,4,4", *typed, code=2)
+    assert f"error: {said}" in found if said.startswith("--") else said in found
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["downsample", "--set", "factor=3"], "--set factor=3 does not divide the 8 x 8 pixels; expected one that does, as in --set factor=4."),
+        (["downsample", "--set", "kernel=foo"], "--set kernel=foo: kernel 'foo' is not known"),
+        (["random_projections", "--set", "seed=-1"], "--set seed=-1; expected an integer"),
+        (["gray"], "--set weights=[0.299,0.587,0.114] for 1 channels"),
+        (["blurr"], "--operator blurr: operator 'blurr' is not known"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_of_an_operator_say_what_was_typed(tmp_path, folder, data, typed, said):
+    assert f"error: {said}" in call("restore", *common(folder, data, tmp_path / "x.png"), "--simulate", "--operator", *typed, code=2)
+
+
+def test_what_is_said_in_both_ways_is_said_once(tmp_path, folder):
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "nine.png")
+    said = call("inpaint", "--model", folder, "--data", tmp_path / "nine.png", "--out", tmp_path / "x.png", "--box", "0,0,4,4", code=2)
+    assert said.endswith("expected the same C, H and W: --size 8 scales and crops.\n")
+
+
+def test_a_warning_says_what_is_to_be_typed(tmp_path, folder, data):
+    arguments = ["--model", folder, "--data", data, "--n", 1, "--draws", 1, "--out", tmp_path / "w.png", "--box", "0,0,4,4"]
+    said = call("inpaint", *arguments, "--method", "projection", "--steps", 3, "--noise-std", 0.1)
+    assert "expected more steps, as in --steps 100, a larger --noise-std where y has more, or another method, as in --method pigdm" in said.replace("Expected", "expected")
+
+
+def test_masks_that_do_not_fit(tmp_path, folder, data):
+    small, black, coloured = (tmp_path / name for name in ("small.png", "black.png", "coloured.png"))
+    Image.fromarray(np.full((5, 8), 255, np.uint8)).save(small)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(black)
+    Image.fromarray(np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2) * np.array([255, 0, 255], np.uint8)).save(coloured)
+    for mask, said in ((small, "is a picture of 5 rows and 8 columns, and the model's images have 8 and 8"), (black, "is black everywhere"), (coloured, "8 columns in colours")):
+        assert f"--mask {mask} is" in (found := known_columns(tmp_path, folder, data, mask, code=2)) and said in found
+
+
+def test_labels_that_a_model_does_not_know(tmp_path, data):
+    said = call("inpaint", "--model", "mnist_conditional", "--data", data, "--out", tmp_path / "x.png", "--random", 0.9, "--label", 12, code=2)
+    assert "--label 12: the model 'mnist_conditional' knows the classes 0 to 9; expected one of them, as in --label 0, or --label none for no class." in said

@@ -98,5 +98,5 @@ def test_what_cannot_be_is_refused() -> None:
         ddrm(score, Measurement(ZeroOne(torch.ones(4)), torch.zeros(1, 4)))
     with pytest.raises(ValueError, match="eta_b=2"):
         ddrm(score, seen, eta_b=2)
-    with pytest.raises(ValueError, match="method='pc'"):
+    with pytest.raises(ValueError, match="what is to solve here is 'pc'; expected 'ddim'"):
         ddrm(score, seen).method("pc")  # type: ignore[misc]

@@ -406,7 +406,7 @@ def test_a_restoration_is_of_one_class(run: Any, data: Path, tmp_path: Path, com
         with np.load(out.with_suffix(".npz")) as file:
             assert float(file["images"][..., :2, :].mean()) == pytest.approx(mean, abs=0.1)  # the unknown rows
         assert json.loads(out.with_suffix(".json").read_text())["label"] == label
-    for label, message in (("7", "labels hold [7]"), ("all", "--label all; expected the number of a class")):
+    for label, message in (("7", "--label 7: the model 'known' knows the classes 0 to 2"), ("all", "--label all; expected the number of a class")):
         wrong = run(*words, tmp_path / "b.png", "--label", label)
         assert wrong.exit_code == 2 and message in wrong.output
 

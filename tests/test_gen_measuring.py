@@ -18,7 +18,7 @@ import sdesolve_gen as gen
 from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, dps, twist
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.data import read_data
-from sdesolve_gen.measuring import check_scale, measured, scaled_to_one, simulated
+from sdesolve_gen.measuring import check_range, check_scale, half_black, measured, nearest, scaled_to_one, simulated
 
 Y, BLACK = torch.zeros(1, 1, 2, 2), torch.zeros(1, *SHAPE)
 IDENTITY = ops.Mask(SHAPE, torch.ones(4, 4))
@@ -253,6 +253,95 @@ def test_digits_raise_no_false_alarm(shared_data: Path) -> None:
         assert not any(scaled_to_one(image, noise_std, 256) for image in levels / 127.5 - 1 + noise)
         told = sum(scaled_to_one(image, noise_std, 256) for image in levels / 255 + noise)
         assert told == 2000 if noise_std == 0 else told > 1900
+
+
+OPERATORS = [
+    ("radon", {"angles": 12}), ("fan_beam", {"angles": 12}), ("mri", {}), ("mri_points", {}), ("random_projections", {}), ("downsample", {"factor": 4, "kernel": "bicubic"}),
+    ("gaussian_blur", {"std": 0.8}), ("random_pixels", {"missing": 0.5}), ("gray", {"weights": [3.0]}),
+]  # fmt: skip
+
+
+def digits(shared_data: Path, n: int) -> torch.Tensor:
+    return read_data(shared_data / "mnist" / "test.parquet")[0][:n].float() / 255
+
+
+@pytest.mark.parametrize(("name", "options"), OPERATORS, ids=[name for name, _ in OPERATORS])
+@pytest.mark.parametrize("data_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+@pytest.mark.parametrize("noise", [0.0, 0.3, "poisson"])
+def test_no_measurement_that_there_can_be_is_refused(name: str, options: dict[str, object], data_range: tuple[float, float], noise: float | str) -> None:
+    """Of images at the corners of the box too, black, white and in between, with noise as large as it gets in a hundred."""
+    (low, high), m = data_range, tiny_model()
+    m.data_range = data_range
+    operator, generator = ops.make(name, m.shape, **options), torch.Generator().manual_seed(0)
+    grey = torch.rand(40, *m.shape, generator=generator)
+    x = low + (high - low) * torch.cat([grey, (grey > 0.5).float(), (grey > 0.9).float(), (grey < 0.9).float(), torch.zeros(1, *m.shape), torch.ones(1, *m.shape)])
+    std, kind, peak = (0.0, "poisson", 4.0) if isinstance(noise, str) else (noise * (high - low), "gaussian", None)
+    if kind == "poisson" and not bool((operator.forward(x[-1:] - low) >= 0).all()):
+        pytest.skip("counts are of what shines")
+    y = simulated(m, operator, x, std, kind, peak, 0)
+    check_range(measured(m, y, operator, std, kind, peak), data_range)
+
+
+def test_what_is_a_little_beyond_the_data_or_noisier_than_is_said_is_not_refused() -> None:
+    black, grey = torch.zeros(1, 1, 8, 8), torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for operator in (ops.make("radon", (1, 8, 8)), ops.make("motion_blur", (1, 8, 8), length=3)):
+        check_range(Measurement(operator, operator.forward(black - 0.2)), (0.0, 1.0))
+        check_range(Measurement(operator, operator.forward(black + 1.2)), (0.0, 1.0))
+    check_range(Measurement(operator, grey), (0.0, 1.0))  # no picture is blurred to that
+
+
+@pytest.mark.parametrize(("name", "options"), OPERATORS, ids=[name for name, _ in OPERATORS])
+@pytest.mark.parametrize("noise_std", [0.0, 0.05])
+def test_what_is_measured_of_levels_is_refused(shared_data: Path, name: str, options: dict[str, object], noise_std: float) -> None:
+    images = digits(shared_data, 3)
+    operator, noise = ops.make(name, (1, 28, 28), **options), torch.Generator().manual_seed(0)
+    y = operator.forward(255 * images)
+    y = y + noise_std * torch.randn(y.shape, generator=noise)
+    for data_range in ((0.0, 1.0), (-1.0, 1.0)):
+        with pytest.raises(ValueError, match="y is in other units than the data") as refused:
+            check_range(Measurement(operator, y, noise_std), data_range)
+        line = str(refused.value).split("for those from 0 to 255 ")[1].removesuffix(".")
+        told = eval(line, {"torch": torch, "operator": operator, "y": y, "m": gen.load("mnist")})
+        low, high = data_range
+        assert torch.allclose(told, operator.forward(low + (high - low) * images), atol=1e-3 + 0.05 * noise_std)
+        check_range(Measurement(operator, told, noise_std), data_range)
+
+
+@pytest.mark.parametrize("name", ["radon", "fan_beam", "mri", "mri_points"])
+def test_measurements_of_images_from_minus_one_are_refused_where_the_data_start_at_zero(shared_data: Path, name: str) -> None:
+    operator = ops.make(name, (1, 28, 28))
+    with pytest.raises(ValueError, match=r"images near \[0, 1\]"):
+        check_range(Measurement(operator, operator.forward(2 * digits(shared_data, 3) - 1), 0.05), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["radon", "fan_beam", "mri", "mri_points", "random_projections"])
+def test_measurements_of_pictures_from_zero_to_one_are_told(shared_data: Path, name: str) -> None:
+    """Of those with a dark ground, where enough is measured to see it; none of the model's own range, and none that are brighter than its middle everywhere."""
+    operator, images, std = ops.make(name, (1, 28, 28)), digits(shared_data, 40), 0.02
+    noise = torch.Generator().manual_seed(0)
+    of_zero, own = (Measurement(operator, y + std * torch.randn(y.shape, generator=noise), std) for y in map(operator.forward, (images, 2 * images - 1)))
+    assert not half_black(own) and not half_black(Measurement(operator, operator.forward(0.3 + 0.5 * images)))
+    assert half_black(of_zero) == (name != "random_projections")
+    if name != "random_projections":
+        with pytest.warns(sd.SolveWarning, match=r"y is as images in \[0, 1\] give it .*: 2 \* y - operator\.forward\(torch\.ones\(1, \*m\.shape\)\)"):
+            check_scale(of_zero, (-1.0, 1.0), 256)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        check_scale(own, (-1.0, 1.0), 256)
+        check_scale(of_zero, (0.0, 1.0), 256)
+
+
+def test_the_nearest_image_is_that_of_bounded_least_squares() -> None:
+    """By scipy, on a matrix whose least squares leave the box."""
+    from scipy.optimize import lsq_linear
+
+    matrix = np.random.default_rng(0).normal(size=(12, 9)) + 2 * np.eye(12, 9)
+    y = np.random.default_rng(1).normal(size=12) * 3
+    operator = ops.as_operator(lambda x: x.flatten(1) @ torch.from_numpy(matrix).T.to(x), (1, 3, 3))
+    x, left = nearest(operator, torch.from_numpy(y)[None], (-0.5, 1.0), steps=400)
+    expected = lsq_linear(matrix, y, (-0.5, 1.0), tol=1e-12).x
+    np.testing.assert_allclose(x.flatten().numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(left.flatten().numpy(), y - matrix @ expected, atol=1e-3)
 
 
 # -- defaults --------------------------------------------------------------------------------------------------------------

@@ -131,4 +131,4 @@ def test_damaged_pictures_are_one_line_on_the_terminal(tmp_path):
     (tmp_path / "a" / "c.png").write_bytes(b"no")
     result = CliRunner().invoke(cli.app, ["train", "--data", str(tmp_path / "a"), "--out", str(tmp_path / "run"), "--name", "x"])
     assert result.exit_code == 2
-    assert "holds no image that can be read (2 cannot)" in result.output
+    assert "holds no image that can be read (2 cannot: " in result.output

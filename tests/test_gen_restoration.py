@@ -251,7 +251,7 @@ class Unfinished(Operator):
         (lambda m: m.inpaint(torch.full((1, *SHAPE), 300), torch.ones(4, 4)), "expected integers from 0 to 255"),
         (lambda m: m.inpaint(torch.full((1, *SHAPE), math.nan), torch.ones(4, 4)), "images are not finite where they are known"),
         (lambda m: m.colorize(torch.zeros(1, *SHAPE)), "expected one of 3 channels"),
-        (lambda m: m.restore(torch.full((1, 1, 2, 2), 128.0), DOWN, 0.1), "y has the length 256, and images in .* give at most"),
+        (lambda m: m.restore(torch.full((1, 1, 2, 2), 128.0), DOWN, 0.1), r"y is in other units than the data: it has values from 128 to 128, and is 2\d\d"),
         (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, -0.1), r"noise_std=-0.1; expected a finite number >= 0"),
         (lambda m: m.restore(torch.zeros(1, 1, 2, 2), DOWN, math.nan), "noise_std=nan"),
         (lambda m: m.restore(torch.zeros(1, 1, 2, 3), DOWN, 0.1), r"y has shape \(1, 1, 2, 3\); expected \(B, 1, 2, 2\)"),
@@ -376,3 +376,23 @@ def test_no_spread_is_the_models_own_spread() -> None:
     y, m = torch.ones(1, 1, 2, 2), gaussian_model(sigma_data=0.3)
     found = [m.restore(y, DOWN, 0.1, "pigdm", seed=0, steps=4, **how).images for how in ({}, {"prior_std": None}, {"method_options": {"prior_std": None}})]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_an_option_of_the_sampler_is_not_taken_for_that_of_another_method() -> None:
+    """eta is one of ddnm's and of ddim's; with ddim, and with the sampler that is the default, it is the sampler's."""
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    for sampler in ("ddim", None):
+        still, drawn = (m.restore(y, DOWN, 0.1, "pigdm", sampler=sampler, eta=eta, steps=4, seed=0, draws=2).images for eta in (0.0, 1.0))
+        assert not torch.allclose(still, drawn, atol=1e-3)
+    with pytest.raises(ValueError, match=r"eta=1\.0 is an option of method='ddnm', and the method here is 'pigdm'"):
+        m.restore(y, DOWN, 0.1, "pigdm", sampler="euler", eta=1.0, steps=4)
+
+
+@pytest.mark.parametrize("method", ["dps", "pigdm", "mmps"])
+def test_noise_levels_that_no_step_meets_are_told(method: str) -> None:
+    m, y = gaussian_model(), pictures(1, (1, 2, 2))
+    with pytest.warns(sd.SolveWarning, match=r"guidance between the noise levels 1e-05 and 2e-05 had no effect") as told:
+        m.restore(y, DOWN, 0.1, method, within=(1e-5, 2e-5), steps=4, draws=2, batch_size=1)
+    assert [w.filename for w in told if "had no effect" in str(w.message)] == [__file__]
+    with pytest.raises(ValueError, match=r"within=.* is of no effect"):
+        m.restore(y, DOWN, 0.1, method, within=(1e7, 2e7), steps=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -219,3 +220,41 @@ def test_a_model_without_autograd_is_not_taken_for_a_constant() -> None:
 def test_bad_terms_are_refused(make: Callable[[sd.Score], object], error: type[Exception], message: str) -> None:
     with torch.no_grad(), pytest.raises(error, match=message):
         make(modelled(sd.VPSDE()))
+
+
+NEVER = {"between": (0.3, 0.31), "below": (0.0, 1e-4)}
+
+
+@pytest.mark.parametrize("within", NEVER.values(), ids=NEVER)
+def test_guidance_that_no_step_meets_is_told(within: tuple[float, float]) -> None:
+    process = sd.VPSDE()
+    guided = sd.guided(modelled(process), Tight().term, within=within)
+    x = process.prior((2, 3), seed=0, dtype=torch.float64)
+    with pytest.warns(sd.SolveWarning, match=rf"guidance between the noise levels {within[0]:g} and {within[1]:g} had no effect: no step met one") as told:
+        unguided = sd.solve(process.reverse(guided), x, "euler", steps=5)
+    assert told[0].filename == __file__
+    assert torch.equal(unguided.x, sd.solve(process.reverse(modelled(process)), x, "euler", steps=5).x)
+
+
+def test_guidance_that_a_step_meets_is_not_told() -> None:
+    """That of one of two, and where an inner score is met by others alone; and rows that have times of their own are all asked."""
+    process = sd.VPSDE()
+    x = process.prior((2, 3), seed=0, dtype=torch.float64)
+    level = float(process.sigma(0.6) / process.alpha(0.6))
+    met = sd.guided(modelled(process), Tight().term, within=(0.9 * level, 1.1 * level))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.solve(process.reverse(met), x, "euler", grid=[1.0, 0.6, 0.1, 1e-3], interval=(1.0, 1e-3))
+        sd.solve(process.probability_flow(met), x, "rk45")
+    both = sd.guided(met, Tight().term, within=(0.3, 0.31))
+    with pytest.warns(sd.SolveWarning, match=r"0\.3 and 0\.31 had no effect") as told:
+        sd.solve(process.reverse(both), x, "euler", grid=[1.0, 0.6, 0.1, 1e-3], interval=(1.0, 1e-3))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("process", PROCESSES[:4], ids=lambda p: type(p).__name__)
+def test_noise_levels_that_a_process_does_not_have_are_refused(process: sd.Process) -> None:
+    most = float(process.sigma(process.T) / process.alpha(process.T))
+    with pytest.raises(ValueError, match=rf"within=.* is of no effect: {type(process).__name__} has the noise levels up to sigma/alpha = {most:g}; expected a low end below"):
+        sd.guided(modelled(process), Tight().term, within=(1.01 * most, 2 * most))
+    sd.guided(modelled(process), Tight().term, within=(0.99 * most, 2 * most))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 import sdesolve as sd
-from sdesolve.guided import noise_levels
+from sdesolve.guided import check_reached, noise_levels
 
 from .classifier import check_scale
 from .labels import Labels
@@ -61,12 +61,13 @@ def classifier_free_guidance(conditional: sd.Score, unconditional: sd.Score, gui
         guidance: :class:`Guidance`, or its scale.
 
     Raises:
-        ValueError: scores of two processes, or a scale out of range.
+        ValueError: scores of two processes, a scale out of range, or an interval beyond the noise levels of the process.
     """
     how = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     process = conditional.process
     if unconditional.process != process:
         raise ValueError(f"the conditional score is of {process} and the unconditional of {unconditional.process}; expected one process.")
+    check_reached("interval", how.interval, process)
     if how.scale == 1:
         return conditional
     if how.scale == 0 and how.interval is None and how.rescale == 0:

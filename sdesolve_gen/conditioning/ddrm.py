@@ -59,7 +59,10 @@ def ddrm(score: sd.Score, measurement: Measurement, eta: float = 0.85, eta_b: fl
 
     def method(given: str | sd.Stepper = "ddim", **options: Any) -> sd.Stepper:
         if given != "ddim" or options:
-            raise ValueError(f"method={given!r} {options or ''}: DDRM is DDIM in another basis and no other method; expected method='ddim', and eta among DDRM's own options.")
+            options_too = f" with {options}" if options else ""
+            raise ValueError(
+                f"DDRM is DDIM in another basis and no other method, and what is to solve here is {given!r}{options_too}; expected 'ddim', and eta among DDRM's own options."
+            )
         return sampler
 
     return Conditioning(score, None if measurement.noise_std else sampler.last, method)

@@ -69,6 +69,11 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
 """operator(event, **options), by name."""
 
 
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """The options of the named operator; of a name that is not known none."""
+    return {key: p for key, p in inspect.signature(OPERATORS[name]).parameters.items() if key != "event"} if name in OPERATORS else {}
+
+
 def make(name: str, event: Sequence[int], **options: Any) -> Operator:
     """The named operator on states of shape ``event``, as in ``make("downsample", (3, 32, 32), factor=4)``.
 
@@ -77,7 +82,7 @@ def make(name: str, event: Sequence[int], **options: Any) -> Operator:
     """
     if name not in OPERATORS:
         raise ValueError(unknown("operator", name, OPERATORS))
-    known = {key: p for key, p in inspect.signature(OPERATORS[name]).parameters.items() if key != "event"}
+    known = options_of(name)
     for option in options:
         if option not in known:
             raise ValueError(unknown(f"option of the operator {name}:", option, known))
@@ -116,6 +121,7 @@ __all__ = [
     "make",
     "masked_fourier",
     "motion_kernel",
+    "options_of",
     "random_mask",
     "variable_density_mask",
 ]

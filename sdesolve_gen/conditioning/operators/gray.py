@@ -34,7 +34,8 @@ class Gray(Tight):
         self.weights = finite("weights", weights)
         self.length = float(self.weights.norm())
         if self.weights.shape != (channels,) or self.length == 0:
-            raise ValueError(f"weights={tuple(self.weights.tolist())} for {channels} channels; expected one for each, not all zero, as in {LUMA} for RGB.")
+            told = ", ".join(f"{weight:g}" for weight in self.weights.flatten().tolist())
+            raise ValueError(f"weights=({told}) for {channels} channels; expected one for each, not all zero, as in {LUMA} for RGB.")
 
     def orthonormal(self) -> Gray:
         """The same rows, of length 1; its measurement is y / |w|, with noise as much smaller."""
