@@ -1,10 +1,11 @@
 """``method="auto"``: which method for a problem and a number of network calls.
 
 Along the flow of a score the rules below: over a :class:`Range` that knows the data's directions, over one that doesn't and over the whole interval, these for few coordinates
-and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids),
-on mixtures in 2 and 64 dimensions, and for many coordinates on a mixture of low rank, one fitted to digits, and a trained network: ``benchmarks/auto.py``.  Data with many
-coordinates have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are
-long the grid matters more than the method.  Where the start knows the directions, one rule serves all data.  Ending with the denoiser is better than a step more.
+and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 32 fixed choices (eight methods, four grids):
+with directions on mixtures, random ones too, and six processes; over the whole interval for few coordinates on mixtures in 2 and 64 dimensions and a ring, for many on a mixture
+of low rank and five trained networks, with six processes.  ``benchmarks/auto.py`` measures them.  Data with many coordinates have strong directions, which are decided while
+the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are long the grid matters more than the method.  Where the
+start knows the directions, one rule serves all data.  Ending with the denoiser is better than a step more.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ DEIS: _Method = ("deis", {"variant": "log_rho"})
 DEIS_T: _Method = ("deis", {})
 IPNDM3: _Method = ("ipndm", {"order": 3})
 IPNDM4: _Method = ("ipndm", {})
+UNIPC2: _Method = ("unipc", {})
 UNIPC: _Method = ("unipc", {"order": 3})
 DIRECTED = (Rule(17, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
 """Over a range with directions."""
@@ -49,9 +51,9 @@ WIDE = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
 powers of the noise, spend calls where nothing is to be seen, and equal steps of time do not."""
 RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
     (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
-    (False, False): (Rule(9, *DEIS, log_snr()), Rule(17, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
+    (False, False): (Rule(9, *DEIS, log_snr()), Rule(13, *IPNDM3, log_snr()), Rule(24, *DEIS, karras(20)), Rule(math.inf, *UNIPC, log_snr())),
     (True, True): (Rule(12, *DEIS, karras()), Rule(24, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, karras(20))),
-    (True, False): (Rule(7, *DEIS_T, karras()), Rule(9, *IPNDM3, karras(20)), Rule(12, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, log_snr())),
+    (True, False): (Rule(6, *UNIPC2, karras()), Rule(17, *IPNDM3, karras()), Rule(math.inf, *UNIPC, karras(20))),
 }
 
 
