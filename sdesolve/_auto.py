@@ -43,7 +43,7 @@ IPNDM3: _Method = ("ipndm", {"order": 3})
 IPNDM4: _Method = ("ipndm", {})
 UNIPC2: _Method = ("unipc", {})
 UNIPC: _Method = ("unipc", {"order": 3})
-DIRECTED = (Rule(17, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
+DIRECTED = (Rule(13, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
 """Over a range with directions."""
 SPREAD = 12.0
 WIDE = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
