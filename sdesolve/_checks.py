@@ -33,7 +33,7 @@ Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 DEFAULT_STEPS = 500
 MOST_STEPS = 1_000_000  # of a grid: more is a slip of the hand, and takes memory before the first step
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SAME = 1e-6  # of the interval: times closer than float32 can tell are one
+SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
 def stepper_of(method: str | Stepper, options: dict[str, Any], problem: AnyProblem, at_tolerance: bool) -> Stepper:
@@ -420,7 +420,7 @@ def _chosen_grid(
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
-    if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= _SAME * abs(interval[1] - interval[0]):
+    if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= SAME * abs(interval[1] - interval[0]):
         return Grid((interval[0], *made.ts[1:-1], interval[1]))
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
 
@@ -518,7 +518,7 @@ def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, betwe
     saves: dict[int, list[float]] = {}
     for t in sorted(set(_times(save)), reverse=falling):
         nearest = int(np.abs(nodes - t).argmin())
-        if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
+        if abs(nodes[nearest] - t) <= SAME * abs(nodes[-1] - nodes[0]):
             saves.setdefault(nearest, []).append(grid.ts[nearest])
         elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
             raise ValueError(f"save time {t} lies outside the interval {grid.ts[0], grid.ts[-1]}.")

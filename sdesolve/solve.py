@@ -85,7 +85,7 @@ def solve(
     ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
     ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.
     "auto" takes the method, and its grid, that did best on problems with exact scores at that ``nfe`` (default 50), along the flow and denoised at
-    the end; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
+    the problem's own end, not at one before it; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
 
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
@@ -113,7 +113,7 @@ def solve(
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score); default: where a :class:`Range` or
-            :class:`OptimisedGrid` says so.
+            :class:`OptimisedGrid` says so, and by "auto" as above.
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
         gradient: what derivatives of ``sol.x`` and ``sol.xs`` by x and by whatever the problem was made from cost; None for none at all.
