@@ -217,7 +217,17 @@ def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening:
     times: Any = opening.interval(problem.process, calls, problem.interval[1]) if opening else interval  # type: ignore[union-attr]
     if own is not None and times is None:
         times = own.ts[0], own.ts[-1]
+        if not _same_ends(times, problem.interval):
+            raise ValueError(
+                f"this method is made for its own grid, from {times[0]} to {times[1]}, and the problem runs over {problem.interval}; expected grid=the OptimisedGrid that its "
+                f"numbers were found for, which moves the start and denoises the end, or interval={times}, with x a state of that time."
+            )
     return problem.interval if times is None else problem.check_interval(times)
+
+
+def _same_ends(one: Interval, other: Interval) -> bool:
+    """Whether float32 could not tell them apart."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= SAME * abs(other[1] - other[0])
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
@@ -403,7 +413,7 @@ def _chosen_grid(
     if own is not None:
         same = grid is None or (isinstance(grid, Grid) and grid.ts == own.ts)  # of an OptimisedGrid, which brings a start and an end besides
         if not (steps is None and nfe is None and same) or (own.ts[0], own.ts[-1]) != interval:
-            raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, grid, nfe or interval.")
+            raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, nfe, other grid or interval.")
         return own
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
@@ -420,7 +430,7 @@ def _chosen_grid(
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     made = grid if isinstance(grid, Grid) else Grid.of(grid)
-    if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= SAME * abs(interval[1] - interval[0]):
+    if _same_ends((made.ts[0], made.ts[-1]), interval):
         return Grid((interval[0], *made.ts[1:-1], interval[1]))
     raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
 

@@ -38,7 +38,8 @@ _NUMBERS = ("ts", "a", "b", "c")
 
 @dataclass(frozen=True, eq=False)
 class SolverCard(LinearSampler):
-    """A linear sampler as data; a method like any other, which brings its own grid:  ``sd.solve(problem, x, method=card)``.
+    """A linear sampler as data; a method like any other, which brings its own grid:  ``sd.solve(problem, x, method=card)``
+    where that has the problem's ends, with ``interval=(first, last)`` for an x of another time, and with ``grid=`` the OptimisedGrid that it was found for.
 
     Made by :func:`solver_card` or :meth:`load`; :meth:`replace` gives one with other numbers.  Where a, b or c requires a gradient, a solve with
     ``gradient="backprop"`` has one by them.
