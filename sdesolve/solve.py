@@ -97,7 +97,8 @@ def solve(
         nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.  Not with ``parallel``.
         rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
             (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
-        interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved.
+        interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved;
+            where it doesn't say where to start and stop, the times of a ``grid`` do.
         seed: 0 <= seed < 2**64, names the noise: with ``sample_ids`` it fixes every sample whatever the batch around it.
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
@@ -152,13 +153,14 @@ def solve(
         problem = _checks.suited(stepper, problem, name)
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)
-        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, denoise, tolerant), stepper)
+        nodes = _checks.nodes_of(stepper, grid)
+        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, nodes, denoise, tolerant), stepper, nodes)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
         progress, throw = truth("progress", progress), truth("throw", throw)
         how = _checks.gradient_of(gradient, stepper, problem, event)
-        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
+        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name, isinstance(interval, Range))
         _checks.check_compile(compile, stepper, chosen is None, how)
         at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile, budget)
         seed = _checks.seed_of(seed, generator)

@@ -157,6 +157,31 @@ def test_a_solve_over_a_range_is_a_solve_by_hand() -> None:
     assert undenoised.nfe == 6 and undenoised.stats["steps"] == 6
 
 
+def test_times_of_one_s_own_say_where_a_range_starts_and_stops() -> None:
+    """As far as it doesn't itself; the start is moved there, for a method on times, one that brings them, and "auto" alike."""
+    p = sd.VPSDE()
+    problem, x = p.probability_flow(mixture_score(MIXTURE, p)), p.prior((6, 2), seed=0, dtype=torch.float64)
+    span, ts = sd.Range(STD, MIXTURE.mean), [0.6, 0.3, 0.1, 0.02]
+    by_hand = sd.solve(problem, span.start(p, x, 0.6), "ddim", grid=ts, interval=(0.6, 0.02), denoise=True)
+    for how in ({"method": "ddim", "grid": ts}, {"method": "ddim", "grid": sd.Grid(tuple(ts))}, {"method": sd.solver_card("ddim", p, ts)}):
+        by_range = sd.solve(problem, x, interval=span, **how)  # type: ignore[arg-type]
+        assert torch.allclose(by_range.x, by_hand.x, rtol=1e-12) and by_range.nfe == by_hand.nfe == 4
+    assert sd.solve(problem, x, "auto", grid=ts, interval=span, save="all").ts.tolist() == ts
+    for ends in ({"first": noise_ratio(p, 0.6) / STD}, {"last": noise_ratio(p, 0.02) / STD}):
+        assert torch.allclose(sd.solve(problem, x, "ddim", grid=ts, interval=sd.Range(STD, MIXTURE.mean, **ends)).x, by_hand.x, rtol=1e-6)  # type: ignore[arg-type]
+    for bad, given in ((sd.Range(STD, first=1.0), ts), (span, [1.0, 0.5, 1e-4]), (span, ts[::-1])):
+        with pytest.raises(ValueError, match=r"expected times from noise to data within \(1.0, 0.001\), and a Range without first and last"):
+            sd.solve(problem, x, "ddim", grid=given, interval=bad)
+
+
+def test_times_of_one_s_own_are_counted() -> None:
+    """Where the range's own ends are what is meant, they are those for as many calls as the times make."""
+    p = sd.VPSDE()
+    problem, span = p.probability_flow(lambda x, t: -x), sd.Range(0.5, last=1e-9)
+    with pytest.raises(ValueError, match=rf"the interval is \({span.interval(p, 4)[0]}, 0.001\)"):
+        sd.solve(problem, torch.ones(1, 2), "ddim", grid=[0.6, 0.3, 0.1, 1e-4], interval=span)
+
+
 @pytest.mark.parametrize("process", ["VP", "VE", "EDM"])
 @pytest.mark.parametrize(("method", "gain"), [("ddim", 1.5), ("heun", 5.0)])
 def test_a_range_is_better_than_the_whole_interval(method: str, gain: float, process: str) -> None:
