@@ -18,7 +18,7 @@ from ._loops.dense import Event
 from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, Recipe, make_grid, times_of
+from .grids import Grid, Recipe, make_grid, noise_ratio, times_of
 from .methods import Facts, Stepper, make_method, methods
 from .methods.constrained import Constrained, ConstrainedCorrector, Constraint, applied
 from .noise import check_seed
@@ -234,6 +234,19 @@ def interval_of(
                 f"numbers were found for, which moves the start and denoises the end, or interval={times}, with x a state of that time."
             )
     return problem.interval if times is None else problem.check_interval(times)
+
+
+def narrow_noise(problem: AnyProblem, interval: object) -> str | None:
+    """What there is to say where a range starts in noise that is narrower than the data, because the process has no more."""
+    if not isinstance(interval, Range) or not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        return None
+    most = noise_ratio(problem.process, problem.process.T)
+    if most >= interval.widest:
+        return None
+    return (
+        f"the data are {interval.widest:.4g} wide and {problem.process!r} has noise of sigma/alpha = {most:.4g} at most, where the law of other than Gaussian data "
+        "is no Gaussian, as the start is; expected a process with noise wider than the data, or data scaled down, to be trained on."
+    )
 
 
 def _same_ends(one: Interval, other: Interval) -> bool:

@@ -48,6 +48,9 @@ class Range:
     Gaussian N(m, C) takes x_T, exactly [Wang & Vastola 2024, arXiv 2412.09726].  The solve stops at sigma/alpha = last data_std, and denoises there unless
     ``denoise=False``.  For every process, and every method that goes from noise to data.
 
+    Where the process ends with noise that is narrower than the data (``VESDE(sigma_max=50)`` with data of standard deviation 300) the solve warns:
+    the Gaussian is still the law of Gaussian data, and nearer to any other than the prior is, but between modes of the others it has draws where there are none.
+
     Arguments:
         data_std: s > 0, standard deviation of the data about their mean, all coordinates together; ``x.std()`` as it is.
         data_mean: m, a number or a tensor that broadcasts to the event; where coordinates share an offset, as images do, it matters.
@@ -128,8 +131,12 @@ class Range:
         """In units of data_std."""
         if self.directions is None:
             return 4.0 * calls if calls else 100.0
-        strongest = float(self.directions.double().flatten(1).norm(dim=1).max()) / self.data_std
-        return strongest * (1 + 0.25 * calls if calls else 20.0)
+        return self.widest / self.data_std * (1 + 0.25 * calls if calls else 20.0)
+
+    @property
+    def widest(self) -> float:
+        """Standard deviation of the data along the first direction; of all coordinates together where directions aren't known."""
+        return self.data_std if self.directions is None else float(self.directions.double().flatten(1).norm(dim=1).max())
 
     def start(self, process: Process, x: Tensor, t: float) -> Tensor:
         """A draw x of the prior, (B, *event), moved to the Gaussian that stands for p_t."""

@@ -38,7 +38,7 @@ Save: TypeAlias = str | Sequence[float] | Tensor | None
 
 
 class SolveWarning(UserWarning):
-    """Some samples did not arrive; the message gives index, status and time."""
+    """Some samples did not arrive, the message gives index, status and time; or a :class:`Range` starts in noise that is narrower than the data."""
 
 
 class SolveError(RuntimeError):
@@ -170,6 +170,8 @@ def solve(
         max_steps = integer("max_steps", max_steps, 1)
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
+        if narrow := _checks.narrow_noise(problem, interval):
+            warnings.warn(narrow, SolveWarning, stacklevel=3)
         x = _started(opening, problem, _apart(x, how), span[0], how)
         _checks.try_constraint(constraint, x, span[0], at_once)
         runs = stepper.compiled(lambda part: cast(Stepper, Compiled(part))) if compile else stepper

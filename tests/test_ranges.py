@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -155,6 +156,26 @@ def test_a_solve_over_a_range_is_a_solve_by_hand() -> None:
     assert sd.solve(problem, x, "ddim", nfe=6, interval=span).nfe == 6
     undenoised = sd.solve(problem, x, "ddim", nfe=6, interval=span, denoise=False)
     assert undenoised.nfe == 6 and undenoised.stats["steps"] == 6
+
+
+def test_a_start_in_noise_narrower_than_the_data_is_warned_of() -> None:
+    """Gaussian data are still right there, where a draw of the prior is far too narrow; two modes with most of the mass in one are not."""
+    p, x = sd.VESDE(sigma_max=50.0), sd.VESDE(sigma_max=50.0).prior((2000, 1), seed=0, dtype=torch.float64)
+
+    def end(law: exam.Mixture, span: sd.Range) -> Tensor:
+        return sd.solve(p.probability_flow(law.score(p)), x, "auto", nfe=20, interval=span).x
+
+    one, two = exam.gaussian_mixture([1.0], [[0.0]], [300.0]), exam.gaussian_mixture([0.8, 0.2], [[-150.0], [600.0]], [15.0, 15.0])
+    with pytest.warns(sd.SolveWarning, match=r"data are 300 wide and VESDE\(.* sigma/alpha = 50 at most"):
+        assert float(end(one, sd.Range(300.0)).std()) == pytest.approx(300, rel=0.03)
+    with pytest.warns(sd.SolveWarning, match="is no Gaussian, as the start is"):
+        assert abs(float((end(two, sd.Range.of(two.sample(2000, seed=1, dtype=torch.float64))) > 200).double().mean()) - 0.2) > 0.02
+    long = torch.tensor([[60.0, 0.0]], dtype=torch.float64)
+    with pytest.warns(sd.SolveWarning, match="data are 60 wide"):
+        sd.solve(p.probability_flow(lambda x, t: -x), x.expand(-1, 2), "ddim", nfe=5, interval=sd.Range(45.0, directions=long))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.solve(p.probability_flow(lambda x, t: 0 * x), x, "ddim", nfe=5, interval=sd.Range(49.0))
 
 
 def test_times_of_one_s_own_say_where_a_range_starts_and_stops() -> None:
