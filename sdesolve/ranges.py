@@ -37,7 +37,7 @@ DIRECTIONS = 32  # beyond which data of all kinds that were tried gain nothing
 ROWS = 1024  # samples from which directions in more dimensions than that are read
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Range:
     """From noise that is ``first`` data standard deviations wide to noise of ``last``:
     ``sd.solve(problem, x_T, "auto", nfe=8, interval=sd.Range.of(data))``.
@@ -109,6 +109,11 @@ class Range:
         object.__setattr__(self, "data_mean", _mean(self.data_mean))
         if self.directions is not None:
             _check_directions(self.directions, self.data_std)
+
+    def __repr__(self) -> str:
+        mean = f"<{'x'.join(map(str, self.data_mean.shape))} numbers>" if isinstance(self.data_mean, Tensor) and self.data_mean.dim() else float(self.data_mean)
+        directions = "" if self.directions is None else f", directions=<{len(self.directions)} of them>"
+        return f"Range(data_std={self.data_std:g}, data_mean={mean}, first={self.first}, last={self.last}{directions})"
 
     def interval(self, process: Process, calls: int | None = None, eps: float | None = None) -> tuple[float, float]:
         """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen.  ``eps``: the process's own."""

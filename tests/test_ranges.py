@@ -112,6 +112,13 @@ def test_a_single_direction_of_many_samples_has_all_of_their_variance(seed: int)
     assert span.directions is not None and float(span.directions.norm()) == pytest.approx(span.data_std * 1100**0.5, rel=1e-4)
 
 
+def test_it_prints_itself_in_a_line() -> None:
+    """Not all of its numbers, which errors would be made of."""
+    assert repr(sd.Range(0.5, torch.tensor(0.25), first=2.0)) == "Range(data_std=0.5, data_mean=0.25, first=2.0, last=None)"
+    of_images = sd.Range.of(torch.randn(90, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 1)
+    assert repr(of_images).endswith("data_mean=<3x8x8 numbers>, first=None, last=None, directions=<22 of them>)")
+
+
 def test_few_samples_have_few_directions() -> None:
     found = sd.Range.of(torch.randn(12, 50, generator=torch.Generator().manual_seed(0))).directions
     assert found is not None and len(found) == 3
