@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ._checks import AnyProblem
+from ._checks import SAME, AnyProblem
 from ._errors import as_int
 from .grids import Grid, Recipe, karras, log_snr, uniform
 from .optimised import OptimisedGrid
@@ -97,4 +97,6 @@ def choose(
     rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval, spread)
     if denoise is None and not isinstance(interval, Range) and calls != 1:
         denoise = first > last
+        first, last = problem.interval if interval is None else problem.check_interval(interval)
+        denoise = first > last and last - problem.interval[1] <= SAME * (first - last)  # E[x_0 | x_t] is no draw of p_t where the walk ends before
     return Choice(rule.method, dict(rule.options), nfe, denoise, rule.grid if grid is None else grid)

@@ -108,11 +108,20 @@ def test_what_it_takes() -> None:
     assert taken(p.reverse(lambda x, t: -x), nfe=8) == ("deis", 8, 7)
     assert taken(grid=[1.0, 0.5, 0.001]) == ("deis", 3, 2)
     assert taken(nfe=9, interval=(1e-3, 1.0)) == ("deis", 9, 9)  # from data to noise nothing is denoised
+    assert taken(nfe=9, interval=(1.0, 1e-3)) == taken(nfe=9, interval=(1.0, 1e-4)) == ("deis", 9, 8)
+    assert taken(nfe=9, interval=(1.0, 0.5)) == ("deis", 9, 9)  # nor where the data are not reached
     assert taken(sd.ODE(lambda x, t: -x))[0] == "tsit5"
     for noise, method in (("additive", "sra1"), ("diagonal", "sriw1"), ("scalar", "sriw1")):
         assert taken(sd.SDE(lambda x, t: -x, lambda x, t: torch.ones_like(x), noise=noise), steps=3)[0] == method
     assert taken(sd.SDE(lambda x, t: -x, lambda x, t: x[..., None], noise="general"), steps=3)[0] == "heun_sde"
     assert taken(sd.UnderdampedLangevin(lambda q, t: -q), torch.ones(2, 2, 3), steps=3)[0] == "baoab"
+
+
+def test_an_interval_that_ends_early_ends_with_draws_of_that_time() -> None:
+    """Not with E[x_0 | x_t], which is narrower by far."""
+    (flow, x, _), t = flow_of("2d", "VP"), 0.5
+    expected = (flow.process.alpha(t) ** 2 * TARGETS["2d"].variance.mean() + flow.process.sigma(t) ** 2).sqrt()
+    assert float(sd.solve(flow, x, "auto", nfe=20, interval=(1.0, t)).x.std()) == pytest.approx(float(expected), rel=0.1)
 
 
 def test_a_grid_of_one_s_own_is_kept() -> None:

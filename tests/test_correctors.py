@@ -330,6 +330,22 @@ def test_what_a_chain_says_of_itself() -> None:
     assert float(wide["stein"].mean()) > 1.8
 
 
+@pytest.mark.parametrize("name", ["mala", "hmc", "underdamped"])
+def test_of_no_steps_a_chain_says_nothing(name: str) -> None:
+    """But the step size that it would begin with."""
+    x = PROCESSES["VP"].prior((3, 2), seed=0)
+    still = sd.correct(problem_of("2d", "VP"), x, 0.3, name, steps=0, seed=0, accept=True).stats
+    walked = sd.solve(problem_of("2d", "VP"), x, "pc", corrector=name, corrector_steps=0, steps=3, seed=0).stats
+    for stats in (still, walked):
+        assert stats["step_size"].shape == (3,) and not {"stein", "acceptance", "energy_error", "ess"} & stats.keys()
+
+
+def test_a_chain_without_a_score_is_worth_no_draws() -> None:
+    half = PROCESSES["VP"].reverse(lambda x, t: torch.where(x[:, :1] > 0, -x, 0 * x))
+    stats = sd.correct(half, torch.tensor([[5.0, 1.0], [-500.0, 1.0]]), 0.3, "hmc", steps=5, seed=0, accept=True).stats
+    assert float(stats["ess"][0]) > 0 == float(stats["ess"][1]) and float(stats["acceptance"][1]) == 1
+
+
 @every
 def test_a_solve_says_what_its_corrector_does(how: dict[str, Any]) -> None:
     x = PROCESSES["VP"].prior((3, 2), seed=0)

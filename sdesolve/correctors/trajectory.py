@@ -245,20 +245,24 @@ class Trajectory(Corrector):
         return bcast(xp(r).exp(decay), v) * v + bcast(xp(r).sqrt(-xp(r).expm1(2 * decay)), v) * normals(part)
 
     def stats(self, carry: Tensor) -> dict[str, Tensor]:
-        """Of each sample, over its steps.
+        """Of each sample, over its steps; of no step there is the step size alone.
 
         step_size: the r that it has come to.
         stein: the mean of -x.s/d, whose expectation is 1 where the samples have the law whose score it is: more says that they are too wide.
         acceptance: the mean of min(1, e^-D), where there is a test, as for the next two.
         energy_error: the mean of |D|.
         ess: how many independent draws the steps are worth, from the correlation rho of the scores at their ends: n (1 - rho)/(1 + rho), at most n.
-            The score's mean is known to be 0, so that one chain tells.  Moves between modes are slower than the score forgets.
+            The score's mean is known to be 0, so that one chain tells.  Moves between modes are slower than the score forgets.  0 where the score
+            is zero throughout: of a law that is flat everywhere no walk has a draw.
         """
         record = Record.of(carry)
-        found = {"step_size": self._size(record), "stein": record.stein / record.steps}
+        found = {"step_size": self._size(record)}
+        if not bool(record.steps.all()):
+            return found
+        found["stein"] = record.stein / record.steps
         if not self.accept:
             return found
-        rho = (record.cross / record.square).clamp(0, 1)
+        rho = torch.where(record.square == 0, 1.0, record.cross / record.square).clamp(0, 1)
         means = {"acceptance": record.acceptance / record.steps, "energy_error": record.error / record.steps}
         return found | means | {"ess": record.steps * (1 - rho) / (1 + rho)}
 
