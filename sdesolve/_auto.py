@@ -96,7 +96,5 @@ def choose(
     spread = 0.5 * abs(float(problem.process.log_snr(first)) - float(problem.process.log_snr(last)))
     rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval, spread)
     if denoise is None and not isinstance(interval, Range) and calls != 1:
-        denoise = first > last
-        first, last = problem.interval if interval is None else problem.check_interval(interval)
         denoise = first > last and last - problem.interval[1] <= SAME * (first - last)  # E[x_0 | x_t] is no draw of p_t where the walk ends before
     return Choice(rule.method, dict(rule.options), nfe, denoise, rule.grid if grid is None else grid)

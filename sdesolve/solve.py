@@ -39,8 +39,7 @@ Save: TypeAlias = str | Sequence[float] | Tensor | None
 
 
 class SolveWarning(UserWarning):
-    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect."""
-    """Some samples did not arrive, the message gives index, status and time; or a :class:`Range` starts in noise that is narrower than the data."""
+    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect; or a :class:`Range` starts in noise narrower than the data."""
 
 
 class SolveError(RuntimeError):
