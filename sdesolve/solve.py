@@ -39,7 +39,7 @@ Save: TypeAlias = str | Sequence[float] | Tensor | None
 
 
 class SolveWarning(UserWarning):
-    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect; or a :class:`Range` starts in noise narrower than the data."""
+    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect; or a :class:`Range` starts in narrow noise."""
 
 
 class SolveError(RuntimeError):
