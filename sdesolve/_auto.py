@@ -53,7 +53,7 @@ RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over 
     (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
     (False, False): (Rule(9, *DEIS, log_snr()), Rule(13, *IPNDM3, log_snr()), Rule(24, *DEIS, karras(20)), Rule(math.inf, *UNIPC, log_snr())),
     (True, True): (Rule(12, *DEIS, karras()), Rule(24, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, karras(20))),
-    (True, False): (Rule(6, *UNIPC2, karras()), Rule(17, *IPNDM3, karras()), Rule(math.inf, *UNIPC, karras(20))),
+    (True, False): (Rule(6, *UNIPC2, karras()), Rule(9, *UNIPC2, karras(20)), Rule(17, *IPNDM3, karras()), Rule(math.inf, *UNIPC, karras(20))),
 }
 
 
