@@ -101,7 +101,10 @@ class Score:
         model: the wrapped model.
         process: the forward process whose noise levels the model knows.
         predicts, time, sigma_data: as given to :func:`as_score`.
+        calls: network calls of an evaluation, at most.
     """
+
+    calls = 1
 
     def __init__(self, model: Model, process: Process, predicts: str, time: TimeConvention, sigma_data: float) -> None:
         if not callable(model):

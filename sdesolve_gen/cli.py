@@ -71,7 +71,7 @@ def sample_command(
     model: Annotated[str, typer.Option(help=f"An embedded model ({', '.join(embedded()) or 'none in this version'}), or a folder with a trained one.")] = "mnist",
     method: Annotated[str, typer.Option(help=f"One of: {METHODS}.")] = "pc",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the time grid; default 500, or chosen per image (rk45, bosh3, heun, midpoint).")] = None,
-    nfe: Annotated[int | None, typer.Option(min=1, help="Instead of --steps: the most network calls an image may see, that of --denoise among them.")] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Instead of --steps: the most network calls an image may see, those of --denoise and guidance among them.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 16,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images solved together: memory, not results, depends on it.")] = 64,
