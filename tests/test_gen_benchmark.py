@@ -481,6 +481,13 @@ def test_the_command_takes_a_label_with_a_comma(tmp_path):
     assert list(json.loads((tmp_path / "results.json").read_text())["contenders"]) == ["deis, optimised", "ddim"]
 
 
+def test_what_is_given_twice_is_taken_twice(tmp_path):
+    twice = ("--problems", "ring_2d", "--problems", "mixture_2d", "--methods", "ddim", "--methods", "deis, optimised", "--budgets", "30", "--budgets", "100,25")
+    assert command(*twice, "--no-peers", "--seeds", 1, "--rows", 8, "--out", tmp_path).exit_code == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found["problems"]) == ["ring_2d", "mixture_2d"] and list(found["contenders"]) == ["ddim", "deis, optimised"] and found["plan"]["budgets"] == [25, 30, 100]
+
+
 def test_a_trained_model_takes_part(tmp_path):
     """Of any process and parameterisation, against its own fine solve, with the features that come with the package."""
     model = tiny_model(name="tiny", process="ve", process_options={"sigma_max": 20.0}, predicts="edm", sigma_data=0.3, shape=[1, 28, 28])
