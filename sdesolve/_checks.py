@@ -26,6 +26,7 @@ from .optimised import OptimisedGrid
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import Process
 from .ranges import Opening, Range
+from .scores import Score
 
 AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
@@ -444,7 +445,7 @@ def _chosen_grid(
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
-        steps = steps_for(stepper, integer("nfe", nfe, 1), denoise)
+        steps = steps_for(stepper, integer("nfe", nfe, 1), denoise, calls_each(problem))
     nodes = nodes_of(stepper, grid)
     if nodes is None:
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
@@ -470,19 +471,33 @@ def default_grid(stepper: Stepper, process: Process | None) -> str:
     return "uniform" if process is None else stepper.default_grid or process.default_grid
 
 
-def steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
-    """The largest number of steps whose calls, with the denoiser's, are no more than ``nfe``."""
+def calls_each(problem: AnyProblem) -> int:
+    """Network calls of an evaluation, at most: more than one where the score is guided by a network."""
+    score = getattr(problem, "score", None)
+    return score.calls if isinstance(score, Score) else 1
+
+
+def evaluations(problem: AnyProblem, nfe: int | None) -> int | None:
+    """How many of them so many calls are, one at least; a ``nfe`` that is no number is left to others to refuse."""
+    calls, each = as_int(nfe), calls_each(problem)
+    return nfe if calls is None or each == 1 else max(1, calls // each)
+
+
+def steps_for(stepper: Stepper, nfe: int, denoise: bool, each: int = 1) -> int:
+    """The largest number of steps whose calls, with the denoiser's, are no more than ``nfe``; ``each``: calls of an evaluation."""
     facts = stepper.facts
     fixed = facts.start + denoise
-    if nfe < fixed + facts.evals:
-        raise ValueError(f"nfe={nfe} is too small for one step of this method; the smallest that works is nfe={fixed + facts.evals}.")
-    return (nfe - fixed) // max(1, facts.evals)
+    least = each * (fixed + facts.evals)
+    if nfe < least:
+        guided = f" under guidance, {each} calls an evaluation" if each > 1 else ""
+        raise ValueError(f"nfe={nfe} is too small for one step of this method{guided}; the smallest that works is nfe={least}.")
+    return (nfe // each - fixed) // max(1, facts.evals)
 
 
-def calls_of(stepper: Stepper, steps: int | None, nfe: int | None, nodes: Grid | None, denoise: bool, tolerance: bool) -> int | None:
-    """Network calls that a walk will make, at most; None where steps are chosen."""
+def evaluations_of(stepper: Stepper, problem: AnyProblem, steps: int | None, nfe: int | None, nodes: Grid | None, denoise: bool, tolerance: bool) -> int | None:
+    """Evaluations that a walk will make, at most; None where steps are chosen."""
     if nfe is not None:
-        return integer("nfe", nfe, 1)
+        return evaluations(problem, integer("nfe", nfe, 1))
     steps = len(nodes) if nodes else steps
     if steps is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
         return None

@@ -102,7 +102,7 @@ def optimize_grid(
     racing = RACE if method == "auto" else ((method, options),)
     steppers = [_walker(name, chosen, flow) for name, chosen in racing]
     denoise = _checks.denoise_of(denoise, flow, None)
-    steps = _checks.steps_for(steppers[0], integer("nfe", nfe, 1, 10), denoise)  # one call a step, all that race
+    steps = _checks.steps_for(steppers[0], integer("nfe", nfe, 1, 10), denoise, flow.score.calls)  # one call a step, all that race
     check_reference(reference, tolerance, dtype, flow)
     x = draws(flow, samples, shape, seed, dtype, device)
     if data is not None:

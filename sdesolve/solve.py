@@ -95,7 +95,8 @@ def solve(
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
         grid: "uniform", "power", "karras" ("edm"), "log_snr" or "arctan", or the same with options, as in ``sd.grids.karras(rho=5)`` (with
             ``steps`` or ``nfe``); or the times themselves; or an :class:`OptimisedGrid`, which brings its interval, start and ``denoise``.
-        nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.  Not with ``parallel``.
+        nfe: instead of steps, the most network calls a sample may see, a guiding network's among them; the largest number of steps that fits is taken, were every
+            evaluation guided.  Not with ``parallel``.
         rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
             (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
         interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved;
@@ -144,7 +145,9 @@ def solve(
     """
     budget = nfe
     if method == "auto":
-        method, options, nfe, denoise, grid = _auto.choose(problem, x, options, steps, nfe, grid, interval, denoise)
+        method, options, evaluations, denoise, grid = _auto.choose(problem, x, options, steps, _checks.evaluations(problem, nfe), grid, interval, denoise)
+        if nfe is None and evaluations is not None:
+            nfe = evaluations * _checks.calls_each(problem)
     start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
     tolerant = rtol is not None or atol is not None
     stats: dict[str, Any] = {"method": name}
@@ -155,7 +158,8 @@ def solve(
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)
         nodes = _checks.nodes_of(stepper, grid)
-        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, nodes, denoise, tolerant), stepper, nodes)
+        evaluations = _checks.evaluations_of(stepper, problem, steps, nfe, nodes, denoise, tolerant)
+        span = _checks.interval_of(problem, interval, opening, evaluations, stepper, nodes)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)

@@ -19,7 +19,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve._loops import fixed
-from sdesolve.correctors import CORRECTORS, Langevin, trajectory
+from sdesolve.correctors import CORRECTORS, Account, Langevin, trajectory
 from sdesolve.correctors.trajectory import Trajectory
 from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
@@ -492,8 +492,8 @@ def test_checkpoints_give_the_gradient_of_the_whole_graph(how: dict[str, Any]) -
 def test_what_is_learnt_is_a_constant_for_gradients(accept: bool) -> None:
     made, x = Trajectory(accept=accept), X.double().requires_grad_()
     source = SeededNormals(0, range(3), (2,), dtype=torch.float64, device="cpu")
-    end, carry = made.correct(VP_2D, x, 0.5, 2, source.normal, made.init(x).requires_grad_())
-    assert end.requires_grad and not carry.requires_grad
+    end, carry = made.correct(VP_2D, x, 0.5, 2, source.normal, Account(*(part.requires_grad_() for part in made.init(x))))
+    assert end.requires_grad and not any(part.requires_grad for part in carry)
 
 
 @every
