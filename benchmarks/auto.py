@@ -3,7 +3,7 @@
     python benchmarks/auto.py mixture_2d:1024 mixture_64d:400 lowrank_784d:48 mnist_mixture:16 mnist_model:8 --data ../shared/data --out runs/auto
     python benchmarks/auto.py --random 6 --out runs/auto-random
 
-A fixed choice is one of eight methods on one of three grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
+A fixed choice is one of eight methods on one of four grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
 interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
 error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least, and how they differ.
 With ``--optimised N`` also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.  ``--random N`` adds N random mixtures in each of
@@ -33,7 +33,7 @@ from sdesolve_gen.benchmark.runner import fine
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("dpmpp_2m", {}), ("dpmpp_3m", {}), ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),
 ]  # fmt: skip
-GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20)}
+GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20), "uniform": sd.grids.uniform()}
 DIMENSIONS = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128)
 PROCESSES = (sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(sigma_max=50.0), sd.EDM(), sd.Cosine(), sd.RectifiedFlow())
 AUTO, OWN = "auto", "auto, optimised"
@@ -139,6 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     table: dict[int, list[dict[str, Any]]] = {n: [] for n in given.budgets}
     print("| problem | calls | `auto` | best fixed choice | | `auto` - best | on its own nodes | - best |\n|---|---|---|---|---|---|---|---|")
+    if not given.problems and not given.random:
+        parser.error("no problems: expected some, as in mixture_2d:1024, or --random 6.")
     names = [*given.problems, *(f"random_{d}_{draw}:256" for d in DIMENSIONS for draw in range(given.random))]
     for name, _, rows in (text.partition(":") for text in names):
         problem = replace(posed(name, int(rows or 64), Sources(given.data, None, given.out / "cache")), trajectories=given.optimised)

@@ -18,7 +18,7 @@ from ._loops.dense import Event
 from ._loops.parallel import Parallel
 from .brownian import BrownianPath
 from .control import Control
-from .grids import Grid, Recipe, make_grid, times_of
+from .grids import Grid, Recipe, make_grid, noise_ratio, times_of
 from .methods import Facts, Stepper, make_method, methods
 from .methods.constrained import Constrained, ConstrainedCorrector, Constraint, applied
 from .noise import check_seed
@@ -26,6 +26,7 @@ from .optimised import OptimisedGrid
 from .problems import ODE, PER_ROW_TIME, SDE, Field, Interval, ProbabilityFlow, ReverseSDE, UnderdampedLangevin
 from .processes import Process
 from .ranges import Opening, Range
+from .scores import Score
 
 AnyProblem = SDE | ODE | UnderdampedLangevin | ReverseSDE | ProbabilityFlow
 Stochastic = SDE | UnderdampedLangevin | ReverseSDE
@@ -33,7 +34,7 @@ Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 DEFAULT_STEPS = 500
 MOST_STEPS = 1_000_000  # of a grid: more is a slip of the hand, and takes memory before the first step
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SAME = 1e-6  # of the interval: times closer than float32 can tell are one
+SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
 def stepper_of(method: str | Stepper, options: dict[str, Any], problem: AnyProblem, at_tolerance: bool) -> Stepper:
@@ -211,13 +212,47 @@ def opening_of(problem: AnyProblem, interval: object, grid: object) -> Opening |
     return given[0]
 
 
-def interval_of(problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None, stepper: Stepper) -> Interval:
-    """The interval to solve on, checked by the problem that knows where it is defined."""
-    own = stepper.own_grid
+def nodes_of(stepper: Stepper, grid: Grid | str | Recipe | Sequence[float] | Tensor | None) -> Grid | None:
+    """The times that are given, or that the method brings; None where there are but a number and a recipe."""
+    if stepper.own_grid is not None or grid is None or isinstance(grid, str) or callable(grid):
+        return stepper.own_grid
+    return grid if isinstance(grid, Grid) else Grid.of(grid)
+
+
+def interval_of(
+    problem: AnyProblem, interval: Interval | Range | None, opening: Opening | None, calls: int | None, stepper: Stepper, nodes: Grid | None
+) -> Interval:
+    """The interval to solve on, checked by the problem that knows where it is defined; of a range, ends that are not its own are those of the times given."""
     times: Any = opening.interval(problem.process, calls, problem.interval[1]) if opening else interval  # type: ignore[union-attr]
+    if isinstance(opening, Range) and nodes and problem.interval[0] >= nodes.ts[0] > nodes.ts[-1] >= problem.interval[1]:
+        times = nodes.ts[0] if opening.first is None else times[0], nodes.ts[-1] if opening.last is None else times[1]
+    own = stepper.own_grid
     if own is not None and times is None:
         times = own.ts[0], own.ts[-1]
+        if not _same_ends(times, problem.interval):
+            raise ValueError(
+                f"this method is made for its own grid, from {times[0]} to {times[1]}, and the problem runs over {problem.interval}; expected grid=the OptimisedGrid that its "
+                f"numbers were found for, which moves the start and denoises the end, or interval={times}, with x a state of that time."
+            )
     return problem.interval if times is None else problem.check_interval(times)
+
+
+def narrow_noise(problem: AnyProblem, interval: object) -> str | None:
+    """What there is to say where a range starts in noise that is narrower than the data, because the process has no more."""
+    if not isinstance(interval, Range) or not isinstance(problem, ReverseSDE | ProbabilityFlow):
+        return None
+    most = noise_ratio(problem.process, problem.process.T)
+    if most >= interval.widest:
+        return None
+    return (
+        f"the data are {interval.widest:.4g} wide and {problem.process!r} has noise of sigma/alpha = {most:.4g} at most, where the law of other than Gaussian data "
+        "is no Gaussian, as the start is; expected a process with noise wider than the data, or data scaled down, to be trained on."
+    )
+
+
+def _same_ends(one: Interval, other: Interval) -> bool:
+    """Whether float32 could not tell them apart."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= SAME * abs(other[1] - other[0])
 
 
 def check_state(x: Tensor, problem: AnyProblem, stepper: Stepper) -> None:
@@ -375,9 +410,10 @@ def grid_of(
     denoise: bool,
     tolerance: bool,
     name: str,
+    ranged: bool = False,
 ) -> Grid | None:
-    """The grid to walk, or None where the method, called ``name``, shall choose its steps; ``tolerance``: whether one was given."""
-    chosen = _chosen_grid(problem, stepper, interval, steps, grid, nfe, denoise, tolerance)
+    """The grid to walk, or None where the method, called ``name``, shall choose its steps; ``tolerance``: whether one was given, ``ranged``: a :class:`Range`."""
+    chosen = _chosen_grid(problem, stepper, interval, steps, grid, nfe, denoise, tolerance, ranged)
     if chosen is not None and tolerance:
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     if chosen is not None and isinstance(problem, ReverseSDE | ProbabilityFlow):
@@ -394,6 +430,7 @@ def _chosen_grid(
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
+    ranged: bool,
 ) -> Grid | None:
     if isinstance(stepper, Backend) and stepper.error_order is not None:
         if not (steps is None and grid is None and nfe is None):
@@ -403,26 +440,30 @@ def _chosen_grid(
     if own is not None:
         same = grid is None or (isinstance(grid, Grid) and grid.ts == own.ts)  # of an OptimisedGrid, which brings a start and an end besides
         if not (steps is None and nfe is None and same) or (own.ts[0], own.ts[-1]) != interval:
-            raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, grid, nfe or interval.")
+            raise ValueError(f"this method is made for its own grid, of {len(own)} steps from {own.ts[0]} to {own.ts[-1]}; expected no steps, nfe, other grid or interval.")
         return own
     if steps is not None and nfe is not None:
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
-        steps = steps_for(stepper, integer("nfe", nfe, 1), denoise)
-    if grid is None or isinstance(grid, str) or callable(grid):
+        steps = steps_for(stepper, integer("nfe", nfe, 1), denoise, calls_each(problem))
+    nodes = nodes_of(stepper, grid)
+    if nodes is None:
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
         process = getattr(problem, "process", None)
-        recipe, count = grid or default_grid(stepper, process), integer("steps", DEFAULT_STEPS if steps is None else steps, 1)
+        recipe: Any = grid or default_grid(stepper, process)
+        count = integer("steps", DEFAULT_STEPS if steps is None else steps, 1)
         if count > MOST_STEPS:
             raise ValueError(f"{f'steps={count}' if nfe is None else f'nfe={nfe}'} makes a grid of {count} steps; expected at most {MOST_STEPS}, as in steps=1000.")
         return make_grid(recipe, process, *interval, count)
     if steps is not None:
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
-    made = grid if isinstance(grid, Grid) else Grid.of(grid)
-    if max(abs(a - b) for a, b in zip((made.ts[0], made.ts[-1]), interval, strict=True)) <= _SAME * abs(interval[1] - interval[0]):
-        return Grid((interval[0], *made.ts[1:-1], interval[1]))
-    raise ValueError(f"grid runs from {made.ts[0]} to {made.ts[-1]} and the interval is {interval}; expected the same ends: interval=({made.ts[0]}, {made.ts[-1]}).")
+    if _same_ends((nodes.ts[0], nodes.ts[-1]), interval):
+        return Grid((interval[0], *nodes.ts[1:-1], interval[1]))
+    ends = f"the same ends: interval=({nodes.ts[0]}, {nodes.ts[-1]})"
+    if ranged:
+        ends = f"times from noise to data within {problem.interval}, and a Range without first and last, which starts and stops where they do"
+    raise ValueError(f"grid runs from {nodes.ts[0]} to {nodes.ts[-1]} and the interval is {interval}; expected {ends}.")
 
 
 def default_grid(stepper: Stepper, process: Process | None) -> str:
@@ -430,19 +471,34 @@ def default_grid(stepper: Stepper, process: Process | None) -> str:
     return "uniform" if process is None else stepper.default_grid or process.default_grid
 
 
-def steps_for(stepper: Stepper, nfe: int, denoise: bool) -> int:
-    """The largest number of steps whose calls, with the denoiser's, are no more than ``nfe``."""
+def calls_each(problem: AnyProblem) -> int:
+    """Network calls of an evaluation, at most: more than one where the score is guided by a network."""
+    score = getattr(problem, "score", None)
+    return score.calls if isinstance(score, Score) else 1
+
+
+def evaluations(problem: AnyProblem, nfe: int | None) -> int | None:
+    """How many of them so many calls are, one at least; a ``nfe`` that is no number is left to others to refuse."""
+    calls, each = as_int(nfe), calls_each(problem)
+    return nfe if calls is None or each == 1 else max(1, calls // each)
+
+
+def steps_for(stepper: Stepper, nfe: int, denoise: bool, each: int = 1) -> int:
+    """The largest number of steps whose calls, with the denoiser's, are no more than ``nfe``; ``each``: calls of an evaluation."""
     facts = stepper.facts
     fixed = facts.start + denoise
-    if nfe < fixed + facts.evals:
-        raise ValueError(f"nfe={nfe} is too small for one step of this method; the smallest that works is nfe={fixed + facts.evals}.")
-    return (nfe - fixed) // max(1, facts.evals)
+    least = each * (fixed + facts.evals)
+    if nfe < least:
+        guided = f" under guidance, {each} calls an evaluation" if each > 1 else ""
+        raise ValueError(f"nfe={nfe} is too small for one step of this method{guided}; the smallest that works is nfe={least}.")
+    return (nfe // each - fixed) // max(1, facts.evals)
 
 
-def calls_of(stepper: Stepper, steps: int | None, nfe: int | None, denoise: bool, tolerance: bool) -> int | None:
-    """Network calls that a walk will make, at most; None where steps are chosen."""
+def evaluations_of(stepper: Stepper, problem: AnyProblem, steps: int | None, nfe: int | None, nodes: Grid | None, denoise: bool, tolerance: bool) -> int | None:
+    """Evaluations that a walk will make, at most; None where steps are chosen."""
     if nfe is not None:
-        return integer("nfe", nfe, 1)
+        return evaluations(problem, integer("nfe", nfe, 1))
+    steps = len(nodes) if nodes else steps
     if steps is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
         return None
     facts = stepper.facts
@@ -518,7 +574,7 @@ def saved_on_grid(save: str | Sequence[float] | Tensor | None, grid: Grid, betwe
     saves: dict[int, list[float]] = {}
     for t in sorted(set(_times(save)), reverse=falling):
         nearest = int(np.abs(nodes - t).argmin())
-        if abs(nodes[nearest] - t) <= _SAME * abs(nodes[-1] - nodes[0]):
+        if abs(nodes[nearest] - t) <= SAME * abs(nodes[-1] - nodes[0]):
             saves.setdefault(nearest, []).append(grid.ts[nearest])
         elif not min(nodes[0], nodes[-1]) < t < max(nodes[0], nodes[-1]):
             raise ValueError(f"save time {t} lies outside the interval {grid.ts[0], grid.ts[-1]}.")

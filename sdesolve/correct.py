@@ -54,7 +54,7 @@ def correct(
 
     Returns:
         The solution: ``x``, ``nfe``, ``status`` and, in ``stats``, for the correctors that look at energies:
-        ``acceptance``, ``energy_error``, ``ess``, ``stein`` and ``step_size``, (B,) each.
+        ``acceptance``, ``energy_error``, ``ess``, ``stein`` and ``step_size``, (B,) each; of no steps the last alone.
 
     Raises:
         ValueError, TypeError: bad arguments, before the first network call.

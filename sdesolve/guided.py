@@ -24,7 +24,7 @@ from torch import Tensor
 from . import _tally
 from ._arrays import Number, expand_time, plus
 from ._autograd import check_constant, graph, usable
-from ._errors import as_float, choice
+from ._errors import as_float, choice, integer
 from .processes import Process
 from .scores import Linear, Score, combined
 
@@ -90,9 +90,10 @@ Term: TypeAlias = Callable[[Prediction], Tensor]
 class Guided(Score):
     """A score with a term added; made by :func:`guided`."""
 
-    def __init__(self, base: Score, term: Term, to: str, derivative: bool, within: tuple[float, float] | None) -> None:
+    def __init__(self, base: Score, term: Term, to: str, derivative: bool, within: tuple[float, float] | None, calls: int) -> None:
         super().__init__(base.model, base.process, base.predicts, base.time, base.sigma_data)
         self._base, self._term, self._derivative = base, term, derivative
+        self.calls = base.calls + integer("calls", calls, 0, 1)
         self._to_x0 = choice("to", to, ("score", "x0")) == "x0"
         self._within = None if within is None else noise_levels("within", within)
         check_reached("within", self._within, base.process)
@@ -179,9 +180,15 @@ def check_reached(name: str, levels: tuple[float, float] | None, process: Proces
 
 
 def guided(
-    score: Score, term: Term, *, to: Literal["score", "x0"] = "score", derivative: bool = False, within: tuple[float, float] | None = None
+    score: Score,
+    term: Term,
+    *,
+    to: Literal["score", "x0"] = "score",
+    derivative: bool = False,
+    within: tuple[float, float] | None = None,
+    calls: int = 0,
 ) -> Score:
-    """A score with a term added, for every process, parameterisation and solver, at no network call more.
+    """A score with a term added, for every process, parameterisation and solver, at no network call more than the term's own.
 
     As in ``guided(score, lambda p: strength * (target - p.x0))``; scores that are guided already can be guided again.
 
@@ -192,9 +199,10 @@ def guided(
         derivative: whether the term asks for ``pullback``, which needs the memory of the model's graph during a call.
         within: noise levels (low, high], in units of sigma/alpha, at which it is added; None for all.  At others, on a fixed grid, it is not asked, and no graph is
             kept; where rows have times of their own it is asked of all of them.
+        calls: network calls that the term makes each time, at most, so that ``solve(..., nfe=)`` keeps to its number.
 
     Raises:
-        ValueError: an unknown ``to``, noise levels that are none, or beyond the process's; and, at the first call, a term of the wrong shape, or a model that
-            computes without autograd where its derivative is asked for.
+        ValueError: an unknown ``to``, noise levels that are none, or beyond the process's, calls that are none; and, at the first call, a term of the wrong shape, or a model
+            that computes without autograd where its derivative is asked for.
     """
-    return Guided(score, term, to, derivative, within)
+    return Guided(score, term, to, derivative, within, calls)

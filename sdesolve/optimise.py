@@ -89,6 +89,7 @@ def optimize_grid(
 
     Returns:
         The grid, with its error and that of the default grid on draws that have chosen nothing: ``sd.solve(problem, x_T, method, grid=grid)``.
+        Where it is the larger, as with moments of other data, a :class:`SolveWarning` says so.
 
     Raises:
         ValueError: a method that draws noise or does not walk a grid; an ``nfe`` too small, with the smallest that works.
@@ -101,7 +102,7 @@ def optimize_grid(
     racing = RACE if method == "auto" else ((method, options),)
     steppers = [_walker(name, chosen, flow) for name, chosen in racing]
     denoise = _checks.denoise_of(denoise, flow, None)
-    steps = _checks.steps_for(steppers[0], integer("nfe", nfe, 1, 10), denoise)  # one call a step, all that race
+    steps = _checks.steps_for(steppers[0], integer("nfe", nfe, 1, 10), denoise, flow.score.calls)  # one call a step, all that race
     check_reference(reference, tolerance, dtype, flow)
     x = draws(flow, samples, shape, seed, dtype, device)
     if data is not None:
@@ -112,10 +113,12 @@ def optimize_grid(
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
         ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
         advance()
-        moments = Range.of(ends, directions=0) if data is None else data
+        moments = data or _moments(ends)
         search, z = _nearest([Search(flow, name, chosen, steps, denoise, x, ends, moments) for name, chosen in racing], advance)
         grid, plain = search.grid(z), search.default()
         error, baseline = search.error(grid), search.error(plain)
+    if not error <= baseline:
+        warnings.warn(_worse(error, baseline, data), SolveWarning, stacklevel=2)
     return dataclasses.replace(grid, nfe=nfe, error=error, baseline=baseline, calls=stats["calls"], rows=stats["rows"])
 
 
@@ -150,6 +153,19 @@ def _check_data(data: object, flow: ProbabilityFlow, x: Tensor) -> None:
     gaussian_start(flow.process, x[:1], flow.interval[0], data.data_mean, data.data_std, data.directions)
 
 
+def _moments(ends: Tensor) -> Range:
+    """Of where the flow takes the draws."""
+    if bool((ends == ends[:1]).all()):
+        raise ValueError("problem takes all draws to one point, where any nodes are as good as others; expected the score of a law with some width.")
+    return Range.of(ends, directions=0)
+
+
+def _worse(error: float, baseline: float, data: Range | None) -> str:
+    """What there is to say where the search has lost."""
+    hint = "more samples, as in samples=1024" if data is None else f"the moments of what this model makes: data={data} starts a solve from others, or leave data out"
+    return f"the nodes that were found err by {error:.3g} on draws that have chosen nothing, and the default grid by {baseline:.3g}; expected {hint}."
+
+
 def draws(flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Draws of the prior to search with, and half as many more, (3 samples / 2, *shape)."""
     return flow.process.prior((integer("samples", samples, 16, 256) // 2 * 3, *_event(shape)), seed=seed, dtype=dtype, device=_device(device))
@@ -178,9 +194,12 @@ def check_dtype(dtype: torch.dtype) -> None:
 def _event(shape: Any) -> tuple[int, ...]:
     """The shape of a sample."""
     try:
-        return tuple(integer("shape", n, 1, 28) for n in shape)
+        event = tuple(integer("shape", n, 1, 28) for n in shape)
     except (TypeError, ValueError):
-        raise ValueError(f"shape={shape!r}; expected the shape of one sample, of integers >= 1, as in shape=(1, 28, 28).") from None
+        event = ()
+    if not event:
+        raise ValueError(f"shape={shape!r}; expected the shape of one sample, of integers >= 1, as in shape=(1, 28, 28).")
+    return event
 
 
 def _device(device: torch.device | str) -> torch.device:

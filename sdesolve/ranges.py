@@ -37,7 +37,7 @@ DIRECTIONS = 32  # beyond which data of all kinds that were tried gain nothing
 ROWS = 1024  # samples from which directions in more dimensions than that are read
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Range:
     """From noise that is ``first`` data standard deviations wide to noise of ``last``:
     ``sd.solve(problem, x_T, "auto", nfe=8, interval=sd.Range.of(data))``.
@@ -47,6 +47,9 @@ class Range:
     sqrt(alpha^2 r + sigma^2)  with the variance r that they leave to each other direction, and alpha m is added.  That is where the flow of the
     Gaussian N(m, C) takes x_T, exactly [Wang & Vastola 2024, arXiv 2412.09726].  The solve stops at sigma/alpha = last data_std, and denoises there unless
     ``denoise=False``.  For every process, and every method that goes from noise to data.
+
+    Where the process ends with noise that is narrower than the data (``VESDE(sigma_max=50)`` with data of standard deviation 300) the solve warns:
+    the Gaussian is still the law of Gaussian data, and nearer to any other than the prior is, but between modes of the others it has draws where there are none.
 
     Arguments:
         data_std: s > 0, standard deviation of the data about their mean, all coordinates together; ``x.std()`` as it is.
@@ -107,6 +110,11 @@ class Range:
         if self.directions is not None:
             _check_directions(self.directions, self.data_std)
 
+    def __repr__(self) -> str:
+        mean = f"<{'x'.join(map(str, self.data_mean.shape))} numbers>" if isinstance(self.data_mean, Tensor) and self.data_mean.dim() else float(self.data_mean)
+        directions = "" if self.directions is None else f", directions=<{len(self.directions)} of them>"
+        return f"Range(data_std={self.data_std:g}, data_mean={mean}, first={self.first}, last={self.last}{directions})"
+
     def interval(self, process: Process, calls: int | None = None, eps: float | None = None) -> tuple[float, float]:
         """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen.  ``eps``: the process's own."""
         eps = process.eps if eps is None else eps
@@ -128,8 +136,12 @@ class Range:
         """In units of data_std."""
         if self.directions is None:
             return 4.0 * calls if calls else 100.0
-        strongest = float(self.directions.double().flatten(1).norm(dim=1).max()) / self.data_std
-        return strongest * (1 + 0.25 * calls if calls else 20.0)
+        return self.widest / self.data_std * (1 + 0.25 * calls if calls else 20.0)
+
+    @property
+    def widest(self) -> float:
+        """Standard deviation of the data along the first direction; of all coordinates together where directions aren't known."""
+        return self.data_std if self.directions is None else float(self.directions.double().flatten(1).norm(dim=1).max())
 
     def start(self, process: Process, x: Tensor, t: float) -> Tensor:
         """A draw x of the prior, (B, *event), moved to the Gaussian that stands for p_t."""

@@ -15,7 +15,7 @@ so a parameterisation is three numbers per time.  With x_t = alpha x_0 + sigma e
     edm        F of Karras et al. 2022, eq. 7       -1/n^2                          alpha sigma_data/(sigma n)
 
 where n^2 = sigma^2 + alpha^2 sigma_data^2 and, for ``edm`` alone, input_scale = 1/n.  Coefficients are computed in
-float64; the model runs in its own dtype; the casts happen where :class:`Score` calls it and nowhere else.  Of a state in half
+float64; the model runs in its own dtype, and times are float32 at least; the casts happen where :class:`Score` calls it and nowhere else.  Of a state in half
 precision what is made of output and state is computed in float32, since at the noisy end all but alpha of them cancels.
 """
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,10 @@ class Score:
         model: the wrapped model.
         process: the forward process whose noise levels the model knows.
         predicts, time, sigma_data: as given to :func:`as_score`.
+        calls: network calls of an evaluation, at most.
     """
+
+    calls = 1
 
     def __init__(self, model: Model, process: Process, predicts: str, time: TimeConvention, sigma_data: float) -> None:
         if not callable(model):
@@ -115,6 +118,7 @@ class Score:
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
         self._network_time = time_convention(self.time)
         self._model_dtype = _parameter_dtype(model)
+        self._told_narrowly = False  # whether the model takes times in its own half precision alone
 
     def linear(self, t: Number) -> Linear:
         """The coefficients of the table above at time t, in float64."""
@@ -127,13 +131,29 @@ class Score:
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
         """:meth:`model_output` for the input scale of that time, in the dtype in which the model said it."""
         dtype = self._model_dtype or x.dtype
-        time = self._network_time(self.process, per_row(t, x, dtype if self.time == "continuous" else torch.float64))
+        time = self._network_time(self.process, per_row(t, x, torch.promote_types(dtype, torch.float32) if self.time == "continuous" else torch.float64))
         scaled, before = x if scale is None else bcast(scale, x) * x, version(x)
-        output = _tally.call(self.model, scaled.to(dtype), time.to(dtype) if time.is_floating_point() else time)
+        output = self._called(scaled.to(dtype), time)
         if not isinstance(output, Tensor) or output.shape != x.shape or not output.is_floating_point() or output.device != x.device:
             raise ValueError(_bad_output(self.model, output, x))
         if version(x) != before:
             raise ValueError(f"the model {_name(self.model)} {CHANGED}")
+        return output
+
+    def _called(self, x: Tensor, time: Tensor) -> Any:
+        """The model at x, told the time in float32 at least: bfloat16 knows 728 times of 1000.  One whose layers refuse that is told it in x's dtype, now and from now on."""
+        if not time.is_floating_point():
+            return _tally.call(self.model, x, time)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if wide == x.dtype or self._told_narrowly:
+            return _tally.call(self.model, x, time.to(x.dtype))
+        try:
+            return _tally.call(self.model, x, time.to(wide))
+        except RuntimeError as error:
+            if "type" not in str(error):  # as PyTorch says of layers in one dtype and their input in another
+                raise
+        output = _tally.call(self.model, x, time.to(x.dtype))
+        self._told_narrowly = True
         return output
 
     def __call__(self, x: Tensor, t: Number) -> Tensor:
@@ -192,7 +212,8 @@ def as_score(
 
     Arguments:
         model: an ``nn.Module`` or any callable  (x, time) -> output  with x (B, *event), time (B,), output shaped like x.
-            A module is called in the dtype of its parameters, anything else in the dtype of the state.
+            A module is called in the dtype of its parameters, anything else in the dtype of the state; times are float32 at least, unless the model has half-precision layers
+            that refuse such.
         process: the forward process whose noise levels the model was trained on.
         predicts: what the model returns: "score", "epsilon", "x0", "v", "flow" or "edm" (table at the top of this file).
         time: what the model wants to be told: "continuous" (t), "t*999", "sigma" (sigma/alpha), "log_sigma/4", an integer N (index

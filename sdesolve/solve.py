@@ -39,7 +39,7 @@ Save: TypeAlias = str | Sequence[float] | Tensor | None
 
 
 class SolveWarning(UserWarning):
-    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect."""
+    """Some samples did not arrive, and the message gives index, status and time; or what was asked for had no effect; or a :class:`Range` starts in narrow noise."""
 
 
 class SolveError(RuntimeError):
@@ -86,7 +86,7 @@ def solve(
     ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
     ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.
     "auto" takes the method, and its grid, that did best on problems with exact scores at that ``nfe`` (default 50), along the flow and denoised at
-    the end; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
+    the problem's own end, not at one before it; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
 
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
@@ -95,10 +95,12 @@ def solve(
         steps: number N >= 1 of steps, on N + 1 nodes; default 500.
         grid: "uniform", "power", "karras" ("edm"), "log_snr" or "arctan", or the same with options, as in ``sd.grids.karras(rho=5)`` (with
             ``steps`` or ``nfe``); or the times themselves; or an :class:`OptimisedGrid`, which brings its interval, start and ``denoise``.
-        nfe: instead of steps, the most network calls a sample may see; the largest number of steps that fits is taken.  Not with ``parallel``.
+        nfe: instead of steps, the most network calls a sample may see, a guiding network's among them; the largest number of steps that fits is taken, were every
+            evaluation guided.  Not with ``parallel``.
         rtol, atol: tolerances of the error per step, root mean square over the event, one of them at least a rounding of x's dtype
             (1.2e-7 in float32); default 1e-5 each, 1e-2 for ``adaptive`` and ``ggf``, and in half precision its rounding where that is more.
-        interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved.
+        interval: (first, last) instead of the problem's own; or a :class:`Range` of noise levels, to which x, a draw of the prior, is moved;
+            where it doesn't say where to start and stop, the times of a ``grid`` do.
         seed: 0 <= seed < 2**64, names the noise: with ``sample_ids`` it fixes every sample whatever the batch around it.
             Default: drawn from ``generator`` or torch's global one; found in ``stats["seed"]``.
         generator: where to draw the seed from.
@@ -114,7 +116,7 @@ def solve(
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
         denoise: apply Tweedie's formula at the last time (one more call; needs a score); default: where a :class:`Range` or
-            :class:`OptimisedGrid` says so.
+            :class:`OptimisedGrid` says so, and by "auto" as above.
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
         gradient: what derivatives of ``sol.x`` and ``sol.xs`` by x and by whatever the problem was made from cost; None for none at all.
@@ -143,7 +145,9 @@ def solve(
     """
     budget = nfe
     if method == "auto":
-        method, options, nfe, denoise, grid = _auto.choose(problem, x, options, steps, nfe, grid, interval, denoise)
+        method, options, evaluations, denoise, grid = _auto.choose(problem, x, options, steps, _checks.evaluations(problem, nfe), grid, interval, denoise)
+        if nfe is None and evaluations is not None:
+            nfe = evaluations * _checks.calls_each(problem)
     start, name = time.perf_counter(), method if isinstance(method, str) else type(method).__name__
     tolerant = rtol is not None or atol is not None
     stats: dict[str, Any] = {"method": name}
@@ -153,13 +157,15 @@ def solve(
         problem = _checks.suited(stepper, problem, name)
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)
-        span = _checks.interval_of(problem, interval, opening, _checks.calls_of(stepper, steps, nfe, denoise, tolerant), stepper)
+        nodes = _checks.nodes_of(stepper, grid)
+        evaluations = _checks.evaluations_of(stepper, problem, steps, nfe, nodes, denoise, tolerant)
+        span = _checks.interval_of(problem, interval, opening, evaluations, stepper, nodes)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
         progress, throw = truth("progress", progress), truth("throw", throw)
         how = _checks.gradient_of(gradient, stepper, problem, event)
-        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name)
+        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name, isinstance(interval, Range))
         _checks.check_compile(compile, stepper, chosen is None, how)
         at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile, budget)
         seed = _checks.seed_of(seed, generator)
@@ -169,6 +175,8 @@ def solve(
         max_steps = integer("max_steps", max_steps, 1)
         ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
         problem = _checks.prepared(stepper, problem, x, span)
+        if narrow := _checks.narrow_noise(problem, interval):
+            warnings.warn(narrow, SolveWarning, stacklevel=3)
         x = _started(opening, problem, _apart(x, how), span[0], how)
         _checks.try_constraint(constraint, x, span[0], at_once)
         runs = stepper.compiled(lambda part: cast(Stepper, Compiled(part))) if compile else stepper

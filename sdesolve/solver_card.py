@@ -38,7 +38,8 @@ _NUMBERS = ("ts", "a", "b", "c")
 
 @dataclass(frozen=True, eq=False)
 class SolverCard(LinearSampler):
-    """A linear sampler as data; a method like any other, which brings its own grid:  ``sd.solve(problem, x, method=card)``.
+    """A linear sampler as data; a method like any other, which brings its own grid:  ``sd.solve(problem, x, method=card)``
+    where that has the problem's ends, with ``interval=(first, last)`` for an x of another time, and with ``grid=`` the OptimisedGrid that it was found for.
 
     Made by :func:`solver_card` or :meth:`load`; :meth:`replace` gives one with other numbers.  Where a, b or c requires a gradient, a solve with
     ``gradient="backprop"`` has one by them.
@@ -98,6 +99,9 @@ class SolverCard(LinearSampler):
     def memory(self) -> int:
         used = (self.b != 0).nonzero()
         return max(1, self.calls, int((used[:, 0] - used[:, 1]).max()) + 1 if len(used) else 1)
+
+    def check_grid(self, process: Process, ts: Sequence[float]) -> None:
+        """Nothing: the grid is its own, and its weights are there."""
 
     def nodes(self, process: Process, t0: Number, t1: Number) -> tuple[Number, ...]:
         if self.calls == 1:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._arrays import Number, softplus, xp
-from .processes import Process
+from .processes import Process, fingerprint
 
 _BITS = 54  # of a place between two levels
 
@@ -48,7 +48,8 @@ class TabulatedVP(Process):
             )
 
     def __repr__(self) -> str:
-        return f"TabulatedVP({len(self.alphas_cumprod)} levels, alphas_cumprod from {self.alphas_cumprod[0]:.6g} to {self.alphas_cumprod[-1]:.6g})"
+        ends = f"alphas_cumprod from {self.alphas_cumprod[0]:.6g} to {self.alphas_cumprod[-1]:.6g}"
+        return f"TabulatedVP({len(self.alphas_cumprod)} levels {fingerprint(self._nodes)}, {ends})"
 
     @property
     def eps(self) -> float:  # type: ignore[override]

@@ -50,6 +50,7 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
     translated = _ARGUMENT.sub(said, message)
     for name in (name for name in flags if "_" in name):  # words of the functions alone
         translated = re.sub(rf"(?<![\w.'\"]){name}\b(?!\()", flags[name], translated)
+    translated = re.sub(r"(--[\w-]+ \S+) \(\1\)", r"\1", translated)  # said in both ways
     unknown = _UNKNOWN.search(message)
     if unknown is None or translated.startswith("--"):
         return translated

@@ -71,7 +71,7 @@ def sample_command(
     model: Annotated[str, typer.Option(help=f"An embedded model ({', '.join(embedded()) or 'none in this version'}), or a folder with a trained one.")] = "mnist",
     method: Annotated[str, typer.Option(help=f"One of: {METHODS}.")] = "pc",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the time grid; default 500, or chosen per image (rk45, bosh3, heun, midpoint).")] = None,
-    nfe: Annotated[int | None, typer.Option(min=1, help="Instead of --steps: the most network calls an image may see, that of --denoise among them.")] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Instead of --steps: the most network calls an image may see, those of --denoise and guidance among them.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 16,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images solved together: memory, not results, depends on it.")] = 64,
@@ -131,9 +131,11 @@ def sample_command(
 @app.command("benchmark")
 def benchmark_command(
     quick: Annotated[bool, typer.Option("--quick/--full", help="A few problems and budgets (under 3 minutes on 2 cores), or all of them (hours).")] = True,
-    problems: Annotated[str | None, typer.Option(metavar="NAMES", help=f"Of: {', '.join(PROBLEMS)}; separated by commas.")] = None,
-    methods: Annotated[str | None, typer.Option(metavar="NAMES", help='Ours, separated by commas: labels, as "deis, optimised", or methods of `sample`.')] = None,
-    budgets: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Network calls, separated by commas.")] = None,
+    problems: Annotated[list[str] | None, typer.Option(metavar="NAMES", help=f"Of: {', '.join(PROBLEMS)}; separated by commas, or repeated.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(metavar="NAMES", help='Ours, separated by commas or repeated: labels, as "deis, optimised", or methods of `sample`.')
+    ] = None,
+    budgets: Annotated[list[str] | None, typer.Option(metavar="NUMBERS", help="Network calls, separated by commas, or repeated.")] = None,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Run diffusers, k-diffusion, azula, torchsde, torchdiffeq beside ours.")] = True,
     seed: Seed = 0,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds a cell; standard errors are over these.")] = None,
@@ -165,7 +167,7 @@ def benchmark_command(
     """
     with _told(interrupted=f"what is done stands in {out}/cells.jsonl: the same command goes on from there"):
         plan = benchmark.planned(
-            "quick" if quick else "full", problems=_names(problems), methods=_labelled(methods), budgets=_numbers("--budgets", budgets),
+            "quick" if quick else "full", problems=_names(_joined(problems)), methods=_labelled(_joined(methods)), budgets=_numbers("--budgets", _joined(budgets)),
             peers=peers, seed=seed, seeds=seeds, rows=rows, out=out, data=data, classifier=classifier, models=model or [], device=device,
         )  # fmt: skip
         ran = benchmark.run(plan, Path(out) / "cells.jsonl")
@@ -400,6 +402,11 @@ def _pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
         except ValueError:
             pairs[key] = value
     return pairs
+
+
+def _joined(texts: list[str] | None) -> str | None:
+    """What was given several times, as if it had been once."""
+    return ",".join(texts) if texts else None
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -134,7 +134,7 @@ def scaled_to_one(y: Tensor, noise_std: float, levels: int, spread: float | None
 def half_black(measurement: Measurement) -> bool:
     """Whether images in [-1, 1] that explain y have next to nothing below 0, and a fifth of the pixels that A sees, or more, there or at 0: the upper half with a black ground.
 
-    Natural pictures of the right range do so in 0 to 2 of 60, digits and slices of a body that are from 0 to 1 mostly.
+    Natural pictures of the right range do so in 0 to 2 of 60; of digits from 0 to 1, most.
     """
     x, _ = nearest(measurement.operator, measurement.y, (-1.0, 1.0))
     x = x[x != 0]  # where it began

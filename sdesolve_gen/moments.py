@@ -1,6 +1,6 @@
 """What a model remembers of its data: mean, width and principal directions, from which ``auto`` starts where there are few calls.
 
-    mean (C, H, W), directions (k, C, H, W), std ()      in moments.safetensors, whose hash is in the card
+    mean (C, H, W), directions (k, C, H, W), std ()      in moments.safetensors, whose hash is in the card; first (), last () where they are given
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ._errors import ModelFileError
 from ._torch_files import read_tensors
 
 NUMBERS, IMAGES = 1 << 26, 10_000  # of data from which moments are read; they are drawn evenly
+ENDS = ("first", "last")
 
 
 def moments_of(images: Tensor, data_range: tuple[float, float], flip: bool = False) -> sd.Range | None:
@@ -36,6 +37,7 @@ def write_moments(path: Path, moments: sd.Range, shape: tuple[int, ...], dtype: 
     mean = torch.as_tensor(moments.data_mean).to("cpu", torch.float32).expand(shape)
     directions = torch.zeros(0, *shape) if moments.directions is None else moments.directions.cpu()
     tensors = {"mean": mean.contiguous(), "directions": directions.to(dtype).contiguous(), "std": torch.tensor(moments.data_std)}
+    tensors |= {name: torch.tensor(end, dtype=torch.float64) for name in ENDS if (end := getattr(moments, name)) is not None}
     with atomic(path) as temporary:
         save_file(tensors, temporary)
         return sha256(temporary)
@@ -47,10 +49,12 @@ def read_moments(path: Path, card: Mapping[str, Any]) -> sd.Range:
         raise ModelFileError(f"{path} is not the file that its card speaks of; expected the one with the SHA-256 {card['moments']}.")
     found, shape = read_tensors(path), tuple(card["shape"])
     shapes = {name: tuple(tensor.shape[1:] if name == "directions" else tensor.shape) for name, tensor in found.items()}
-    if shapes != {"mean": shape, "directions": shape, "std": ()} or not all(tensor.is_floating_point() for tensor in found.values()):
-        raise ModelFileError(f"{path} holds {shapes}; expected floats, a mean and directions of shape {shape} and one std.")
+    expected = {"mean": shape, "directions": shape, "std": (), **{name: () for name in ENDS if name in found}}
+    if shapes != expected or not all(tensor.is_floating_point() for tensor in found.values()):
+        raise ModelFileError(f"{path} holds {shapes}; expected floats, a mean and directions of shape {shape}, one std, and a first and last where there are such.")
     directions: Tensor | None = found["directions"].float() if len(found["directions"]) else None
     try:
-        return sd.Range(float(found["std"]), found["mean"].float(), directions=directions)
+        ends = {name: float(found[name]) for name in ENDS if name in found}
+        return sd.Range(float(found["std"]), found["mean"].float(), directions=directions, **ends)
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from error

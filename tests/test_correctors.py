@@ -19,7 +19,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve._loops import fixed
-from sdesolve.correctors import CORRECTORS, Langevin, trajectory
+from sdesolve.correctors import CORRECTORS, Account, Langevin, trajectory
 from sdesolve.correctors.trajectory import Trajectory
 from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
@@ -330,6 +330,22 @@ def test_what_a_chain_says_of_itself() -> None:
     assert float(wide["stein"].mean()) > 1.8
 
 
+@pytest.mark.parametrize("name", ["mala", "hmc", "underdamped"])
+def test_of_no_steps_a_chain_says_nothing(name: str) -> None:
+    """But the step size that it would begin with."""
+    x = PROCESSES["VP"].prior((3, 2), seed=0)
+    still = sd.correct(problem_of("2d", "VP"), x, 0.3, name, steps=0, seed=0, accept=True).stats
+    walked = sd.solve(problem_of("2d", "VP"), x, "pc", corrector=name, corrector_steps=0, steps=3, seed=0).stats
+    for stats in (still, walked):
+        assert stats["step_size"].shape == (3,) and not {"stein", "acceptance", "energy_error", "ess"} & stats.keys()
+
+
+def test_a_chain_without_a_score_is_worth_no_draws() -> None:
+    half = PROCESSES["VP"].reverse(lambda x, t: torch.where(x[:, :1] > 0, -x, 0 * x))
+    stats = sd.correct(half, torch.tensor([[5.0, 1.0], [-500.0, 1.0]]), 0.3, "hmc", steps=5, seed=0, accept=True).stats
+    assert float(stats["ess"][0]) > 0 == float(stats["ess"][1]) and float(stats["acceptance"][1]) == 1
+
+
 @every
 def test_a_solve_says_what_its_corrector_does(how: dict[str, Any]) -> None:
     x = PROCESSES["VP"].prior((3, 2), seed=0)
@@ -476,8 +492,8 @@ def test_checkpoints_give_the_gradient_of_the_whole_graph(how: dict[str, Any]) -
 def test_what_is_learnt_is_a_constant_for_gradients(accept: bool) -> None:
     made, x = Trajectory(accept=accept), X.double().requires_grad_()
     source = SeededNormals(0, range(3), (2,), dtype=torch.float64, device="cpu")
-    end, carry = made.correct(VP_2D, x, 0.5, 2, source.normal, made.init(x).requires_grad_())
-    assert end.requires_grad and not carry.requires_grad
+    end, carry = made.correct(VP_2D, x, 0.5, 2, source.normal, Account(*(part.requires_grad_() for part in made.init(x))))
+    assert end.requires_grad and not any(part.requires_grad for part in carry)
 
 
 @every

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gen_fixtures import tiny_model
-from safetensors.torch import save_file
+from gen_fixtures import random_parquet, tiny_model
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import sdesolve as sd
@@ -276,6 +276,59 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert len(read(file)) == 16
 
 
+def test_cells_of_another_judge_or_model_are_not_taken_for_these(tmp_path, monkeypatch):
+    """By features of one classifier, of another, of the first again, of none over more seeds; then the model with other moments."""
+    model = tiny_model(name="tiny", process="ve", process_options={"sigma_max": 20.0}, predicts="edm", sigma_data=0.3, shape=[1, 28, 28])
+    model.moments, done = sd.Range(0.3, 0.1), []
+    monkeypatch.setattr("sdesolve_gen.benchmark.runner.STARTS", ("centred",))
+    monkeypatch.setattr("sdesolve_gen.benchmark.runner.sampled", lambda *a: (done.append(a[1].label), sampled(*a))[1])
+
+    def found(classifier, seeds=1):
+        plan = planned("quick", models=[str(model.save(tmp_path / "mine"))], classifier=classifier, methods=["ddim"], budgets=(5,), peers=False, seeds=seeds, rows=8, out=tmp_path)
+        done.clear()
+        ran = run(replace(plan, few=frozenset()), tmp_path / "cells.jsonl")
+        (row,) = results(plan, ran, [])["results"]
+        return len(done), row["metrics"]
+
+    made, digits = found("mnist")
+    again, clothes = found("fashion_mnist")
+    assert (made, again) == (1, 1) and digits["frechet"]["mean"] != clothes["frechet"]["mean"] and digits["trajectory"] == clothes["trajectory"]
+    assert found("mnist") == (0, digits)
+    made, plain = found(None, seeds=2)
+    assert made == 2 and set(plain) == {"trajectory"}
+    assert found(None, seeds=2) == (0, plain)
+    model.moments = sd.Range(0.6, -0.2)
+    made, other = found(None, seeds=2)
+    assert made == 2 and other["trajectory"]["mean"] != plain["trajectory"]["mean"]
+    kept = sorted(file.name for file in (tmp_path / "cache").glob("fine-centred-*-0-8.safetensors"))
+    assert len(kept) == 2 and not torch.equal(*(load_file(tmp_path / "cache" / name)["ends"] for name in kept))
+
+
+def test_problems_of_other_data_are_others(tmp_path, monkeypatch):
+    """Cells, fine solves and the fitted mixture, all under the same name of a folder."""
+    fitted = []
+    monkeypatch.setattr("sdesolve_gen.benchmark.problems.cached_mixture", lambda file, images: (fitted.append(file.name), sd.exam.mixture_64d())[1])
+    sources = Sources(data=tmp_path, cache=tmp_path)
+    (tmp_path / "mnist").mkdir()
+    found = []
+    for side in (28, 14):
+        random_parquet(tmp_path / "mnist" / "test.parquet", side=side)
+        found.append([make(name, 8, sources) for name in ("mnist_points", "mnist_mixture")])
+    for one, other in zip(*found, strict=True):
+        assert one.name == other.name and one.source and one.source != other.source and one.key != other.key
+    assert len(set(fitted)) == 2
+    fine(found[0][1], 0, 8, tmp_path)
+    assert (tmp_path / f"fine-mnist_mixture-{found[0][1].source}-0-8.safetensors").is_file()
+
+
+def test_a_law_in_closed_form_has_no_hashes(tmp_path):
+    """So that cells of before there were any stand."""
+    plan = Plan({"mixture_2d": 64}, (5,), 1, ["ddim"], peers=False, sources=Sources(cache=tmp_path))
+    for cell in run(plan, tmp_path / "cells.jsonl")["cells"]:
+        assert set(cell) - {"nfe", "seconds", "metrics"} == {"problem", "contender", "budget", "seed", "rows", "version"}
+    assert make("ring_2d", 8, plan.sources).key == "ring_2d"
+
+
 def test_auto_is_told_beside_the_best_fixed_choice():
     """The best is that of the mean over seeds, of those that made all of them, and the difference is taken seed by seed."""
     measured = {"auto": [0.5, 0.9], "good": [0.3, 0.8], "lucky": [0.1, 1.3], "learned": [0.0, 0.0]}
@@ -426,6 +479,13 @@ def test_the_command_takes_a_label_with_a_comma(tmp_path):
     arguments = ("--problems", "ring_2d", "--methods", "deis, optimised, ddim", "--budgets", "100", "--no-peers", "--seeds", 1, "--rows", 8, "--out", tmp_path)
     assert command(*arguments).exit_code == 0
     assert list(json.loads((tmp_path / "results.json").read_text())["contenders"]) == ["deis, optimised", "ddim"]
+
+
+def test_what_is_given_twice_is_taken_twice(tmp_path):
+    twice = ("--problems", "ring_2d", "--problems", "mixture_2d", "--methods", "ddim", "--methods", "deis, optimised", "--budgets", "30", "--budgets", "100,25")
+    assert command(*twice, "--no-peers", "--seeds", 1, "--rows", 8, "--out", tmp_path).exit_code == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found["problems"]) == ["ring_2d", "mixture_2d"] and list(found["contenders"]) == ["ddim", "deis, optimised"] and found["plan"]["budgets"] == [25, 30, 100]
 
 
 def test_a_trained_model_takes_part(tmp_path):

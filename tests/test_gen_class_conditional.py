@@ -176,6 +176,53 @@ def test_calls_without_a_classifier_are_counted() -> None:
     assert sd.solve(problem(gen.Guidance(2.0, (0.3, 5.0))), x, "euler", steps=20).nfe == 20 + inside
 
 
+def hooked(*networks: nn.Module) -> list[int]:
+    """A list whose one number counts what the networks are called."""
+    counted = [0]
+
+    def count(*_: Any) -> None:
+        counted[0] += 1
+
+    for network in networks:
+        network.register_forward_hook(count)
+    return counted
+
+
+@pytest.mark.parametrize("method", ["unipc", "heun", "pc", "auto"])
+@pytest.mark.parametrize("denoise", [True, False])
+def test_nfe_is_kept_to_under_guidance(method: str, denoise: bool) -> None:
+    """As hooks on the networks count: with none as many calls as without guidance, twice as many an evaluation with one, three times with both."""
+    labelled, judge = conditional_model(), tiny_classifier()
+    assert isinstance(judge.network, nn.Module)
+    counted, how = hooked(labelled.network, judge.network), {"seed": 0, "labels": 1, "denoise": denoise}
+    for options, each in (({}, 1), ({"guidance": 2.0}, 2), ({"classifier": judge}, 2), ({"guidance": 2.0, "classifier": judge}, 3)):
+        for nfe in (9, 12, 16):
+            counted[0] = 0
+            drawn = labelled.draw(2, method, nfe=nfe, **how, **options)
+            assert drawn.nfe.tolist() == [counted[0]] * 2 and nfe - 3 * each < counted[0] <= nfe
+    counted[0] = 0
+    drawn = labelled.draw(2, method, nfe=16, guidance=gen.Guidance(2.0, (0.3, 3.0)), **how)
+    assert 8 < counted[0] < 16 and drawn.nfe.tolist() == [counted[0]] * 2
+
+
+def test_the_smallest_nfe_under_guidance_is_told_and_works() -> None:
+    p = PROCESSES["VP"]
+    problem, x = p.reverse(gen.classifier_free_guidance(*pair(p), 2.0)), p.prior((2, 2), seed=0)
+    with pytest.raises(ValueError, match="nfe=5 is too small for one step of this method under guidance, 2 calls an evaluation; the smallest that works is nfe=6"):
+        sd.solve(problem, x, "heun", nfe=5, denoise=True)
+    assert sd.solve(problem, x, "heun", nfe=6, denoise=True).nfe == 6
+
+
+def test_auto_is_chosen_by_evaluations() -> None:
+    """And a range of noise reaches as far as for so many."""
+    p, data = PROCESSES["VP"], sd.Range(0.7)
+    x, problem = p.prior((4, 2), seed=0), p.probability_flow(gen.classifier_free_guidance(*pair(p), 2.0))
+    twice, same = (sd.solve(flow, x, "auto", nfe=n, interval=data) for flow, n in ((problem, 16), (p.probability_flow(lambda x, t: problem.score(x, t)), 8)))
+    assert (twice.nfe, same.nfe) == (16, 16) and torch.allclose(twice.x, same.x, atol=1e-5)
+    grid = sd.optimize_grid(problem, "ddim", nfe=8, shape=(2,), samples=16)
+    assert (len(grid), sd.solve(problem, x, "ddim", grid=grid).nfe) == (3, 8)
+
+
 @pytest.mark.parametrize("how", [gen.Guidance(3.0, (0.2, 1.0)), gen.Guidance(3.0, (0.2, 1.0), 0.7), gen.Guidance(0.0, (0.2, 1.0))], ids=str)
 def test_an_interval_is_the_same_for_one_time_and_for_many(how: gen.Guidance) -> None:
     p = PROCESSES["VP"]

@@ -318,6 +318,12 @@ def test_errors_of_an_operator_say_what_was_typed(tmp_path, folder, data, typed,
     assert f"error: {said}" in call("restore", *common(folder, data, tmp_path / "x.png"), "--simulate", "--operator", *typed, code=2)
 
 
+def test_what_is_said_in_both_ways_is_said_once(tmp_path, folder):
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "nine.png")
+    said = call("inpaint", "--model", folder, "--data", tmp_path / "nine.png", "--out", tmp_path / "x.png", "--box", "0,0,4,4", code=2)
+    assert said.endswith("expected the same C, H and W: --size 8 scales and crops.\n")
+
+
 def test_a_warning_says_what_is_to_be_typed(tmp_path, folder, data):
     arguments = ["--model", folder, "--data", data, "--n", 1, "--draws", 1, "--out", tmp_path / "w.png", "--box", "0,0,4,4"]
     said = call("inpaint", *arguments, "--method", "projection", "--steps", 3, "--noise-std", 0.1)

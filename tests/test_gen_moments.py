@@ -75,6 +75,15 @@ def test_a_mean_that_is_a_number_and_no_directions(tmp_path: Path) -> None:
     assert back is not None and back.directions is None and torch.equal(torch.as_tensor(back.data_mean), torch.full((1, 8, 8), -0.25))
 
 
+@pytest.mark.parametrize("ends", [{"first": 7.0, "last": 0.03}, {"last": 0.1}, {}])
+def test_ends_of_one_s_own_are_kept(tmp_path: Path, ends: dict[str, float]) -> None:
+    m = tiny_model()
+    m.moments = sd.Range.of(DATA, directions=5, **ends)
+    back = gen.load(m.save(tmp_path))
+    assert back.moments is not None and (back.moments.first, back.moments.last) == (ends.get("first"), ends.get("last"))
+    assert torch.allclose(back.sample(2, "auto", nfe=4, seed=0), m.sample(2, "auto", nfe=4, seed=0), atol=1e-6)
+
+
 def rewritten(**changes: Tensor) -> Callable[[Path], None]:
     """Other tensors, of which the card has the right hash."""
 
@@ -94,6 +103,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "integers": (rewritten(mean=torch.zeros(1, 8, 8, dtype=torch.int64)), "expected floats"),
     "one more": (rewritten(code=torch.zeros(1)), "expected floats, a mean"),
     "no width": (rewritten(std=torch.tensor(0.0)), "data_std=0.0; expected a finite number > 0"),
+    "ends that are none": (rewritten(first=torch.tensor(-1.0)), "first=-1.0; expected a finite number > 0"),
+    "ends of another shape": (rewritten(last=torch.ones(2)), "and a first and last where"),
     "not finite": (rewritten(mean=torch.full((1, 8, 8), float("nan"))), "data_mean is not finite"),
     "directions that lean": (rewritten(directions=0.1 * torch.ones(2, 1, 8, 8)), "not orthogonal"),
 }

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from gen_fixtures import tiny_network
 from torch import nn
 
 import sdesolve as sd
 from sdesolve_gen.networks import CLASSIFIERS, MLP, NETWORKS, DiT, EncoderClassifier, Execution, NCSNv2, ScoreNet, WideResNet
 from sdesolve_gen.networks.dit import patches, places, unpatched
+from sdesolve_gen.networks.edm_unet import EDMUNet, Frequencies
 from sdesolve_gen.networks.execution import Block
 from sdesolve_gen.networks.ncsnv2 import InstanceNormPlus
+from sdesolve_gen.networks.unet import FourierFeatures
 
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # options, shape of an image or point
     "NCSNv2": ({"channels": 2, "width": 8}, (2, 12, 8)),
@@ -47,6 +50,23 @@ def test_outputs_are_finite_shaped_and_of_one_row_each(name: str) -> None:
     changed = (network(x, time.flip(0)) - output).abs().flatten(1).amax(1)
     assert (changed[[0, 2]] > 1e-3).all() == (name != "NCSNv2")  # which is told no time
     assert changed[1] < 1e-4
+
+
+@pytest.mark.parametrize("name", ["DiT", "MLP", "ScoreNet", "EncoderClassifier", "WideResNet", "UNet", "EDMUNet"])
+def test_in_half_precision_one_time_is_not_another(name: str) -> None:
+    """0.777 and 0.7775 are one number in bfloat16, of which frequencies make two."""
+    if name == "UNet":
+        network, shape = tiny_network(), (1, 8, 8)
+    elif name == "EDMUNet":
+        network, shape = EDMUNet(resolution=8, channels=1, model_channels=16, num_blocks=1, channel_mult=[1]), (1, 8, 8)
+    else:
+        network, shape = made(name), SMALL[name][1]
+    heard = list[torch.Tensor]()
+    for part in network.modules():
+        if isinstance(part, FourierFeatures | Frequencies):
+            part.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    network.bfloat16()(torch.randn(2, *shape).bfloat16(), torch.tensor([0.777, 0.7775]))
+    assert len(heard) == 1 and not torch.equal(*heard[0])
 
 
 @pytest.mark.parametrize("name", SMALL)

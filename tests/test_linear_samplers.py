@@ -279,7 +279,11 @@ def test_one_data_point_is_found(method: str, process: str, steps: int) -> None:
     assert torch.allclose(end, exact, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", [name for name in LINEAR if make_method(name).memory > 1])  # type: ignore[attr-defined]
+MULTISTEP = [name for name in LINEAR if make_method(name).memory > FACTS[name].evals]  # type: ignore[attr-defined]
+SINGLE_STEP = [name for name in LINEAR if FACTS[name].evals > 1]
+
+
+@pytest.mark.parametrize("method", MULTISTEP)
 def test_nodes_that_are_nearly_one_are_refused(method: str) -> None:
     """Before the first call; on a card and as a predictor too.  Methods without a memory do not mind, and short steps among short ones are steps."""
 
@@ -298,6 +302,21 @@ def test_nodes_that_are_nearly_one_are_refused(method: str) -> None:
             sd.solver_card(method, P, grid)
         assert sd.solve(as_reverse, x, "ddim", grid=grid, seed=0).ok().all()
     assert sd.solve(as_reverse, x, method, grid=[0.5, 0.5 - 1e-6, 0.5 - 2e-6], interval=(0.5, 0.5 - 2e-6), seed=0).ok().all()
+
+
+@pytest.mark.parametrize("method", SINGLE_STEP)
+def test_stages_within_a_step_take_any_grid(method: str) -> None:
+    """A node beside another changes nothing, on a card too: the next step starts anew.  But where lambda has no digits left between the two."""
+    assert {"seeds", "dpmpp_sde", "dpmpp_2s", "dpmpp_3s"} == set(SINGLE_STEP)
+    score, x = sd.as_score(lambda x, t: x * torch.cos(3 * t)[:, None], P, predicts="x0"), P.prior((8, 2), seed=0, dtype=torch.float64)
+    problem, plain, options = P.probability_flow(score), [1.0, 0.9, 0.8, 0.2, 0.001], {"eta": 0.0}
+    for beside, i in ((0.9 - 1e-7, 2), (0.8 + 1e-7, 2), (0.2 - 1e-8, 4), (0.001 + 1e-9, 4)):
+        grid = [*plain[:i], beside, *plain[i:]]
+        for how in ({"method": method, "grid": grid, **options}, {"method": sd.solver_card(method, P, grid, **options)}):
+            torch.testing.assert_close(sd.solve(problem, x, **how).x, sd.solve(problem, x, method, grid=plain, **options).x, rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
+    for what in (method, "pc"):
+        with pytest.raises(ValueError, match=r"grid\[1\]=.* no digits left there; expected one of them to be left out"):
+            sd.solve(P.reverse(score), x, what, grid=[1.0, 0.5, 0.5 - 1e-13, 0.001], **({"predictor": method} if what == "pc" else {}))
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -334,7 +353,7 @@ def walked(method: str, p: sd.Process, grid: str, steps: int, dtype: torch.dtype
     assert solution.nfe == len(network.times) == facts.start + steps * facts.evals, (grid, steps, dtype)
     if method in LINEAR:
         ts = torch.tensor(make_grid(grid, p, *p.reverse(network).interval, steps).ts[:-1], dtype=torch.float64)
-        assert torch.equal(torch.stack([t[0] for t in network.times[:: facts.evals]]), ts.to(dtype)), (grid, steps, dtype)
+        assert torch.equal(torch.stack([t[0] for t in network.times[:: facts.evals]]), ts.to(state)), (grid, steps, dtype)  # and not rounded to bfloat16
 
 
 def entries(counts: list[int]) -> Iterator[tuple[str, int, torch.dtype]]:

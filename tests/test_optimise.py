@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,17 @@ def test_with_the_data_s_moments_it_starts_from_these(tmp_path: Path) -> None:
         sd.solve(p.probability_flow(lambda x, t: -x), torch.zeros(1, 2), "unipc", grid=directed)
 
 
+def test_what_is_worse_than_the_default_grid_is_said_to_be() -> None:
+    """Moments of other data start a solve where this model makes none."""
+    others = sd.Range.of(TARGET.sample(500, seed=1) + 50)
+    with pytest.warns(sd.SolveWarning, match=r"err by .* on draws that have chosen nothing, and the default grid by .*: data=Range\(.* or leave data out"):
+        grid = sd.optimize_grid(flow(), "unipc", nfe=5, shape=(2,), samples=64, data=others)
+    assert grid.error > grid.baseline
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        sd.optimize_grid(flow(), "unipc", nfe=5, shape=(2,), samples=32)
+
+
 def changed(**entries: Any) -> Callable[[dict[str, Any]], str]:
     return lambda content: json.dumps({**content, **entries})
 
@@ -301,6 +313,11 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "too few samples": (search(samples=4), "samples=4; expected an integer >= 16"),
     "a shape that is a number": (search(shape=2), r"shape=2; expected the shape of one sample"),
     "a shape of none": (search(shape=(0,)), r"shape=\(0,\); expected the shape of one sample"),
+    "a shape of one number": (search(problem=UNTOUCHED, shape=()), r"shape=\(\); expected the shape of one sample"),
+    "a model of one point": (
+        search(problem=PROCESSES["VP"].probability_flow(sd.as_score(lambda x, t: torch.zeros_like(x), PROCESSES["VP"], predicts="x0"))),
+        "problem takes all draws to one point.*; expected the score of a law with some width",
+    ),
     "no such device": (search(device="nope"), "device='nope' is not to be had"),
     "a dtype that is none": (search(dtype="float"), "dtype='float'; expected a real floating dtype"),
     "a reference on a grid": (search(problem=UNTOUCHED, reference="ddim"), "reference='ddim' does not choose its steps"),

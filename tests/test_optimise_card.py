@@ -52,6 +52,20 @@ def test_a_card_starts_and_ends_as_its_grid_says() -> None:
     assert carded.nfe == named.nfe == 5
 
 
+def test_a_card_that_starts_or_ends_elsewhere_wants_its_grid_or_its_interval() -> None:
+    """As the same times do; a draw of the prior is no state of its first node, and what it leaves at the last is no draw of the data."""
+    found, seen = sd.VPSDE().probability_flow(lambda x, t: seen.append(1) or -x), list[int]()
+    x = torch.ones(2, 2)
+    for ts in ([0.5, 0.2, 1e-3], [1.0, 0.2, 0.1]):
+        card = sd.solver_card("ddim", found.process, ts)
+        for method, how in ((card, {}), (card, {"grid": sd.Grid(tuple(ts))}), ("pc", {"predictor": card}), ("ddim", {"grid": ts})):
+            with pytest.raises(ValueError, match=rf"expected .*interval=\({ts[0]}, {ts[-1]}\)"):
+                sd.solve(found.process.reverse(found.score), x, method, **how)
+        assert not seen
+        assert sd.solve(found, x, card, interval=(ts[0], ts[-1])).nfe == len(seen) == 2
+        seen.clear()
+
+
 def test_a_fitted_card_that_was_saved(tmp_path: Path) -> None:
     found = problem("2d")
     grid = sd.optimize_grid(found, "unipc", nfe=4, shape=(2,), samples=64)

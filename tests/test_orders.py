@@ -33,7 +33,7 @@ FACTS = {row.name: row.facts for row in sd.methods()}
 ODE_METHODS = [name for name, facts in FACTS.items() if facts.ode is not None]
 SAMPLERS = [name for name, facts in FACTS.items() if "additive" in facts.strong and "langevin" not in facts.needs]
 FLATTERED = {"sa_solver": 3.0}  # the order where the score is linear; with two modes it is as declared (test_a_gaussian_flatters)
-CORRECTED = {"pc", "annealed_langevin"}  # whose limit is the corrector's own law
+CORRECTED = {"pc", "annealed_langevin"}  # whose limit is the corrector's own law: see test_a_corrected_law_is_the_corrector_s
 DIRECTIONS = [(0.0, 1.0), (1.0, 0.0)]
 
 
@@ -159,6 +159,19 @@ def test_weak_order_on_two_modes(method: str, process: str) -> None:
     assert measured.order > declared - 0.2, measured
     if measured.steps[-1] > 24:
         assert measured.order < declared + 0.2, measured
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("method", sorted(CORRECTED))
+def test_a_corrected_law_is_the_corrector_s(method: str, process: str) -> None:
+    """The standard deviation tends to that of Langevin's stationary law, V / (1 - e / 2V), at order 1, and to the target's at the declared one, which is none."""
+    p, snr, steps = PROCESSES[process], 0.3, (2000, 4000, 8000)
+    end = float(p.log_snr_inverse(0.0))  # where the two are apart
+    right = GaussianTarget(p).law(end)[1]
+    limit = right / (1 - (snr * float(p.sigma(end)) / right) ** 2) ** 0.5
+    found = [gaussian_outcome(method, p, n, interval=(p.T, end), snr=snr)[1] for n in steps]
+    assert slope(steps, [abs(std - limit) for std in found]) == pytest.approx(1.0, abs=0.1)
+    assert slope(steps, [abs(std - right) for std in found]) == pytest.approx(FACTS[method].weak["additive"], abs=0.1)
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.3])

@@ -15,7 +15,8 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve import exam
 from sdesolve._arrays import bcast
-from sdesolve.correctors import Langevin
+from sdesolve._loops.parallel import _added_up
+from sdesolve.correctors import Account, Langevin
 from sdesolve.methods import METHODS, Facts, Step, make_method
 
 DTYPES = [torch.float32, torch.float64]
@@ -123,19 +124,22 @@ def test_the_noise_is_the_walks(method: str, noise: str) -> None:
     assert distance(walked, same) < 1e-14 and float((same.x[0] - same.x[1]).abs().min()) > 1e-3
 
 
-def test_a_carry_has_to_come_to_rest_too() -> None:
-    """A step that waits for its tenth: the states before it are all the same, and only the carry tells where they stand."""
+@pytest.mark.parametrize("account", [False, True])
+def test_a_carry_has_to_come_to_rest_too(account: bool) -> None:
+    """A step that waits for its thirteenth, within the second window: the states before it are all the same, and only the carry tells where they stand."""
 
-    class Tenth(sd.Stepper):
+    class Thirteenth(sd.Stepper):
         facts: ClassVar[Facts] = Facts(evals=0, ode=1)
 
-        def init(self, problem: Any, x: Tensor, t: Any) -> Tensor:
-            return torch.zeros(len(x), dtype=torch.int64)
+        def init(self, problem: Any, x: Tensor, t: Any) -> Any:
+            count = torch.zeros(len(x), 1, dtype=torch.int64)
+            return Account(count, count) if account else count
 
-        def step(self, problem: Any, x: Tensor, t0: Any, t1: Any, noise: Any, carry: Tensor) -> Step:
-            return Step(torch.where(carry[:, None] == 9, x + 1, x), carry=carry + 1)
+        def step(self, problem: Any, x: Tensor, t0: Any, t1: Any, noise: Any, carry: Any) -> Step:
+            count = carry[0] if account else carry
+            return Step(torch.where(count == 12, x + 1, x), carry=Account(count + 1, count) if account else count + 1)
 
-    walked, same = pair(sd.ODE(nonlinear), torch.ones(2, 1), Tenth(), 1e-3)
+    walked, same = pair(sd.ODE(nonlinear), torch.ones(2, 1), Thirteenth(), 1e-3)
     assert torch.equal(walked.x, same.x) and float(same.x[0]) == 2.0
 
 
@@ -244,6 +248,35 @@ def test_what_the_last_step_carries_is_the_sequential_one() -> None:
     assert {"acceptance"} <= told and float(walked.stats["acceptance"].std()) > 1e-3
     for name in told:
         assert torch.allclose(same.stats[name].double(), walked.stats[name].double(), rtol=1e-9), name
+
+
+STEPPING: dict[str, tuple[dict[str, Any], float]] = {  # a corrector -> how much of the calls in a row is left, at most
+    "mala without a test": ({"corrector": "mala", "accept": False, "step_size": 0.32}, 0.3),
+    "mala": ({"corrector": "mala", "step_size": 0.32}, 0.3),
+    "hmc": ({"corrector": "hmc", "step_size": 0.3}, 0.3),
+    "hmc by the kernel": ({"corrector": "hmc", "step_size": "kernel"}, 0.4),
+    "hmc by itself": ({"corrector": "hmc"}, 0.7),
+    "underdamped": ({"corrector": "underdamped", "step_size": 0.3, "corrector_steps": 2}, 0.4),
+    "mala by itself": ({"corrector": "mala"}, 0.7),
+}
+
+
+@pytest.mark.parametrize("case", STEPPING)
+def test_what_a_corrector_counts_does_not_hold_it_up(case: str) -> None:
+    """Counts and sums are in its carry, and a step that adapts is found along the way."""
+    options, left = STEPPING[case]
+    x, how = VP.prior((4, 3), seed=0, dtype=torch.float64), {"steps": 60, "window": 30, **options}
+    walked, near = pair(VP.reverse(two_modes), x, "pc", 1e-4, **how)
+    assert distance(walked, near) < 2e-3 and near.stats["depth"] <= left * walked.stats["calls"], near.stats["depth"] / walked.stats["calls"]
+    assert float((near.stats["stein"] - walked.stats["stein"]).abs().max()) < 1e-2
+    _, same = pair(VP.reverse(two_modes), x, "pc", 0.0, **how)
+    assert distance(walked, same) < 1e-9 and torch.allclose(same.stats["step_size"], walked.stats["step_size"], rtol=1e-9)
+
+
+def test_a_count_that_is_not_finite_is_the_step_s_own() -> None:
+    """An error of energy that overflows, of a flight that is not accepted."""
+    before, ends = torch.tensor([[[1.0], [math.inf], [math.inf]]]), torch.tensor([[[math.inf], [math.inf]]])
+    assert torch.equal(_added_up(before, ends), torch.tensor([[[1.0], [math.inf], [math.inf]]]))
 
 
 @pytest.mark.parametrize("method", ["euler_maruyama", "bosh3", AdamsBashforth()], ids=str)

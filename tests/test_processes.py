@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,43 @@ def test_drift_and_diffusion_follow_from_alpha_and_sigma(process: sd.Process) ->
         assert torch.allclose(process.drift(torch.ones(101, 1, dtype=torch.float64), t)[:, 0], log_alpha_slope)
         g2 = variance_slope - 2 * log_alpha_slope * process.sigma(t) ** 2
         assert torch.allclose(process.diffusion(t) ** 2, g2, rtol=1e-9)
+
+
+class Scaled(sd.Process):
+    """VPSDE with a scale of its own, and no dataclass: what a user writes."""
+
+    T, eps = 1.0, 1e-3
+
+    def __init__(self, scale: float) -> None:
+        self.scale, self.within = scale, sd.VPSDE()
+
+    def log_alpha_(self, t: Any) -> Any:
+        return self.within.log_alpha_(t) + math.log(self.scale)
+
+    def sigma_(self, t: Any) -> Any:
+        return self.within.sigma_(t) * self.scale
+
+    def drift_rate_(self, t: Any) -> Any:
+        return self.within.drift_rate_(t)
+
+    def diffusion_(self, t: Any) -> Any:
+        return self.within.diffusion_(t) * self.scale
+
+    def log_snr_inverse_(self, log_snr: Any) -> Any:
+        return self.within.log_snr_inverse_(log_snr)
+
+    def sigma_inverse_(self, sigma: Any) -> Any:
+        return self.within.sigma_inverse_(sigma / self.scale)
+
+
+def test_a_process_of_one_s_own_is_known_by_its_levels() -> None:
+    """Grids and cards are made for what a process prints: another instance is the same one, and another scale is not."""
+    card, x = sd.solver_card("ddim", Scaled(2.0), [1.0, 0.5, 1e-3]), torch.ones(1, 2)
+    assert sd.solve(Scaled(2.0).probability_flow(lambda x, t: -x), x, card).ok().all()
+    assert repr(Scaled(2.0)).startswith("Scaled(T=1, eps=0.001, levels ")
+    with pytest.raises(ValueError, match="the card is for Scaled"):
+        sd.solve(Scaled(2.001).probability_flow(lambda x, t: -x), x, card)
+    assert repr(Scaled.__new__(Scaled)) == "Scaled()"  # in an error of its own, say
 
 
 OTHER_TIMES = [sd.VPSDE(T=0.3), sd.VPSDE(0.2, 1.5, T=4.0), sd.SubVPSDE(0.2, 1.5, T=4.0), sd.VESDE(0.1, 5.0, T=4.0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -111,6 +112,13 @@ def test_a_single_direction_of_many_samples_has_all_of_their_variance(seed: int)
     assert span.directions is not None and float(span.directions.norm()) == pytest.approx(span.data_std * 1100**0.5, rel=1e-4)
 
 
+def test_it_prints_itself_in_a_line() -> None:
+    """Not all of its numbers, which errors would be made of."""
+    assert repr(sd.Range(0.5, torch.tensor(0.25), first=2.0)) == "Range(data_std=0.5, data_mean=0.25, first=2.0, last=None)"
+    of_images = sd.Range.of(torch.randn(90, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 1)
+    assert repr(of_images).endswith("data_mean=<3x8x8 numbers>, first=None, last=None, directions=<22 of them>)")
+
+
 def test_few_samples_have_few_directions() -> None:
     found = sd.Range.of(torch.randn(12, 50, generator=torch.Generator().manual_seed(0))).directions
     assert found is not None and len(found) == 3
@@ -155,6 +163,51 @@ def test_a_solve_over_a_range_is_a_solve_by_hand() -> None:
     assert sd.solve(problem, x, "ddim", nfe=6, interval=span).nfe == 6
     undenoised = sd.solve(problem, x, "ddim", nfe=6, interval=span, denoise=False)
     assert undenoised.nfe == 6 and undenoised.stats["steps"] == 6
+
+
+def test_a_start_in_noise_narrower_than_the_data_is_warned_of() -> None:
+    """Gaussian data are still right there, where a draw of the prior is far too narrow; two modes with most of the mass in one are not."""
+    p, x = sd.VESDE(sigma_max=50.0), sd.VESDE(sigma_max=50.0).prior((2000, 1), seed=0, dtype=torch.float64)
+
+    def end(law: exam.Mixture, span: sd.Range) -> Tensor:
+        return sd.solve(p.probability_flow(law.score(p)), x, "auto", nfe=20, interval=span).x
+
+    one, two = exam.gaussian_mixture([1.0], [[0.0]], [300.0]), exam.gaussian_mixture([0.8, 0.2], [[-150.0], [600.0]], [15.0, 15.0])
+    with pytest.warns(sd.SolveWarning, match=r"data are 300 wide and VESDE\(.* sigma/alpha = 50 at most"):
+        assert float(end(one, sd.Range(300.0)).std()) == pytest.approx(300, rel=0.03)
+    with pytest.warns(sd.SolveWarning, match="is no Gaussian, as the start is"):
+        assert abs(float((end(two, sd.Range.of(two.sample(2000, seed=1, dtype=torch.float64))) > 200).double().mean()) - 0.2) > 0.02
+    long = torch.tensor([[60.0, 0.0]], dtype=torch.float64)
+    with pytest.warns(sd.SolveWarning, match="data are 60 wide"):
+        sd.solve(p.probability_flow(lambda x, t: -x), x.expand(-1, 2), "ddim", nfe=5, interval=sd.Range(45.0, directions=long))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.solve(p.probability_flow(lambda x, t: 0 * x), x, "ddim", nfe=5, interval=sd.Range(49.0))
+
+
+def test_times_of_one_s_own_say_where_a_range_starts_and_stops() -> None:
+    """As far as it doesn't itself; the start is moved there, for a method on times, one that brings them, and "auto" alike."""
+    p = sd.VPSDE()
+    problem, x = p.probability_flow(mixture_score(MIXTURE, p)), p.prior((6, 2), seed=0, dtype=torch.float64)
+    span, ts = sd.Range(STD, MIXTURE.mean), [0.6, 0.3, 0.1, 0.02]
+    by_hand = sd.solve(problem, span.start(p, x, 0.6), "ddim", grid=ts, interval=(0.6, 0.02), denoise=True)
+    for how in ({"method": "ddim", "grid": ts}, {"method": "ddim", "grid": sd.Grid(tuple(ts))}, {"method": sd.solver_card("ddim", p, ts)}):
+        by_range = sd.solve(problem, x, interval=span, **how)  # type: ignore[arg-type]
+        assert torch.allclose(by_range.x, by_hand.x, rtol=1e-12) and by_range.nfe == by_hand.nfe == 4
+    assert sd.solve(problem, x, "auto", grid=ts, interval=span, save="all").ts.tolist() == ts
+    for ends in ({"first": noise_ratio(p, 0.6) / STD}, {"last": noise_ratio(p, 0.02) / STD}):
+        assert torch.allclose(sd.solve(problem, x, "ddim", grid=ts, interval=sd.Range(STD, MIXTURE.mean, **ends)).x, by_hand.x, rtol=1e-6)  # type: ignore[arg-type]
+    for bad, given in ((sd.Range(STD, first=1.0), ts), (span, [1.0, 0.5, 1e-4]), (span, ts[::-1])):
+        with pytest.raises(ValueError, match=r"expected times from noise to data within \(1.0, 0.001\), and a Range without first and last"):
+            sd.solve(problem, x, "ddim", grid=given, interval=bad)
+
+
+def test_times_of_one_s_own_are_counted() -> None:
+    """Where the range's own ends are what is meant, they are those for as many calls as the times make."""
+    p = sd.VPSDE()
+    problem, span = p.probability_flow(lambda x, t: -x), sd.Range(0.5, last=1e-9)
+    with pytest.raises(ValueError, match=rf"the interval is \({span.interval(p, 4)[0]}, 0.001\)"):
+        sd.solve(problem, torch.ones(1, 2), "ddim", grid=[0.6, 0.3, 0.1, 1e-4], interval=span)
 
 
 @pytest.mark.parametrize("process", ["VP", "VE", "EDM"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import sdesolve as sd
 from sdesolve import exam
-from sdesolve.scores import PARAMETERISATIONS, TIME_CONVENTIONS
+from sdesolve.scores import PARAMETERISATIONS, TIME_CONVENTIONS, TimeConvention, time_convention
 
 TARGET = exam.mixture_2d()
 EACH_PROCESS = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
@@ -95,12 +95,57 @@ def test_network_keeps_its_dtype_and_the_state_its_own(dtype: torch.dtype) -> No
             self.weight = nn.Parameter(torch.ones((), dtype=dtype))
 
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            assert x.dtype == t.dtype == dtype
+            assert x.dtype == dtype and t.dtype == torch.promote_types(dtype, torch.float32)
             return -self.weight * x
 
     process = sd.VPSDE()
     solution = sd.solve(process.reverse(sd.as_score(Network(), process, predicts="epsilon")), torch.ones(2, 3), "ddim", steps=3)
     assert solution.x.dtype == torch.float32
+
+
+@pytest.mark.parametrize("time", ["continuous", "t*999", "sigma", lambda t: 1000 * t])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_is_told_every_time_of_a_grid(dtype: torch.dtype, time: TimeConvention) -> None:
+    told, layer, process = list[float](), nn.Linear(2, 2).to(dtype), sd.VPSDE()
+    network = nn.Sequential(layer)
+    network.forward = lambda x, t: told.append(float(t[0])) or layer(x)  # type: ignore[func-returns-value, method-assign]
+    grid = sd.solve(process.reverse(sd.as_score(network, process, predicts="epsilon", time=time)), torch.ones(1, 2), "ddim", steps=1000, save="all").ts
+    assert grid is not None
+    expected = time_convention(time)(process, grid[:-1])
+    assert len(set(told)) == 1000 and torch.equal(torch.tensor(told), expected.float())
+
+
+class Concatenated(nn.Module):
+    """The time goes straight into a layer."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(3, 2).to(dtype), 0
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        return self.layer(torch.cat([x, t[:, None]], 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_whose_layers_refuse_float32_is_told_as_they_want_it(dtype: torch.dtype) -> None:
+    network, process = Concatenated(dtype), sd.VPSDE()
+    score, x = sd.as_score(network, process, predicts="epsilon"), torch.ones(3, 2)
+    assert torch.equal(score.model_output(x, 0.3), network(x.to(dtype), torch.full((3,), 0.3, dtype=dtype)).float())
+    network.calls = 0
+    assert sd.solve(process.reverse(score), x, "ddim", steps=5).nfe == network.calls == 5  # it has been found out before
+
+
+def test_a_network_that_fails_by_itself_fails_once() -> None:
+    network, seen = nn.Linear(2, 2).bfloat16(), list[Tensor]()
+
+    def fails(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(network(x))
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sd.as_score(fails, sd.VPSDE(), predicts="score")(torch.ones(1, 2).bfloat16(), 0.3)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

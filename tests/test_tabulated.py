@@ -58,6 +58,16 @@ def test_it_is_near_the_process_that_the_table_comes_from() -> None:
     assert torch.allclose(P.diffusion(t), sd.VPSDE().diffusion(t), rtol=0.02)
 
 
+def test_tables_print_themselves_apart() -> None:
+    """As grids and cards know a process by what it prints; roundings of one table, as other machines make them, are one process."""
+    bent = sd.TabulatedVP([*LINEAR[:500].tolist(), float(LINEAR[500]) * (1 - 1e-5), *LINEAR[501:].tolist()])
+    assert repr(P) == repr(sd.TabulatedVP(LINEAR * (1 + 1e-15))) != repr(bent)
+    x, card = torch.ones(2, 2), sd.solver_card("unipc", P, [1.0, 0.5, 1e-3])
+    assert sd.solve(sd.TabulatedVP(LINEAR).probability_flow(lambda x, t: -x), x, card).ok().all()
+    with pytest.raises(ValueError, match="the card is for TabulatedVP"):
+        sd.solve(bent.probability_flow(lambda x, t: -x), x, card)
+
+
 def test_a_network_of_levels_is_told_them() -> None:
     told: list[torch.Tensor] = []
     for time in (1000, P.level):

@@ -13,7 +13,8 @@ steps.  a_k = 1 is Picard's iteration in increments.  [Shih et al. 2023, arXiv 2
 through the last two guesses is Anderson's acceleration with a memory of one, of each step by itself; so it is triangular, as Tang et al.
 2024 (arXiv 2402.09970) make theirs: no node hears from a later one.
 
-What a step carries to the next belongs to the guess, with a = 0.  Every sample has a window of its own, which moves on by the nodes that
+What a step carries to the next belongs to the guess, with a = 0; an account, to which steps add, with a = 1, so that a count is right at once, and has not to
+come to rest but for what steers the steps.  Every sample has a window of its own, which moves on by the nodes that
 have come to rest, so nothing couples rows.  One host read an iteration.
 """
 
@@ -25,12 +26,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from .. import _tally
 from .._arrays import Number, bcast, row_mean
 from .._errors import as_float, choice, integer
 from .._given import given
+from ..correctors import Account
 from ..grids import Grid
 from ..methods import StepNoise, Stepper
 from ..solution import Status
@@ -199,9 +201,24 @@ def _corrected(windows: _Windows, ends: Tensor, carried: Any, how: Parallel) -> 
     for k, end in enumerate(ends.unbind(1)):
         node = end + bcast(slope[:, k], end) * (nodes[k] - starts[:, k])
         nodes.append(torch.where(_over(_finite(node), node), node, nodes[k]))
-    now = iter(_tensors(carried))
-    carry = _map(lambda before: torch.cat([before[:, :1], next(now)], 1), windows.carry)
+    carry = tree_map(_carried, windows.carry, carried, is_leaf=_is_account)
     return replace(windows, x=torch.stack(nodes, 1), carry=carry, starts=starts, ends=ends, slope=slope)
+
+
+def _carried(before: Any, ends: Any) -> Any:
+    """A better guess of a part of the carry, (b, W + 1, ...), from where the steps took it."""
+    if isinstance(before, Account):
+        return Account(*map(_added_up, before, ends))
+    return torch.cat([before[:, :1], ends], 1) if isinstance(before, Tensor) else before
+
+
+def _added_up(before: Tensor, ends: Tensor) -> Tensor:
+    """Each node's number is what the one before has by now and what the step has added; where that is not finite, where the step led."""
+    nodes = [before[:, 0]]
+    for k, end in enumerate(ends.unbind(1)):
+        node = end + (nodes[k] - before[:, k])
+        nodes.append(torch.where(node.isfinite(), node, end))
+    return torch.stack(nodes, 1)
 
 
 def _secants(windows: _Windows, starts: Tensor, ends: Tensor) -> Tensor:
@@ -219,8 +236,11 @@ def _settled(windows: _Windows, moved: _Windows, ends: Tensor, tolerance: float)
     """(b,) how many nodes have come to rest, on the host: at least the first, which is exact; -1 where that is not finite."""
     finite = torch.isfinite(ends).reshape(*ends.shape[:2], -1).all(2)  # where one is not, the guess in its place may well be at rest
     at_rest = finite & _at_rest(windows.x, moved.x, tolerance)
-    for before, now in zip(_tensors(windows.carry), _tensors(moved.carry), strict=True):
-        at_rest &= _at_rest(before, now, tolerance)
+    for before, now in zip(*(tree_leaves(part.carry, is_leaf=_is_account) for part in (windows, moved)), strict=True):
+        if isinstance(before, Account):
+            at_rest &= ((now.steers - before.steers).abs() <= tolerance * now.steers.abs().clamp(min=1))[:, 1:].all(2)
+        elif isinstance(before, Tensor):
+            at_rest &= _at_rest(before, now, tolerance)
     count = at_rest.long().cumprod(1).sum(1).clamp(min=1)
     return torch.where(finite[:, 0], count, -1).cpu()
 
@@ -364,6 +384,10 @@ def _map(function: Callable[[Tensor], Tensor], carry: Any) -> Any:
 
 def _tensors(carry: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(carry) if isinstance(leaf, Tensor)]
+
+
+def _is_account(value: Any) -> bool:
+    return isinstance(value, Account)
 
 
 def _finite(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .base import Corrector, Normals
+from .base import Account, Corrector, Normals
 from .hmc import hmc
 from .langevin import Langevin
 from .mala import mala
@@ -16,4 +16,4 @@ CORRECTORS: dict[str, Callable[..., Corrector]] = {
     "underdamped": underdamped,
 }
 
-__all__ = ["CORRECTORS", "Corrector", "Langevin", "Normals", "hmc", "mala", "underdamped"]
+__all__ = ["CORRECTORS", "Account", "Corrector", "Langevin", "Normals", "hmc", "mala", "underdamped"]

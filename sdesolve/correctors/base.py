@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -12,6 +12,15 @@ from ..problems import ScoreProblem
 
 Normals: TypeAlias = Callable[[int, int], Tensor]
 """Standard normals shaped like the state, by the number of the step and of the part of it that they are for; all independent."""
+
+
+class Account(NamedTuple):
+    """A carry to which every step adds: by increments, of which a guess of the states knows most."""
+
+    steers: Tensor
+    """(B, m) what steps depend on."""
+    told: Tensor
+    """(B, n) what no step depends on, and :meth:`Corrector.stats` tells."""
 
 
 class Corrector:
@@ -26,8 +35,8 @@ class Corrector:
         """Network calls of so many steps at one time."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many calls it makes")
 
-    def init(self, x: Tensor) -> Tensor | None:
-        """The first carry: None, or what each sample knows about its steps, a tensor whose first axis is the batch."""
+    def init(self, x: Tensor) -> Any:
+        """The first carry: None, or what each sample knows about its steps, a tensor whose first axis is the batch, or an :class:`Account`."""
         return None
 
     def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: Any) -> tuple[Tensor, Any]:

@@ -50,10 +50,11 @@ from torch import Tensor
 from .._arrays import Number, bcast, row_mean, xp
 from .._errors import as_float, integer
 from ..problems import ScoreProblem
-from .base import Corrector, Normals
+from .base import Account, Corrector, Normals
 
 MIDDLE = 2 / 3  # Simpson's rule less the trapezoid's: it is that much of the score's bend at a segment's middle
 SPREAD, GOLDEN = 0.25, 0.5 * (math.sqrt(5) - 1)  # multiples of the golden section are spread evenly over (0, 1), however many
+STEER = 2  # of a record's columns, the first
 VELOCITY, UNIFORM, BATH = range(3)  # parts of a step's noise; leapfrog step j has the bath's part BATH + j
 
 
@@ -70,11 +71,12 @@ class Landed(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a sample has met so far; (B,) float64 each, kept as the columns of one tensor."""
+    """What a sample has met so far; (B,) float64 each, kept as the columns of an account."""
 
     log_step: Tensor
     """ln r."""
     steps: Tensor
+    """How many; this and the one before steer those to come."""
     stein: Tensor
     """Sum of -x.s/d over the steps' starts, as is the next."""
     square: Tensor
@@ -86,8 +88,11 @@ class Record(NamedTuple):
     """Sum of |D|."""
 
     @staticmethod
-    def of(carry: Tensor) -> Record:
-        return Record(*carry.detach().T.contiguous())  # contiguous: columns are read alike in every batch
+    def of(account: Account) -> Record:
+        return Record(*torch.cat(account, 1).detach().T.contiguous())  # contiguous: columns are read alike in every batch
+
+    def account(self) -> Account:
+        return Account(torch.stack(self[:STEER], 1), torch.stack(self[STEER:], 1))
 
 
 @dataclass(frozen=True)
@@ -142,18 +147,17 @@ class Trajectory(Corrector):
     def calls(self, steps: int) -> int:
         return steps * self.leapfrog * (1 + self.accept) + (self.accept and steps > 0)
 
-    def init(self, x: Tensor) -> Tensor:
+    def init(self, x: Tensor) -> Account:
         if self.mass is not None and (self.mass.shape != x.shape[1:] or self.mass.device != x.device):
             raise ValueError(
                 f"mass is {tuple(self.mass.shape)} on {self.mass.device} for samples of {tuple(x.shape[1:])} on {x.device}; expected their shape and device: "
                 "torch.ones_like(x[0])."
             )
-        carry = torch.zeros(len(x), len(Record._fields), dtype=torch.float64, device=x.device)
+        record = Record(*torch.zeros(len(Record._fields), len(x), dtype=torch.float64, device=x.device))
         first = x[0].numel() ** -0.25 if self.accept else self.aim
-        carry[:, 0] = math.log(self.step_size if isinstance(self.step_size, float) else first)
-        return carry
+        return record._replace(log_step=record.log_step + math.log(self.step_size if isinstance(self.step_size, float) else first)).account()
 
-    def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: Tensor) -> tuple[Tensor, Tensor]:
+    def correct(self, problem: ScoreProblem, x: Tensor, t: Number, steps: int, normals: Normals, carry: Account) -> tuple[Tensor, Account]:
         if not steps:
             return x, carry
         score, width, record = partial(problem.score, t=t), problem.process.sigma_(t), Record.of(carry)
@@ -168,7 +172,7 @@ class Trajectory(Corrector):
                 x, here = torch.where(taken, end.x, x), torch.where(taken, end.score, here)
             else:
                 x, here = end.x, end.score
-        return x, torch.stack(record, 1)
+        return x, record.account()
 
     def _radius(self, record: Record) -> Number:
         """r of the next step."""
@@ -244,21 +248,25 @@ class Trajectory(Corrector):
         decay = -self.friction * r
         return bcast(xp(r).exp(decay), v) * v + bcast(xp(r).sqrt(-xp(r).expm1(2 * decay)), v) * normals(part)
 
-    def stats(self, carry: Tensor) -> dict[str, Tensor]:
-        """Of each sample, over its steps.
+    def stats(self, carry: Account) -> dict[str, Tensor]:
+        """Of each sample, over its steps; of no step there is the step size alone.
 
         step_size: the r that it has come to.
         stein: the mean of -x.s/d, whose expectation is 1 where the samples have the law whose score it is: more says that they are too wide.
         acceptance: the mean of min(1, e^-D), where there is a test, as for the next two.
         energy_error: the mean of |D|.
         ess: how many independent draws the steps are worth, from the correlation rho of the scores at their ends: n (1 - rho)/(1 + rho), at most n.
-            The score's mean is known to be 0, so that one chain tells.  Moves between modes are slower than the score forgets.
+            The score's mean is known to be 0, so that one chain tells.  Moves between modes are slower than the score forgets.  0 where the score
+            is zero throughout: of a law that is flat everywhere no walk has a draw.
         """
         record = Record.of(carry)
-        found = {"step_size": self._size(record), "stein": record.stein / record.steps}
+        found = {"step_size": self._size(record)}
+        if not bool(record.steps.all()):
+            return found
+        found["stein"] = record.stein / record.steps
         if not self.accept:
             return found
-        rho = (record.cross / record.square).clamp(0, 1)
+        rho = torch.where(record.square == 0, 1.0, record.cross / record.square).clamp(0, 1)
         means = {"acceptance": record.acceptance / record.steps, "energy_error": record.error / record.steps}
         return found | means | {"ess": record.steps * (1 - rho) / (1 + rho)}
 

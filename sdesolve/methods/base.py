@@ -33,7 +33,7 @@ class Facts(NamedTuple):
     """Strong order by noise kind; the kinds named here or in ``weak`` are those the method can do.  Besides the four of a problem
     there is "commutative": general noise whose iterated integrals need no Levy areas."""
     weak: Mapping[str, float] = NONE
-    """Weak order by noise kind."""
+    """Weak order by noise kind; 0 where the limit is another law than the problem's."""
     calculus: frozenset[str] = frozenset({"ito"})
     """Readings of a noise that depends on the state that the method integrates; a problem in the other is converted."""
     needs: frozenset[str] = frozenset()

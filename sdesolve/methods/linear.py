@@ -27,7 +27,7 @@ from ..problems import ScoreProblem
 from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
 
-_APART, _SHORTER = 1e-10, 3e-4  # least step in lambda, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
+_APART, _SHORTER = 1e-10, 3e-4  # least step in lambda that is divided by, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
 _TERMS = 18  # of the series of phi: below one rounding for |z| < 1
 
 
@@ -101,14 +101,16 @@ class LinearSampler(Stepper):
         return History(outputs, times), self.row(problem.process, times, to)
 
 
-def check_apart(process: Process, ts: Sequence[float]) -> None:
-    """Differences of outputs are divided by steps in lambda, and multiplied by the next ones."""
+def check_apart(process: Process, ts: Sequence[float], remembers: bool = True) -> None:
+    """Differences of outputs are divided by steps in lambda and, by a method that remembers, multiplied by the next ones."""
     steps = [abs(float(half_log_snr(process, t1) - half_log_snr(process, t0))) for t0, t1 in pairwise(ts)]
     for i, step in enumerate(steps):
-        if step < max(_APART, *(_SHORTER * other for other in steps[max(0, i - 1) : i + 2])):
+        longer = remembers and step < _SHORTER * max(steps[max(0, i - 1) : i + 2])
+        if longer or step < _APART:
+            over = "to go over a step thousands of times as long" if longer else "which has no digits left there"
             raise ValueError(
                 f"grid[{i}]={ts[i]!r} and grid[{i + 1}]={ts[i + 1]!r} are {step:.1e} apart in ln(alpha/sigma), by which this method divides the difference of two "
-                "outputs to go over a step thousands of times as long; expected one of them to be left out."
+                f"outputs, {over}; expected one of them to be left out."
             )
 
 

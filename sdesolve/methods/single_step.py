@@ -14,7 +14,7 @@ from .._arrays import Number, xp
 from .._errors import as_float, choice, integer
 from ..processes import Process
 from .base import Facts
-from .linear import LinearSampler, Row, adams, exponential_facts, half_log_snr, kept, noise_level
+from .linear import LinearSampler, Row, adams, check_apart, exponential_facts, half_log_snr, kept, noise_level
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class SingleStep(LinearSampler):
     @property
     def memory(self) -> int:
         return self.stages
+
+    def check_grid(self, process: Process, ts: Sequence[float]) -> None:
+        if self.stages > 1:
+            check_apart(process, ts, remembers=False)
 
     def nodes(self, process: Process, t0: Number, t1: Number) -> tuple[Number, ...]:
         old, new = process.log_snr_(t0), process.log_snr_(t1)

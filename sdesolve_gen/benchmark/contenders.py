@@ -121,7 +121,7 @@ def on_own_nodes(problem: Problem, budget: int, finds: str, method: str, grid: s
 
 def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.OptimisedGrid:
     """The nodes of ``sd.optimize_grid``, found once and kept beside the fine solves."""
-    file = problem.cache / f"grid-{'-'.join(map(str, (problem.name, method, *options.values(), budget)))}.json"
+    file = problem.cache / f"grid-{'-'.join(map(str, (problem.key, method, *options.values(), budget)))}.json"
     if not file.is_file():
         assert problem.trajectories is not None
         size: dict[str, Any] = {"shape": problem.event, "samples": problem.trajectories, "seed": 2**33, "device": problem.device}
@@ -133,7 +133,7 @@ def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.
 
 def learned(problem: Problem, budget: int, method: str, grid: sd.OptimisedGrid) -> sd.SolverCard:
     """The weights of ``sd.optimize_card`` on the nodes that were found for a method, kept beside them."""
-    file = problem.cache / f"card-{'-'.join(map(str, (problem.name, method, *dict(grid.options).values(), budget)))}.json"
+    file = problem.cache / f"card-{'-'.join(map(str, (problem.key, method, *dict(grid.options).values(), budget)))}.json"
     if not file.is_file():
         assert problem.trajectories is not None
         fitted = sd.optimize_card(flow_of(problem), grid, shape=problem.event, samples=2 * problem.trajectories, seed=2**33 + 1, device=problem.device)
@@ -143,7 +143,7 @@ def learned(problem: Problem, budget: int, method: str, grid: sd.OptimisedGrid) 
 
 def statistics(problem: Problem) -> sd.ModelStatistics:
     """What ``sd.model_statistics`` says of the problem's network, kept beside the fine solves."""
-    file = problem.cache / f"statistics-{problem.name}.json"
+    file = problem.cache / f"statistics-{problem.key}.json"
     if not file.is_file():
         assert problem.trajectories is not None
         file.parent.mkdir(parents=True, exist_ok=True)

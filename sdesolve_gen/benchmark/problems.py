@@ -9,6 +9,7 @@ and :class:`Network` gives D, x-space scores for our own methods, and the number
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from sdesolve.exam import Empirical, Gaussian, Mixture, Target, mixture_2d, mixt
 
 from .._errors import unknown
 from ..data import read_data, scaled
+from ..evaluation.chunks import digest
 from ..evaluation.classifier import features, load_classifier
 from ..evaluation.features import ASSETS, OWN, OWN_SHAPE
 from ..models import Model, load
@@ -32,7 +34,7 @@ from .mixture import cached_mixture
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
 OWN_SAMPLES, OWN_CALLS = 256, 12  # of a model that remembers no moments, from which they are read, and what each may cost
-DRAWS = 1 << 14  # of a law, from which its directions are read
+DRAWS = 1 << 14  # of a law, from which its moments are read
 
 
 CPU = torch.device("cpu")
@@ -56,6 +58,8 @@ class Problem:
         law: what is to be sampled; None for a trained network, whose law is known by its own fine solve alone.
         features: (n, *event) -> (n, k), on which the Frechet distance is taken; None for no Frechet distance.
         primary: the metric by which samplers are ranked.
+        source: the first digits of a hash of the data, or of the network and the moments, that it is made of; "" where the package's own code says everything.
+        judge: the same of the network that the features are of; "" where they are of none.
         device: where samples are made; they are measured on the host.
     """
 
@@ -79,6 +83,13 @@ class Problem:
     """With how many a grid is optimised; None where that would take too long."""
     sigma_data: float = 0.5
     device: torch.device = CPU
+    source: str = ""
+    judge: str = ""
+
+    @property
+    def key(self) -> str:
+        """What it is called in files: its name, and what it is made of."""
+        return f"{self.name}-{self.source}" if self.source else self.name
 
     @property
     def has_reference(self) -> bool:
@@ -154,12 +165,10 @@ def make(name: str, rows: int, sources: Sources) -> Problem:
 
 
 def exact(name: str, law: Target, rows: int, sources: Sources, **more: Any) -> Problem:
-    """A law whose score is known, under the variance-preserving process; ``more`` are fields of the problem."""
-    std = math.sqrt(float(law.variance.mean()))
-    mean, directions = law.mean.float().to(sources.device), sd.Range.of(law.sample(DRAWS, seed=2**32)).directions
-    if directions is not None:  # which of a sample may have a per cent more variance than there is
-        directions = directions * min(1.0, std * math.sqrt(math.prod(law.event)) / float(directions.norm()))
-    return Problem(name, law.event, law.score(PROCESS), rows, mean, std, directions, sources.cache, law=law, device=sources.device, **more)
+    """A law whose score is known, under the variance-preserving process; its moments are those of as many draws as a user may have.  ``more`` are fields of the problem."""
+    known = sd.Range.of(law.sample(DRAWS, seed=2**32))
+    mean, directions = torch.as_tensor(known.data_mean).float().to(sources.device), known.directions
+    return Problem(name, law.event, law.score(PROCESS), rows, mean, known.data_std, directions, sources.cache, law=law, device=sources.device, **more)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -196,14 +205,19 @@ def _lowrank_784d(name: str, rows: int, sources: Sources) -> Problem:
 
 
 def _mnist_mixture(name: str, rows: int, sources: Sources) -> Problem:
-    file = sources.cache / "mnist_mixture.safetensors"
-    law = cached_mixture(file, lambda: _pixels(sources, "mnist"))
-    return exact(name, law, rows, sources, features=_digits(sources) or _leading(law))
+    images = _pixels(sources, "mnist")
+    source = _short({"images": images})
+    law = cached_mixture(sources.cache / f"mnist_mixture-{source}.safetensors", lambda: images)
+    features, judge = _digits(sources)
+    return exact(name, law, rows, sources, features=features or _leading(law), source=source, judge=judge)
 
 
 def _points(data: str, count: int, name: str, rows: int, sources: Sources) -> Problem:
-    law = Empirical(_pixels(sources, data)[:count].to(sources.device))
-    return exact(name, law, rows, sources, features=_digits(sources) if data == "mnist" else None, primary="trajectory")
+    images = _pixels(sources, data)[:count]
+    features, judge = _digits(sources) if data == "mnist" else (None, "")
+    return exact(
+        name, Empirical(images.to(sources.device)), rows, sources, features=features, primary="trajectory", source=_short({"images": images}), judge=judge
+    )
 
 
 def _mnist_points(name: str, rows: int, sources: Sources) -> Problem:
@@ -224,11 +238,26 @@ def _trained(name: str, model: Model, rows: int, sources: Sources) -> Problem:
     if model.classes:
         raise ValueError(f"--model {name} knows {model.classes} classes; expected a model that knows none.")
     own = model.moments or sd.Range.of(model.sample(OWN_SAMPLES, "auto", nfe=OWN_CALLS, seed=2**32, batch_size=64))
+    features, judge = _digits(sources) if model.shape == OWN_SHAPE else (None, "")
     return Problem(
         name, model.shape, model.network, rows, torch.as_tensor(own.data_mean), own.data_std, own.directions, sources.cache, predicts=model.card["predicts"],
         sigma_data=model.card.get("sigma_data", 0.5), time=network_time(model.card["time"], model.process), process=model.process,
-        features=_digits(sources) if model.shape == OWN_SHAPE else None, primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None, device=sources.device,
+        features=features, primary="trajectory", batch=64, trajectories=32 if rows >= 64 else None, device=sources.device, source=_trained_on(model), judge=judge,
     )  # fmt: skip
+
+
+def _trained_on(model: Model) -> str:
+    """A trained model's :attr:`Problem.source`; samples of its own, which other machines round otherwise, are its weights'."""
+    known = {name: value for name, value in model.card.items() if name in ("predicts", "time", "process", "process_options", "sigma_data")}
+    said = {"card": torch.tensor(list(json.dumps(known, sort_keys=True).encode()), dtype=torch.uint8)}
+    if model.moments is not None:
+        mean, std, directions = model.moments.data_mean, model.moments.data_std, model.moments.directions
+        said |= {"mean": torch.as_tensor(mean), "std": torch.tensor(std)} | ({} if directions is None else {"directions": directions})
+    return _short({**model.network.state_dict(), **{f"moments {name}": tensor for name, tensor in said.items()}})
+
+
+def _short(tensors: Mapping[str, Tensor]) -> str:
+    return digest(tensors)[:8]
 
 
 PROBLEMS: dict[str, Callable[[str, int, Sources], Problem]] = {
@@ -253,12 +282,12 @@ def _pixels(sources: Sources, data: str) -> Tensor:
     return scaled(read_data(path).images)
 
 
-def _digits(sources: Sources) -> Callable[[Tensor], Tensor] | None:
-    """Features of a classifier of grey 28 x 28 images, where one was given; computed where samples are made, and back on the host."""
+def _digits(sources: Sources) -> tuple[Callable[[Tensor], Tensor] | None, str]:
+    """Features of a classifier of grey 28 x 28 images, where one was given, and its hash; computed where samples are made, and back on the host."""
     if sources.classifier is None:
-        return None
+        return None, ""
     classifier, device = load_classifier(sources.classifier).to(sources.device), sources.device
-    return lambda images: features(classifier, images.reshape(-1, *OWN_SHAPE).to(device)).cpu()
+    return lambda images: features(classifier, images.reshape(-1, *OWN_SHAPE).to(device)).cpu(), _short(classifier.state_dict())
 
 
 def classifier_folder(given: str | Path) -> Path:

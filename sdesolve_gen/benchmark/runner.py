@@ -1,8 +1,8 @@
 """The runner: every (problem, contender, budget, seed) is a cell, and a line of ``cells.jsonl`` once it is done.
 
-A run that was interrupted goes on where it stopped, because cells that are there are not done again; a last line that was cut short is
-dropped.  Two rows of budget 0 are the law itself, measured like a sampler: "exact draws", the noise floor, and "the flow itself", the fine ends of the
-seed's starts.
+A run that was interrupted goes on where it stopped, because cells that are there are not done again: those of the same problem, made of the same data or
+weights and moments, judged by the same network, at the same version.  A last line that was cut short is dropped.  Two rows of budget 0 are the law
+itself, measured like a sampler: "exact draws", the noise floor, and "the flow itself", the fine ends of the seed's starts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ EXACT, FLOW = "exact draws", "the flow itself"
 DRAWN = 8  # exact draws for each sample, against which the samples are measured
 FLOORS = 4  # exact samples a seed that are measured for the floor
 STARTS = ("prior", "centred", "directed")
+HASHES = ("source", "judge")
 WIDEST = 1e9  # a range that no process exceeds
 _ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
@@ -175,7 +176,7 @@ def _cells(
 ) -> Iterator[dict[str, Any]]:
     """The floor, and every contender at every budget: as they stand in ``done``, or made."""
     p = judge.problem
-    head = {"problem": p.name, "seed": seed, "rows": p.rows, "version": sd.__version__}
+    head = {"problem": p.name, "seed": seed, "rows": p.rows, "version": sd.__version__, **{name: value for name in HASHES if (value := getattr(p, name))}}
     for label, measured in ((EXACT, judge.exact), (FLOW, judge.flow)):
         floor = {**head, "contender": label, "budget": 0, "nfe": 0, "seconds": 0.0}
         yield done.get(_key(floor)) or {**floor, "metrics": measured(seed)}
@@ -240,7 +241,7 @@ class _Judge:
 def sampled(problem: Problem, contender: Contender, budget: int, seed: int) -> tuple[Tensor, int, float]:
     """Samples, network calls that each row saw, and seconds."""
     size = problem.batch or problem.rows
-    what = (contender.label, (problem.name, budget) if contender.finds else None)
+    what = (contender.label, (problem.key, budget) if contender.finds else None)
     if what not in _ready:  # imports, and nodes to be found, are no part of the sampler's time
         contender.run(Network(problem), problem.start(seed, 0, 2), budget, seed, 0)
         _ready.add(what)
@@ -261,7 +262,7 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path, start: str = "prio
     """
     directions = problem.directions if start == "directed" else None
     interval = None if start == "prior" else sd.Range(problem.std, problem.mean, WIDEST, 1 / WIDEST, directions=directions)
-    file = cache / f"fine{'' if start == 'prior' else f'-{start}'}-{problem.name}-{seed}-{rows}.safetensors"
+    file = cache / f"fine{'' if start == 'prior' else f'-{start}'}-{problem.key}-{seed}-{rows}.safetensors"
     if not file.is_file():
         size, ends = problem.batch or rows, []
         for first in range(0, rows, size):
@@ -299,4 +300,5 @@ def append(file: Path, cell: Mapping[str, Any]) -> None:
 
 
 def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(cell[name] for name in ("problem", "contender", "budget", "seed", "rows", "version"))
+    """What tells a cell from all others; a problem that is made of nothing but code, and judged by no network, has no hashes of those."""
+    return tuple(cell[name] for name in ("problem", "contender", "budget", "seed", "rows", "version")) + tuple(cell.get(name, "") for name in HASHES)

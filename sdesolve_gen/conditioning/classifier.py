@@ -26,7 +26,7 @@ def classifier_guidance(score: sd.Score, classifier: Classifier, labels: int | T
     Exact at scale 1 for an exact score and classifier, since Bayes' rule holds at every time; at other scales
     p_t(x) p_t(y|x)^s is not what the forward process makes of its own limit, so that samples follow no law of that form exactly.
 
-    Cost: besides the score one call of the classifier and one backward pass through it; ``nfe`` counts both calls.
+    Cost: besides the score one call of the classifier and one backward pass through it; ``nfe`` counts both calls, as a result and as a limit.
 
     Arguments:
         score: of the unconditional model, or of one that knows labels.
@@ -41,7 +41,7 @@ def classifier_guidance(score: sd.Score, classifier: Classifier, labels: int | T
         raise ValueError(f"the classifier knows {classifier.process} and the score is of {score.process}; expected one process.")
     check_scale("scale", scale)
     gradient = sd.as_score(_Gradient(classifier, checked_labels(labels, classifier.classes)), score.process, predicts="score")
-    return sd.guided(score, lambda at: scale * gradient(at.x, at.t))
+    return sd.guided(score, lambda at: scale * gradient(at.x, at.t), calls=gradient.calls)
 
 
 def check_scale(name: str, scale: object) -> None:

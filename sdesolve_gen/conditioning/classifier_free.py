@@ -77,7 +77,7 @@ def classifier_free_guidance(conditional: sd.Score, unconditional: sd.Score, gui
         guided = at.x0 + (how.scale - 1) * (at.x0 - unconditional.denoise(at.x, at.t))
         return _rescaled(guided, at.x0, how.rescale) - at.x0
 
-    return sd.guided(conditional, term, to="x0", within=how.interval)
+    return sd.guided(conditional, term, to="x0", within=how.interval, calls=unconditional.calls)
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:

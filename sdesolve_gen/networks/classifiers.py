@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .execution import Block
-from .options import check_classes, check_images, check_integers, check_positive, check_time
+from .options import check_classes, check_images, check_integers, check_positive, check_time, wide
 from .unet import Encoder, FourierFeatures, Norm
 
 
@@ -45,7 +45,7 @@ class EncoderClassifier(Encoder):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Logits (B, classes) of images x, (B, channels, H, W), at times (B,)."""
         self.check_input(x, time)
-        return self.head(self.encode(x, self.embed(time.to(x.dtype)))[-1])
+        return self.head(self.encode(x, self.embed(wide(time, x)))[-1])
 
 
 class WideBlock(Block):
@@ -104,7 +104,7 @@ class WideResNet(nn.Module):
         """Logits (B, classes) of images x, (B, channels, H, W), at times (B,)."""
         check_images(self, x, self.channels, least=4)
         check_time(x, time)
-        embedding = self.embed(time.to(x.dtype))
+        embedding = self.embed(wide(time, x))
         h = self.stem(x)
         for block in self.blocks:
             h = block(h, embedding)

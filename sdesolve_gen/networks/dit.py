@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .execution import Block
-from .options import LabelEmbedding, check_classes, check_images, check_integers, check_positive, check_time
+from .options import LabelEmbedding, check_classes, check_images, check_integers, check_positive, check_time, wide
 from .unet import FourierFeatures
 
 
@@ -56,7 +56,7 @@ class DiT(nn.Module):
         """The output for images x, (B, channels, H, W), times (B,) and, of a network with classes, labels (B,) int64; None is the null label."""
         check_images(self, x, self.channels, self.patch)
         check_time(x, time)
-        embedding = self.embed(time.to(x.dtype))
+        embedding = self.embed(wide(time, x))
         if self.labels is not None:
             embedding = embedding + self.labels.of(labels, len(x))
         embedding = F.silu(embedding)

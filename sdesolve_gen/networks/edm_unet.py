@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .execution import Block as Recomputed
+from .options import wide
 
 _WHOLE = {"resolution": 1024, "channels": 64, "outputs": 128, "model_channels": 1024, "channel_mult_emb": 16, "num_blocks": 16, "channel_mult_noise": 8}
 _CHOICES = {
@@ -214,18 +215,18 @@ class EDMUNet(nn.Module):
         """The output for images x, (B, C, H, W), times (B,) and labels (B,) of integers."""
         if tuple(x.shape[1:]) != (self.channels, self.resolution, self.resolution):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {self.channels}, {self.resolution}, {self.resolution}), for which the network was built.")
-        time = time.to(x.dtype)
-        embedding = self._embedded((0.5 * time).log() if self.told == "sigma" else time, labels)
+        time = wide(time, x)
+        embedding = self._embedded((0.5 * time).log() if self.told == "sigma" else time, labels, x.dtype)
         x, skips = self._encoded(x, embedding)
         output = self._decoded(x, skips, embedding)[:, : self.channels]
         return -output if self.told == "sigma" else output
 
-    def _embedded(self, time: Tensor, labels: Tensor | None) -> Tensor:
-        h = self.map_noise(time)
+    def _embedded(self, time: Tensor, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+        h = self.map_noise(time).to(dtype)
         known = None
         if self.map_label is not None:
-            told = torch.zeros(len(time), self.classes, dtype=time.dtype, device=time.device)
-            told = told if labels is None else F.one_hot(labels, self.classes + 1)[:, :-1].to(time.dtype)
+            told = torch.zeros(len(time), self.classes, dtype=dtype, device=time.device)
+            told = told if labels is None else F.one_hot(labels, self.classes + 1)[:, :-1].to(dtype)
             known = self.map_label(told * math.sqrt(self.classes) if self.song else told)
         if self.song:
             h = torch.cat(h.chunk(2, 1)[::-1], 1)

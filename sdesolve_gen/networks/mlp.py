@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .execution import Block
-from .options import LabelEmbedding, check_classes, check_integers, check_positive, check_time
+from .options import LabelEmbedding, check_classes, check_integers, check_positive, check_time, wide
 from .unet import FourierFeatures
 
 
@@ -45,7 +45,7 @@ class MLP(nn.Module):
         if x.dim() != 2 or x.shape[1] != self.dimensions:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {self.dimensions}): build the MLP with dimensions={x[0].numel()}.")
         check_time(x, time)
-        embedding = self.embed(time.to(x.dtype))
+        embedding = self.embed(wide(time, x))
         if self.labels is not None:
             embedding = embedding + self.labels.of(labels, len(x))
         h = self.stem(x)

@@ -57,6 +57,11 @@ def check_time(x: Tensor, time: Tensor) -> None:
         raise ValueError(f"time has shape {tuple(time.shape)}; expected ({len(x)},), one time an image: time.expand({len(x)}).")
 
 
+def wide(time: Tensor, x: Tensor) -> Tensor:
+    """The times of images x, in their dtype or float32, whichever is wider: half precision cannot tell one level from the next."""
+    return time.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class LabelEmbedding(nn.Embedding):
     """Labels (B,) -> (B, features), with one row more than there are classes: the last is the null label, of no class.  [Ho & Salimans 2022, section 3.2]"""
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .execution import Block
-from .options import check_images, check_integers, check_positive, check_time, within
+from .options import check_images, check_integers, check_positive, check_time, wide, within
 from .unet import FourierFeatures
 
 SMALLEST = 17  # pixels of a side: what is left of one after the convolutions is at least one
@@ -54,7 +54,7 @@ class ScoreNet(nn.Module):
         """The output for images x, (B, channels, H, W), and times (B,)."""
         check_images(self, x, self.channels, least=SMALLEST)
         check_time(x, time)
-        embedding = self.embed(time.to(x.dtype))
+        embedding = self.embed(wide(time, x))
         h, passed = x, []
         for level in self.down:
             h = level(h, embedding)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .execution import Block
-from .options import LabelEmbedding, check_classes, check_images, check_integers, check_multipliers, check_positive, check_time
+from .options import LabelEmbedding, check_classes, check_images, check_integers, check_multipliers, check_positive, check_time, wide
 
 _RESCALE = math.sqrt(0.5)  # keeps the variance of a sum of two independent branches
 
@@ -32,7 +32,7 @@ class FourierFeatures(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         angle = time[:, None] * self.frequencies * (2 * math.pi)  # in the order of the published code: its digits at thousands of radians
-        return torch.cat([angle.cos(), angle.sin()], 1)
+        return torch.cat([angle.cos(), angle.sin()], 1).to(self.frequencies.dtype)
 
 
 class Norm(nn.GroupNorm):
@@ -184,8 +184,8 @@ class UNet(Encoder):
 
     def _embedding(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         if self.labels is None:
-            return self.embed(time.to(x.dtype))
-        return self.embed[4](self.embed[:4](time.to(x.dtype)) + self.labels.of(labels, len(x)))
+            return self.embed(wide(time, x))
+        return self.embed[4](self.embed[:4](wide(time, x)) + self.labels.of(labels, len(x)))
 
 
 class Downsample(nn.Module):
