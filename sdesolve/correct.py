@@ -76,7 +76,7 @@ def correct(
     with _tally.added_to(stats):
         end, carry = made.correct(problem, x, at, steps, source.normal, carry)
     bad = ~torch.isfinite(end).reshape(len(end), -1).all(1)
-    stats |= {**made.stats(carry), "peak_memory": _tally.peak_memory(x.device), "wall_time": time.perf_counter() - start}
+    stats |= {**made.told(carry, steps), "peak_memory": _tally.peak_memory(x.device), "wall_time": time.perf_counter() - start}
     codes = torch.where(bad, int(Status.non_finite), int(Status.ok))
     solution = Solution(end, stats["calls"], codes, torch.where(bad, at, torch.nan).double(), stats=stats)
     report(solution, throw=False)

@@ -46,3 +46,8 @@ class Corrector:
     def stats(self, carry: Any) -> dict[str, Tensor]:
         """What a carry says about each sample, (B,), by name."""
         return {}
+
+    def told(self, carry: Any, steps: int) -> dict[str, Tensor]:
+        """The same after so many steps at a time; of none there is the step size alone, with which they would begin."""
+        found = self.stats(carry)
+        return found if steps else {name: value for name, value in found.items() if name == "step_size"}

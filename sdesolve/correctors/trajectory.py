@@ -249,7 +249,7 @@ class Trajectory(Corrector):
         return bcast(xp(r).exp(decay), v) * v + bcast(xp(r).sqrt(-xp(r).expm1(2 * decay)), v) * normals(part)
 
     def stats(self, carry: Account) -> dict[str, Tensor]:
-        """Of each sample, over its steps; of no step there is the step size alone.
+        """Of each sample, over its steps, one at least.
 
         step_size: the r that it has come to.
         stein: the mean of -x.s/d, whose expectation is 1 where the samples have the law whose score it is: more says that they are too wide.
@@ -260,10 +260,7 @@ class Trajectory(Corrector):
             is zero throughout: of a law that is flat everywhere no walk has a draw.
         """
         record = Record.of(carry)
-        found = {"step_size": self._size(record)}
-        if not bool(record.steps.all()):
-            return found
-        found["stein"] = record.stein / record.steps
+        found = {"step_size": self._size(record), "stein": record.stein / record.steps}
         if not self.accept:
             return found
         rho = torch.where(record.square == 0, 1.0, record.cross / record.square).clamp(0, 1)

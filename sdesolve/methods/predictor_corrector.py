@@ -96,7 +96,7 @@ class PredictorCorrector(Stepper):
         return Step(x, carry=_carried(past, corrected))
 
     def stats(self, carry: Any) -> dict[str, Tensor]:
-        return self.corrector.stats(carry[1]) if carry else {}
+        return self.corrector.told(carry[1], self.corrector_steps) if carry else {}
 
     def _predicted(self, problem: ReverseSDE) -> Problem | ScoreProblem:
         is_ode_method = self.predictor is not None and not self.predictor.facts.kinds
