@@ -243,3 +243,13 @@ def test_inverse_problems_stand_in_one_table(monkeypatch: pytest.MonkeyPatch) ->
     results = {"half/ddrm/0-2": batch, "blur/ddrm/0-2": batch, "blur/ddrm/2-4": {**batch, "psnr": [19.0, 19.0]}, "half/repaint/0-2": {"refused": "why; so"}}
     assert bench.summary(results, ["half", "blur"], ["ddrm", "repaint"]).splitlines()[3:] == ["| `ddrm` | 17.0, 0.75, 50 % | 18.0, 0.75, 50 % (4) | 51 | 0.25 |"]
     assert "refused: why" in bench.table(results, "half", ["ddrm", "repaint"])
+
+
+def test_mri_is_compared_with_all_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real image's coefficient that is measured alone has its conjugate, without which half of it is lost; and both sides are cut to the data range."""
+    bench = loaded("medical.py", monkeypatch)
+    truth = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    mri = bench.operator_of("brain MR", 16, 30, 4)
+    torch.testing.assert_close(mri.forward(bench.classic(mri, mri.forward(truth))), mri.forward(truth), rtol=1e-4, atol=1e-4)
+    black = torch.zeros_like(truth)
+    assert bench.figures("a", black - 0.1, black)["a_psnr"] == float("inf")
