@@ -237,6 +237,14 @@ def test_the_posterior_exam_marks_cases_and_says_which_are_out_of_bounds(monkeyp
         assert ("**out:**" in bench.cases({"smc": [{**good, **figure}]})) == bool(figure)
 
 
+@pytest.mark.slow
+def test_particles_keep_the_bounds_of_an_exact_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean within 2 % of the posterior's spread, covariance within 5 %, the noise of y - A x within 1 %, and uniform ranks, p > 0.01."""
+    bench = loaded("posterior_exam.py", monkeypatch)
+    mark = bench.sit(bench.contenders(200)["smc"], False, "mixture", "mask", 0.3)
+    assert bench.kept(mark), mark
+
+
 def test_inverse_problems_stand_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = loaded("inverse_mnist.py", monkeypatch)
     batch = {"psnr": [16.0, 18.0], "ssim": [0.7, 0.8], "digit": [True, False], "residual": [0.1, 0.1], "sampler": "ddim", "nfe": 51.0, "seconds": 0.25}
