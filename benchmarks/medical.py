@@ -7,7 +7,7 @@ scaled, bent, brighter) of the other slices of the same kind, each slice being l
 Values are intensities over 2,000, so that most lie in [0, 1]; slices are averaged down to --side pixels.  MR 2 is the heart while the other
 two MR slices are the pelvis: a prior of other things, shown for what it does.
 
-Prints PSNR and SSIM of the classic reconstruction, of a posterior draw, and of the mean of --draws draws; writes a picture a kind, and ``results.json``.
+Prints PSNR and SSIM of the classic reconstruction, of a posterior draw, and of the mean of --draws draws, all cut to [0, 1]; writes a picture a kind, and ``results.json``.
 The pictures of docs/tomography.md are those of --first 3.
 """
 
@@ -78,8 +78,8 @@ def operator_of(kind: str, side: int, angles: int, acceleration: int) -> Operato
 
 
 def classic(operator: Operator, y: Tensor) -> Tensor:
-    """Filtered back-projection of CT; zero-filling of MRI."""
-    return ops.filtered_back_projection(operator, y) if isinstance(operator, ops.Radon) else operator.adjoint(y)
+    """Filtered back-projection of CT; of MRI zeros where nothing is known, and the conjugate where a coefficient is measured alone, as the image is real."""
+    return ops.filtered_back_projection(operator, y) if isinstance(operator, ops.Radon) else operator.pinv(y)
 
 
 def posterior(score: sd.Score, measurement: Measurement, draws: int, seed: int, steps: int) -> Tensor:
@@ -90,7 +90,7 @@ def posterior(score: sd.Score, measurement: Measurement, draws: int, seed: int, 
 
 
 def figures(name: str, images: Tensor, truth: Tensor) -> dict[str, float]:
-    truth = truth.expand_as(images)
+    images, truth = images.clamp(*RANGE), truth.expand_as(images)
     return {f"{name}_psnr": float(psnr(images, truth, RANGE).mean()), f"{name}_ssim": float(ssim(images, truth, RANGE).mean())}
 
 

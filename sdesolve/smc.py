@@ -13,6 +13,9 @@ before: a kernel of the path, which weights may depend on.  Two things make them
                     So delta is kept to s/2 (root mean square): between modes the gradient is many times that, and throws particles where few paths lead.
     powers beta_i   the score is sum_i beta_i s_i, for  p_t ~ prod_i p_it^beta_i;
                     d ln w = 1/2 g^2 (|sum_i beta_i s_i|^2 - sum_i beta_i |s_i|^2) |dt|.           [Skreta et al. 2025, proposition 3.1]
+                    Where there is only noise, p_t^beta has 1/beta of its variance, and paths by that score 1/(2 beta - 1), which weights would have to make up
+                    for all the way. So with beta = sum_i beta_i a drift  k x,  k = 1/2 (beta - 1) g^2/(alpha^2 + sigma^2),  is added, which has the right
+                    variance there, and  d ln w += (k d + k x.sum_i beta_i s_i) |dt|,  from the Fokker-Planck equation for any k.
 
 The particles of one row know each other, and nothing of other rows.
 """
@@ -46,6 +49,7 @@ One that tells rows of several problems apart has an attribute ``particles``, th
 
 _KERNEL = DPMpp2M(eta=1.0)
 _MOST = 0.5  # of a step's noise that a pull may be long, both root mean square: farther, few paths lead, and the weights of those that do are all there is
+_SHARE, _ERRORS = 0.8, 4  # of Stein's identity below which, and by so many standard errors, particles are too narrow
 _CHOICE = 1  # slot of the number by which particles are chosen, beside that of their noise
 
 
@@ -57,7 +61,7 @@ class Particles:
         x: (B, K, *event), K particles for each row; E[x_0 | x] at the last time.
         log_weights: (B, K) float64, normalised: their exponentials sum to one in each row.
         log_evidence: (B,) float64, ln of the mean reward, or of the integral of the product of densities.
-        ess: (N + 1, B) float64, the effective number of particles 1/sum w^2 at each node, before they were chosen.
+        ess: (N + 1, B) float64, the effective number of particles 1/sum w^2 at each node, before they were chosen: how even the weights are, which is not where the particles are.
         nfe: network calls of each particle.
         seed: what named the noise, with the names of the rows.
         sample_ids: (B,) those names.
@@ -137,7 +141,8 @@ def smc(
     For posteriors (r the likelihood of a measurement), rewards, tempered laws and products or geometric means of models.  Exact in the limit of many
     particles for the law that the steps sample, which is of weak order 2 in them.  Cost: one network call a node, N + 1 in all, for every particle and
     factor, and with a reward as many derivatives of the network.  In high dimension the weights become uneven, and many particles the
-    copies of a few: see ``ess``.
+    copies of a few: a low ``ess`` says so.  A high one is no proof: errors are larger than those of so many independent draws, as particles have ancestors
+    in common, and a law that is wide where no particle goes, as a quotient may be, is missed with even weights.
 
     Arguments:
         problem: ``process.reverse(score)``.
@@ -156,6 +161,9 @@ def smc(
 
     Raises:
         TypeError, ValueError: bad arguments, before the first network call; a reward of the wrong shape.
+
+    Warns:
+        SolveWarning: no finite weight; without a reward, particles that are narrower than the law that was asked for.
     """
     if not isinstance(problem, ReverseSDE):
         raise TypeError(f"problem is a {type(problem).__name__}; expected a reverse SDE, as in process.reverse(score).")
@@ -216,8 +224,23 @@ def _walk(
     if lost:
         said = f"{len(lost)} of {rows} rows have no particle with a finite weight (rows {lost[:5]}): the reward or the score is not finite there, or the reward is 0 everywhere."
         warnings.warn(said, SolveWarning, stacklevel=3)
+    if reward is None:
+        _warn_narrow(p, here, log_w - whole[:, None], ess[-1], ts[-1])
     evidence = log_z + whole - math.log(count)
     return Particles(here.denoised.reshape(x.shape), log_w - whole[:, None], evidence, torch.stack(ess), _tally.calls() - calls, seed, ids)
+
+
+def _warn_narrow(process: Process, here: _Here, log_w: Tensor, ess: Tensor, t: float) -> None:
+    """Say where the particles are narrower than the law q that was asked for, by Stein's identity  E (x - E x).grad ln q(x) = -d  for d numbers; even weights don't tell."""
+    rows, count, d = *log_w.shape, here.x[0].numel()
+    x, slope = (v.double().reshape(rows, count, d) for v in (here.x, (process.alpha_(t) * here.denoised - here.x) / process.sigma_(t) ** 2))
+    weight = log_w.exp()[:, :, None]
+    share = -((x - (weight * x).sum(1, keepdim=True)) * slope * weight).sum((1, 2)) / d
+    narrow = share < _SHARE - _ERRORS * (2 / (d * ess)).sqrt()
+    if narrow.any():
+        said = f"{int(narrow.sum())} of {rows} rows have particles narrower than the law: E (x - E x).grad ln q is {-d * float(share[narrow].min()):.3g} where it should be {-d}"
+        cure = "a quotient much wider than its factors is out of reach: expected less of what is divided by, powers nearer to 1, or more particles."
+        warnings.warn(f"{said}; {cure}", SolveWarning, stacklevel=4)
 
 
 def _look(laws: list[tuple[Score, float]], reward: Reward | None, x: Tensor, t: float, rows: int, last: bool = False, before: Tensor | None = None) -> _Here:
@@ -238,7 +261,10 @@ def _look(laws: list[tuple[Score, float]], reward: Reward | None, x: Tensor, t: 
     if len(laws) > 1 or rest:
         noise = [(x - alpha * d) / sigma for d in each]
         square = _square(sum(beta * e for e, (_, beta) in zip(noise, laws, strict=True))) - sum(beta * _square(e) for e, (_, beta) in zip(noise, laws, strict=True))  # type: ignore[arg-type]
-        rate = square.reshape(rows, -1)
+        push = -rest * sigma**2 / (alpha**2 + sigma**2)  # 2 k |dt| a unit of ln(alpha^2/sigma^2)
+        along = sum(beta * (x.double() * e).reshape(len(x), -1).sum(1) for e, (_, beta) in zip(noise, laws, strict=True)) / sigma
+        rate = (square + push * (x[0].numel() - along)).reshape(rows, -1)
+        denoised = denoised if last else denoised + 0.5 * push / alpha * x
     return _Here(x.detach(), denoised.detach(), before, pull, log_psi, rate.detach())
 
 

@@ -27,7 +27,7 @@ from ._writing import write_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
 from .card import CARD, MOMENTS, OWN, WEIGHTS, check_card, read_card
-from .class_conditional import apart, class_labels, on_the_way
+from .class_conditional import apart, class_labels, class_score, on_the_way
 from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
 from .conditioning.labels import checked_labels
@@ -77,6 +77,7 @@ class Model:
         self.execution = Execution()
         self.knows_none: bool = card["network"] != "DiffusersUNet2D"
         self.label: int | None = None
+        self._of: Callable[[nn.Module], sd.Score] | None = None
         self.moments: sd.Range | None = None
         self._executed = self.network
         self.score = self._score_of(self._executed)
@@ -113,7 +114,7 @@ class Model:
             except TypeError as error:
                 raise TypeError(f"{error}; expected a device, or precision=, compile=, checkpoint=, channels_last= of sdesolve_gen.networks.Execution.") from error
             self._executed = self.execution(self.network)
-            self.score = self._score_of(self._executed) if self.label is None else self._labelled(torch.tensor(self.label))
+            self.score = self._own_score(self._executed)
         return self
 
     def class_score(self, labels: int | Tensor) -> sd.Score:
@@ -135,17 +136,32 @@ class Model:
     def _score_of(self, network: nn.Module) -> sd.Score:
         return sd.as_score(network, self.process, predicts=self.card["predicts"], time=self._told, sigma_data=self.card.get("sigma_data", 0.5))
 
-    def of_class(self, label: int) -> Model:
+    def _own_score(self, executed: nn.Module) -> sd.Score:
+        """That of the class that this model is of, where it is of one."""
+        return self._score_of(executed) if self._of is None else self._of(executed)
+
+    def of_class(
+        self, label: int, *, guidance: float | Guidance = 1.0, classifier: Classifier | None = None, classifier_scale: float = 1.0
+    ) -> Model:
         """This model for one class, or for none (``classes``), which shares its weights: a model that knows no other, as a restoration wants it.
 
+        Arguments:
+            label: the class.
+            guidance, classifier, classifier_scale: as for :meth:`sample`; every method of the model then goes by the guided score.
+
         Raises:
-            ValueError, TypeError: a model without classes, or a label out of range.
+            ValueError, TypeError: a model without classes and no classifier, a label out of range, a classifier of another process or image, a wrong scale.
         """
-        score, own = self.class_score(label), checked_labels(label, self.classes, null=self.knows_none)
-        if own.numel() > 1:
-            raise ValueError(f"label={label!r} are {own.numel()} classes; expected one, as in m.of_class({int(own[0])}): a model for each, one after another.")
+        own = class_labels(self, 1, label, guidance, classifier, classifier_scale)
+
+        def of(executed: nn.Module) -> sd.Score:
+            whole = copy.copy(self)
+            whole._executed, whole.score = executed, self._own_score(executed)
+            return class_score(whole, own, guidance, classifier, classifier_scale)
+
         model = copy.copy(self)
-        model.score, model.classes, model.label, model.moments = score, 0, int(own), None  # those are of all classes together
+        model._of, model.score, model.classes, model.label = of, of(self._executed), 0, int(label)
+        model.moments = None  # those are of all classes together
         return model
 
     def sample(

@@ -155,6 +155,9 @@ def restore(
         raise ValueError(f"draws={draws}; expected at most {APART}, which have names of their own: take more by another seed.")
     if model.classes:
         raise ValueError(f"the model {model.card['name']!r} knows classes, and a restoration is of one; expected m.of_class(3).restore(...), or {model.classes} for no class.")
+    for name in ("labels", "guidance", "classifier", "classifier_scale"):
+        if name in options:
+            raise ValueError(f"{name}=... is for the model, which is then of one class; expected m.of_class(3, guidance=2.0) or m.of_class(3, classifier=...).")
     if isinstance(operator, str):
         raise TypeError(f"operator is the text {operator!r}; expected an operator, as conditioning.operators.make({operator!r}, m.shape, ...) makes it of a name.")
     operator = as_operator(operator, model.shape, model.device)

@@ -237,9 +237,27 @@ def test_the_posterior_exam_marks_cases_and_says_which_are_out_of_bounds(monkeyp
         assert ("**out:**" in bench.cases({"smc": [{**good, **figure}]})) == bool(figure)
 
 
+@pytest.mark.slow
+def test_particles_keep_the_bounds_of_an_exact_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean within 2 % of the posterior's spread, covariance within 5 %, the noise of y - A x within 1 %, and uniform ranks, p > 0.01."""
+    bench = loaded("posterior_exam.py", monkeypatch)
+    mark = bench.sit(bench.contenders(200)["smc"], False, "mixture", "mask", 0.3)
+    assert bench.kept(mark), mark
+
+
 def test_inverse_problems_stand_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = loaded("inverse_mnist.py", monkeypatch)
     batch = {"psnr": [16.0, 18.0], "ssim": [0.7, 0.8], "digit": [True, False], "residual": [0.1, 0.1], "sampler": "ddim", "nfe": 51.0, "seconds": 0.25}
     results = {"half/ddrm/0-2": batch, "blur/ddrm/0-2": batch, "blur/ddrm/2-4": {**batch, "psnr": [19.0, 19.0]}, "half/repaint/0-2": {"refused": "why; so"}}
     assert bench.summary(results, ["half", "blur"], ["ddrm", "repaint"]).splitlines()[3:] == ["| `ddrm` | 17.0, 0.75, 50 % | 18.0, 0.75, 50 % (4) | 51 | 0.25 |"]
     assert "refused: why" in bench.table(results, "half", ["ddrm", "repaint"])
+
+
+def test_mri_is_compared_with_all_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real image's coefficient that is measured alone has its conjugate, without which half of it is lost; and both sides are cut to the data range."""
+    bench = loaded("medical.py", monkeypatch)
+    truth = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    mri = bench.operator_of("brain MR", 16, 30, 4)
+    torch.testing.assert_close(mri.forward(bench.classic(mri, mri.forward(truth))), mri.forward(truth), rtol=1e-4, atol=1e-4)
+    black = torch.zeros_like(truth)
+    assert bench.figures("a", black - 0.1, black)["a_psnr"] == float("inf")

@@ -537,3 +537,48 @@ def test_an_interval_that_acts_nowhere_is_told_or_refused() -> None:
     assert len(told) == 1 and told[0].filename == __file__
     with pytest.raises(ValueError, match=r"interval=\(10000000.0, 20000000.0\) is of no effect: .* has the noise levels up to"):
         m.sample(4, "ddim", steps=2, labels=0, guidance=gen.Guidance(2.0, (1e7, 2e7)))
+
+
+def pictured(score: sd.Score) -> Any:
+    """A function of images (B, 1, 1, 2) from one of states (B, 2)."""
+    return lambda x, t: score(x.reshape(-1, 2), t).reshape(x.shape)
+
+
+def test_a_restoration_of_a_class_draws_from_its_posterior() -> None:
+    """The mixture's model with the exact classifier, and one that knows its classes: the posterior of the component, whose law is a Gaussian's, and not that of the mixture."""
+    p = sd.VPSDE()
+    parts = [pictured(sd.as_score(c.score(p), p, predicts="score")) for c in (*COMPONENTS, MIXTURE)]
+    how: dict[str, Any] = {"process": p, "predicts": "score", "shape": (1, 1, 2), "data_range": (-4.0, 4.0)}
+    plain = gen.wrap(parts[3], **how)
+    told = gen.wrap(lambda x, t, labels=None: torch.stack([f(x, t) for f in parts])[torch.full((len(x),), 3) if labels is None else labels, torch.arange(len(x))], classes=3, **how)
+    y, mask, draws = torch.full((1, 1, 1, 2), 0.3), torch.tensor([[1.0, 0.0]]), 1000
+    exact = exam.posterior(COMPONENTS[1], [[1.0, 0.0]], y[0, 0, 0, :1], 0.3)
+    spread = exact.covariance.diagonal().sqrt()
+    exact_logits = exact_classifier(p)
+    classifier = gen.Classifier(lambda x, t: exact_logits.logits(x.reshape(-1, 2), t), p, classes=3)
+    one = plain.of_class(1, classifier=classifier)
+    for m in (one, told.of_class(1), told.of_class(1, guidance=gen.Guidance(1.0)), plain.of_class(1, classifier=classifier).to(channels_last=False)):
+        x = m.inpaint(y, mask, noise_std=0.3, method="mmps", draws=draws, steps=40, seed=0).images.reshape(draws, 2).double()
+        assert float(((x.mean(0) - exact.mean) / spread).abs().max()) < 4 / draws**0.5
+        assert float((x.std(0) / spread - 1).abs().max()) < 4 / (2 * draws) ** 0.5
+    far, guided = (m.inpaint(y, mask, noise_std=0.3, draws=4, steps=40, seed=0).images for m in (one, plain.of_class(1, classifier=classifier, classifier_scale=2.5)))
+    free = told.of_class(1, guidance=2.5).inpaint(y, mask, noise_std=0.3, draws=4, steps=40, seed=0).images
+    torch.testing.assert_close(free, guided, rtol=1e-3, atol=1e-3)  # the classifier that two scores imply
+    assert float((free - far).abs().max()) > 0.05
+
+
+def test_what_is_the_models_is_not_the_restorations() -> None:
+    m, x, mask = conditional_model(), torch.zeros(1, 1, 8, 8), torch.ones(8, 8)
+    for options in ({"labels": 1}, {"guidance": 2.0}, {"classifier": tiny_classifier()}):
+        with pytest.raises(ValueError, match=r"is for the model.*expected m.of_class\(3, guidance=2.0\)"):
+            m.of_class(1).inpaint(x, mask, **options)
+    with pytest.raises(ValueError, match=r"guidance=2\.0 is for a model that knows classes"):
+        gen.load("mnist").of_class(1, guidance=2.0)
+
+
+def test_attention_in_a_classifier_has_the_second_derivative_that_a_restoration_asks_for() -> None:
+    model = gen.load("mnist").of_class(3, classifier=gen.load_classifier("mnist_classifier"))
+    half = torch.ones(28, 28)
+    half[:, 14:] = 0
+    with pytest.warns(sd.SolveWarning, match="far from the measurement"):  # two steps are too few
+        assert model.inpaint(torch.zeros(1, 1, 28, 28), half, noise_std=0.1, steps=2, seed=0, method="pigdm").images.isfinite().all()

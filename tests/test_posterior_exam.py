@@ -58,8 +58,22 @@ def test_who_is_too_sure_fails() -> None:
 
 
 def test_who_answers_with_the_prior_fails() -> None:
+    """By its ranks as well: along directions of x those of the prior are uniform, and only functions of y notice."""
     mark = exam.posterior_exam(prior_instead, PRIOR, TALL, 0.3)
+    assert mark.rank_p < 1e-6
     assert mark.mean_error > 0.3 and mark.covariance_error > 0.5 and mark.residual > 1.5 and mark.noise > 1.5
+
+
+@pytest.mark.parametrize("wide", [0.8, 1.25])
+@pytest.mark.parametrize("matrix", [MASK, TALL])
+def test_ranks_notice_a_spread_that_is_off_by_a_quarter(wide: float, matrix: Tensor) -> None:
+    """Along one direction a problem p is 0.16, 0.11, 3e-5 and 0.01 for these."""
+
+    def answer(question: exam.Question) -> Tensor:
+        x = truth(question)
+        return x.mean(1, keepdim=True) + wide * (x - x.mean(1, keepdim=True))
+
+    assert exam.posterior_exam(answer, PRIOR, matrix, 0.3, draws=100).rank_p < 1e-3
 
 
 def test_the_noise_of_an_answer_is_its_own() -> None:

@@ -7,8 +7,9 @@ With x ~ N(m, C) and y = A x + s n for standard normal n,
 and a mixture's posterior is the mixture of its components' ones, weighted by  w_k N(y; A m_k, A C_k A^T + s^2 I).
 
 A sampler is asked twice.  Once for many draws given one y, whose mean, covariance and mass in the true 90 % intervals are known.  And once for a
-few draws given each of many y = A x* + s n with x* from the prior: the rank of x* among the draws, along a random direction, is then uniform
-if and only if the sampler draws from the posterior there.  [Talts et al. 2018, simulation-based calibration]
+few draws given each of many y = A x* + s n with x* from the prior: the rank of x* among the draws, by any function of x and y, is then uniform
+where the sampler draws from the posterior.  [Talts et al. 2018, simulation-based calibration]  Which functions are asked decides what is noticed, and those
+of y, as its likelihood, notice what averages out along directions of x.  [Modrak et al. 2023]
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .targets import DRAWS, Array, Draws, Gaussian, Mixture, float64
 _BINS = 10  # of the ranks
 _NOISE = 200  # stream of the measurement's noise, apart from the targets' own
 _PROBES = 64  # directions of the coverage
+_COMMON = 4  # directions of the ranks that all problems have in common
 
 
 class Question(NamedTuple):
@@ -65,7 +67,8 @@ class Mark(NamedTuple):
             the prior; 0 for the posterior.
         noise: standard deviation of y - A x over the problems of the ranks, in units of noise_std; 1 for the posterior, because there y and x are
             draws of their joint law; nan without noise.  What the choice of the problems adds to it is known, and taken out.
-        rank_p: p-value of the chi-square test that the ranks are uniform.
+        rank_p: p-value of the chi-square tests that the ranks are uniform, the smallest times their number (Bonferroni): along a direction of each problem's own, along four that
+            all have in common, and by ln p(x, y); with noise also by ln p(y | x), and along the way from the prior's mean to the posterior's.
         floor: what mean_error and covariance_error would be, on average, for that many independent draws of the posterior itself.
     """
 
@@ -227,12 +230,28 @@ def _noise(answer: Tensor, question: Question) -> float:
 
 
 def _ranks(answer: Tensor, question: Question, truth: Tensor) -> float:
-    """p-value of the chi-square test on the ranks of the truth among the draws, each along its own direction."""
-    directions = unit_directions(truth.shape[1], len(truth), question.seed).expand(len(truth), -1)
-    along, own = torch.einsum("pld,pd->pl", answer, directions), (truth * directions).sum(1)
-    ranks = (along < own[:, None]).sum(1)
-    counts = torch.bincount(ranks * _BINS // (question.draws + 1), minlength=_BINS).double()
-    statistic = ((counts - len(truth) / _BINS).square() * _BINS / len(truth)).sum()
+    """p-value of the chi-square tests on the ranks of the truth among the draws, by every function: the smallest, times their number."""
+    told = _functions(torch.cat([truth[:, None], answer], 1), question)
+    return min(1.0, len(told) * min(_uniform((each[:, 1:] < each[:, :1]).sum(1), question.draws) for each in told))
+
+
+def _functions(x: Tensor, question: Question) -> list[Tensor]:
+    """The functions of x and y by which the truth is ranked, (P, L + 1) each, of states (P, L + 1, d)."""
+    law, a, y, noise_std, *_, seed = question
+    own, common = unit_directions(x.shape[2], len(x), seed).expand(len(x), -1), unit_directions(x.shape[2], _COMMON, seed + 1)
+    joint = law.log_prob(x.flatten(0, 1)).reshape(x.shape[:2])
+    found = [torch.einsum("pld,pd->pl", x, own), *(x @ common.T).unbind(2)]
+    if noise_std:  # else y is a function of x, and nothing is left of these but rounding
+        likelihood = -0.5 * (y[:, None] - x @ a.T).square().sum(2) / noise_std**2
+        moved = torch.stack([posterior(law, a, row, noise_std).mean for row in y]) - law.mean
+        joint, found = joint + likelihood, [*found, likelihood, torch.einsum("pld,pd->pl", x, moved)]
+    return [*found, joint]
+
+
+def _uniform(ranks: Tensor, draws: int) -> float:
+    """p-value of the chi-square test that ranks, 0 to ``draws``, are uniform."""
+    counts = torch.bincount(ranks * _BINS // (draws + 1), minlength=_BINS).double()
+    statistic = ((counts - len(ranks) / _BINS).square() * _BINS / len(ranks)).sum()
     degrees = torch.tensor((_BINS - 1) / 2, dtype=torch.float64)
     return float(torch.special.gammaincc(degrees, statistic / 2))
 

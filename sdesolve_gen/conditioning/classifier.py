@@ -9,9 +9,11 @@ which samples where the classifier is surer:  p_t(x) p_t(y | x)^s.  [Dhariwal & 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sdesolve as sd
 from sdesolve.guided import transformed
@@ -59,7 +61,8 @@ class _Gradient(Labels):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         labels, keep = self.rows(x), torch.is_grad_enabled() and x.requires_grad
-        with torch.inference_mode(False), torch.enable_grad():
+        twice = sdpa_kernel(SDPBackend.MATH) if keep or transformed() else nullcontext()  # the fast kernels of attention have no second derivative
+        with torch.inference_mode(False), torch.enable_grad(), twice:
             if transformed():
                 return torch.func.grad(lambda at: self._log_probability(at, t, labels).sum())(x)
             at = x if keep else x.detach().clone().requires_grad_()
