@@ -152,6 +152,8 @@ class Model:
         Raises:
             ValueError, TypeError: a model without classes and no classifier, a label out of range, a classifier of another process or image, a wrong scale.
         """
+        if isinstance(label, Sequence | Tensor) and not isinstance(label, str) and len(several := torch.as_tensor(label).flatten()) > 1:
+            raise ValueError(f"label={label!r} are {len(several)} classes; expected one, as in m.of_class({int(several[0])}): a model for each, one after another.")
         own = class_labels(self, 1, label, guidance, classifier, classifier_scale)
 
         def of(executed: nn.Module) -> sd.Score:
