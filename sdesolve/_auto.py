@@ -1,11 +1,11 @@
 """``method="auto"``: which method for a problem and a number of network calls.
 
 Along the flow of a score the rules below: over a :class:`Range` that knows the data's directions, over one that doesn't and over the whole interval, these for few coordinates
-and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 32 fixed choices (eight methods, four grids):
-with directions on mixtures, random ones too, and six processes; over the whole interval for few coordinates on mixtures in 2 and 64 dimensions and a ring, for many on a mixture
-of low rank and five trained networks, with six processes.  ``benchmarks/auto.py`` measures them.  Data with many coordinates have strong directions, which are decided while
-the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps are long the grid matters more than the method.  Where the
-start knows the directions, one rule serves all data.  Ending with the denoiser is better than a step more.
+and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids),
+or 32 over the whole interval (equal steps of time, too): with directions on mixtures, random ones as well, and six processes; over the whole interval for few coordinates on
+mixtures in 2 and 64 dimensions and a ring, for many on a mixture of low rank and five trained networks, with six processes.  ``benchmarks/auto.py`` measures them.  Data with
+many coordinates have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps
+are long the grid matters more than the method.  Where the start knows the directions, one rule serves all data.  Ending with the denoiser is better than a step more.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ UNIPC2: _Method = ("unipc", {})
 UNIPC: _Method = ("unipc", {"order": 3})
 DIRECTED = (Rule(13, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
 """Over a range with directions."""
-SPREAD = 12.0
+SPREAD = 13.5
 WIDE = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
-"""Of few coordinates over a whole interval in which the half-log-SNR goes further than :data:`SPREAD`, as it does for rectified flow and subVP: equal steps of it, or of
-powers of the noise, spend calls where nothing is to be seen, and equal steps of time do not."""
+"""Of few coordinates over a whole interval in which the half-log-SNR goes further than :data:`SPREAD`, for a process whose own grid is equal steps of time: as for rectified flow
+and subVP, equal steps of the log-SNR, or of powers of the noise, spend calls there where nothing is to be seen."""
 RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
     (False, True): (Rule(9, *DEIS, log_snr()), Rule(12, *IPNDM3, log_snr()), Rule(24, *IPNDM4, log_snr()), Rule(math.inf, *UNIPC, log_snr())),
     (False, False): (Rule(9, *DEIS, log_snr()), Rule(13, *IPNDM3, log_snr()), Rule(24, *DEIS, karras(20)), Rule(math.inf, *UNIPC, log_snr())),
@@ -68,7 +68,8 @@ class Choice(NamedTuple):
 
 
 def for_calls(calls: int, coordinates: int, interval: object, spread: float) -> Rule:
-    """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, an interval of which the half-log-SNR has this spread."""
+    """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, an interval in whose equal steps of time the half-log-SNR has
+    this spread."""
     many, ranged = coordinates >= MANY, isinstance(interval, Range)
     rules = DIRECTED if isinstance(interval, Range) and interval.directions is not None else RULES[many, ranged]
     if not many and not ranged and spread > SPREAD:
@@ -93,8 +94,11 @@ def choose(
     calls = as_int(steps if nfe is None else nfe) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
     coordinates = math.prod(x.shape[1:]) if isinstance(x, Tensor) else 1  # what is no state, like what is no number, is refused where all arguments are
     first, last = problem.interval if interval is None or isinstance(interval, Range) else problem.check_interval(interval)
-    spread = 0.5 * abs(float(problem.process.log_snr(first)) - float(problem.process.log_snr(last)))
+    uniform_in_time = problem.process.default_grid == "uniform"
+    spread = 0.5 * abs(float(problem.process.log_snr(first)) - float(problem.process.log_snr(last))) if uniform_in_time else 0.0
     rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval, spread)
-    if denoise is None and not isinstance(interval, Range) and calls != 1:
+    if denoise is None and calls == 1:  # of which none is left for the denoiser
+        denoise = False
+    elif denoise is None and not isinstance(interval, Range):
         denoise = first > last and last - problem.interval[1] <= SAME * (first - last)  # E[x_0 | x_t] is no draw of p_t where the walk ends before
     return Choice(rule.method, dict(rule.options), nfe, denoise, rule.grid if grid is None else grid)

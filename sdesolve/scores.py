@@ -149,10 +149,8 @@ class Score:
             return _tally.call(self.model, x, time.to(x.dtype))
         try:
             return _tally.call(self.model, x, time.to(wide))
-        except RuntimeError as error:
-            if "type" not in str(error):  # as PyTorch says of layers in one dtype and their input in another
-                raise
-        output = _tally.call(self.model, x, time.to(x.dtype))
+        except Exception:  # of layers in one dtype and their input in another, or of a model's own check; what else is wrong is so the second time, too
+            output = _tally.call(self.model, x, time.to(x.dtype))
         self._told_narrowly = True
         return output
 

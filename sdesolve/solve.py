@@ -153,7 +153,7 @@ def solve(
     stats: dict[str, Any] = {"method": name}
     with _tally.added_to(stats), heeding_levels() as levels:
         stepper = _checks.stepper_of(method, options, problem, at_tolerance=tolerant)
-        stepper = _checks.constrained(constraint, stepper, on_grid=(steps, grid, nfe) != (None, None, None), tolerance=tolerant)
+        stepper = _checks.constrained(constraint, stepper, on_grid=any(given is not None for given in (steps, grid, nfe)), tolerance=tolerant)
         problem = _checks.suited(stepper, problem, name)
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)

@@ -322,11 +322,21 @@ def test_problems_of_other_data_are_others(tmp_path, monkeypatch):
 
 
 def test_a_law_in_closed_form_has_no_hashes(tmp_path):
-    """So that cells of before there were any stand."""
+    """What it is, is its name; but what a cell means has a number."""
     plan = Plan({"mixture_2d": 64}, (5,), 1, ["ddim"], peers=False, sources=Sources(cache=tmp_path))
     for cell in run(plan, tmp_path / "cells.jsonl")["cells"]:
-        assert set(cell) - {"nfe", "seconds", "metrics"} == {"problem", "contender", "budget", "seed", "rows", "version"}
+        assert set(cell) - {"nfe", "seconds", "metrics"} == {"problem", "contender", "budget", "seed", "rows", "version", "revision", "device"}
     assert make("ring_2d", 8, plan.sources).key == "ring_2d"
+
+
+def test_a_cell_that_meant_something_else_is_made_anew(tmp_path, monkeypatch):
+    plan, file = Plan({"mixture_2d": 64}, (5,), 1, ["ddim"], peers=False, sources=Sources(cache=tmp_path)), tmp_path / "cells.jsonl"
+    run(plan, file)
+    run(plan, file)
+    assert len(read(file)) == 3
+    monkeypatch.setattr("sdesolve_gen.benchmark.runner.REVISION", 0)
+    run(plan, file)
+    assert len(read(file)) == 6
 
 
 def test_auto_is_told_beside_the_best_fixed_choice():

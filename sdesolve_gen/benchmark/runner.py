@@ -38,6 +38,7 @@ DRAWN = 8  # exact draws for each sample, against which the samples are measured
 FLOORS = 4  # exact samples a seed that are measured for the floor
 STARTS = ("prior", "centred", "directed")
 HASHES = ("source", "judge")
+REVISION = 2  # of what a cell means: 2 since moments are those of draws, and a trajectory ends at the nearest of three ends
 WIDEST = 1e9  # a range that no process exceeds
 _ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
@@ -176,7 +177,8 @@ def _cells(
 ) -> Iterator[dict[str, Any]]:
     """The floor, and every contender at every budget: as they stand in ``done``, or made."""
     p = judge.problem
-    head = {"problem": p.name, "seed": seed, "rows": p.rows, "version": sd.__version__, **{name: value for name in HASHES if (value := getattr(p, name))}}
+    made = {"version": sd.__version__, "revision": REVISION, "device": p.device.type, **{name: value for name in HASHES if (value := getattr(p, name))}}
+    head = {"problem": p.name, "seed": seed, "rows": p.rows, **made}
     for label, measured in ((EXACT, judge.exact), (FLOW, judge.flow)):
         floor = {**head, "contender": label, "budget": 0, "nfe": 0, "seconds": 0.0}
         yield done.get(_key(floor)) or {**floor, "metrics": measured(seed)}
@@ -301,4 +303,4 @@ def append(file: Path, cell: Mapping[str, Any]) -> None:
 
 def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells a cell from all others; a problem that is made of nothing but code, and judged by no network, has no hashes of those."""
-    return tuple(cell[name] for name in ("problem", "contender", "budget", "seed", "rows", "version")) + tuple(cell.get(name, "") for name in HASHES)
+    return tuple(cell.get(name, "") for name in ("problem", "contender", "budget", "seed", "rows", "version", "revision", "device", *HASHES))

@@ -64,7 +64,7 @@ class LevelScore(nn.Module):
             label = time * self.last
             return -self.network(x, label, labels) / self._at(label.long(), x)
         level = ((1 - time) * self.last).round().long()
-        output = self.network(x, level.to(x.dtype), labels)
+        output = self.network(x, level.to(torch.promote_types(x.dtype, torch.float32)), labels)
         return output / self._at(level, x) if self.scaled else output
 
     def _at(self, level: Tensor, x: Tensor) -> Tensor:
