@@ -199,25 +199,26 @@ def well_conditioned(operator: Operator) -> bool:
 
 
 def of_rounding(measurement: Measurement, data_range: tuple[float, float], levels: int) -> Measurement:
-    """The measurement, with the rounding of y to the levels of pictures as its noise where it was said to have none and A^+ makes that rounding visible; told in a warning.
+    """The measurement, with the rounding of y to the levels of pictures as its noise where less was said and A^+ makes that rounding visible; told in a warning.
 
-    Of all x with A x = y, A^+ y is the shortest, so that a y whose A^+ y is longer than every image has errors, of whatever kind, and that is told too.
+    Of all x with A x = y, A^+ y is the shortest, so that a y whose A^+ y is longer than every image and what A^+ makes of the noise has other errors, and that is told too.
     Operators that keep what they see are left alone, and with them known pixels.
     """
     operator, y = measurement.operator, measurement.y
-    if measurement.noise_std or measurement.noise != "gaussian" or not operator.linear or well_conditioned(operator):
-        return measurement
     low, high = data_range
-    error = (high - low) / (levels - 1) / 12**0.5  # of numbers that are rounded
+    error, told = (high - low) / (levels - 1) / 12**0.5, measurement.noise_std  # of numbers that are rounded
+    if told >= error or measurement.noise != "gaussian" or not operator.linear or well_conditioned(operator):
+        return measurement
     noise = error * torch.randn(1, *operator.measured, generator=torch.Generator().manual_seed(0)).to(y)
     lengths = operator.pinv(torch.cat([noise, y])).flatten(1).square().mean(1).sqrt()
     name, longest = type(operator).__name__, max(abs(low), abs(high))
     if on_levels(y, data_range, levels) and float(lengths[0]) > _VISIBLE * (high - low):
-        said = f"y is rounded to {levels} levels, an error that {name} makes {float(lengths[0]) / error:.3g} times as large: taken for noise, noise_std={error:.3g} and not 0"
-        warnings.warn(f"{said}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=5)
+        said = f"y is rounded to {levels} levels, an error that {name} makes {float(lengths[0]) / error:.3g} times as large"
+        warnings.warn(f"{said}: taken for noise, noise_std={error:.3g} and not {told:g}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=5)
         return replace(measurement, noise_std=error)
-    if bool((lengths[1:] > _BEYOND * longest).any()):
-        said = f"noise_std=0, and the images that have y to the last digit have values of {float(lengths[1:].max()):.3g} (root mean square), where the data end at {longest:g}"
+    if bool((lengths[1:] > _BEYOND * longest + told / error * float(lengths[0])).any()):
+        said = f"noise_std={told:g}, and the images that have y to the last digit have values of {float(lengths[1:].max()):.3g}"
+        said = f"{said} (root mean square), where the data end at {longest:g}"
         warnings.warn(f"{said}: {name} makes errors of y large. Expected the noise_std of y, that of its rounding at least.", sd.SolveWarning, stacklevel=5)
     return measurement
 

@@ -71,6 +71,8 @@ class Restored(NamedTuple):
     """(n, draws) float64, ln p(y) in nats as each draw's particles have it, with "smc" alone."""
     ess: Tensor | None = None
     """(n, draws, steps + 1) float64, effective number of each draw's particles at each node, with "smc" alone."""
+    noise_std: float = 0.0
+    """What y was taken to have: more than was said where its rounding is."""
 
     @property
     def mean(self) -> Tensor:
@@ -220,7 +222,7 @@ def _made(
     _warn_far(residual, measurement, model.data_range, told[0])
     x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator) else x.clamp(*model.data_range)
     shape = (len(measurement.y), draws)
-    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told)
+    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told, noise_std=measurement.noise_std)
 
 
 def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float, float]) -> Tensor:

@@ -423,9 +423,12 @@ def test_rounding_is_noise_where_the_operator_makes_it_large(shared_data: Path, 
     given = ((127.5 * (levels + 1)).round() + 0.5) / 128 - 1 if middles else levels
     with pytest.warns(sd.SolveWarning, match=r"y is rounded to 256 levels, .* noise_std=0.00226 and not 0"):
         assert of_rounding(Measurement(operator, given), (-1.0, 1.0), 256).noise_std == pytest.approx(ROUNDING)
+    for less in (1e-3, 1e-9):
+        with pytest.warns(sd.SolveWarning, match=rf"y is rounded to 256 levels, .* noise_std=0.00226 and not {less:g}"):
+            assert of_rounding(Measurement(operator, given, less), (-1.0, 1.0), 256).noise_std == pytest.approx(ROUNDING)
     with warnings.catch_warnings():
         warnings.simplefilter("error", sd.SolveWarning)
-        for measurement in (Measurement(operator, y), Measurement(operator, levels, 0.001)):
+        for measurement in (Measurement(operator, y), Measurement(operator, levels, 0.0023)):
             assert of_rounding(measurement, (-1.0, 1.0), 256) is measurement
 
 
@@ -440,9 +443,13 @@ def test_an_error_that_is_made_large_is_told_where_it_is_no_rounding_to_levels(s
     y = radon.forward(2 * digits(shared_data, 1) - 1)
     with pytest.warns(sd.SolveWarning, match=r"noise_std=0, and the images that have y to the last digit have values of .* Radon makes errors of y large"):
         assert of_rounding(Measurement(radon, (20 * y).round() / 20), (-1.0, 1.0), 256).noise_std == 0
+    with pytest.warns(sd.SolveWarning, match="noise_std=1e-06, and the images that have y"):
+        of_rounding(Measurement(radon, (20 * y).round() / 20, 1e-6), (-1.0, 1.0), 256)
     with warnings.catch_warnings():
         warnings.simplefilter("error", sd.SolveWarning)
         of_rounding(Measurement(radon, y), (-1.0, 1.0), 256)
+        noisy = y + 0.002 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+        of_rounding(Measurement(radon, noisy, 0.002), (-1.0, 1.0), 256)  # what was said explains it
 
 
 @pytest.mark.parametrize("method", ["pigdm", "ddnm"])
@@ -454,3 +461,4 @@ def test_a_blurred_picture_of_levels_is_restored(shared_data: Path, method: str)
         r = gen.load("mnist").restore(rounded(operator.forward(x)), operator, 0.0, method, steps=12, seed=0)
     assert float((r.images[:, 0] - x).square().mean()) < 4 * 10**-1.7  # 17 dB
     assert [w.filename for w in told] == [__file__]
+    assert r.noise_std == pytest.approx(ROUNDING)
