@@ -160,6 +160,8 @@ def restore(
     for name in ("labels", "guidance", "classifier", "classifier_scale"):
         if name in options:
             raise ValueError(f"{name}=... is for the model, which is then of one class; expected m.of_class(3, guidance=2.0) or m.of_class(3, classifier=...).")
+    if method_options is not None and not isinstance(method_options, Mapping):
+        raise TypeError(f"method_options={method_options!r}; expected names and values, as in method_options={{'steps': 1000}}.")
     if isinstance(operator, str):
         raise TypeError(f"operator is the text {operator!r}; expected an operator, as conditioning.operators.make({operator!r}, m.shape, ...) makes it of a name.")
     operator = as_operator(operator, model.shape, model.device)
@@ -172,7 +174,7 @@ def restore(
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
     ids = [name * APART + draw for name in ids for draw in range(draws)]
     if method == "smc":
-        how = checked({**options, **(method_options or {})}, sampler, denoise)
+        how = checked(options, method_options or {}, sampler, denoise)
         return _by_particles(model, measurement, draws, ids, seed, size, progress, how)
     own, options = _split(method, options, method_options, model)
     own = suited | own
@@ -321,8 +323,6 @@ def _split(method: str, options: dict[str, Any], given: Mapping[str, Any] | None
     if given is None:
         mine = known - _OF_SOLVE
         return {key: value for key, value in options.items() if key in mine} | told, {key: value for key, value in options.items() if key not in mine}
-    if not isinstance(given, Mapping):
-        raise TypeError(f"method_options={given!r}; expected names and values, as in method_options={{'steps': 1000}}.")
     for name in given:
         if name not in known:
             raise ValueError(unknown(f"option of method={method!r}:", name, known))
