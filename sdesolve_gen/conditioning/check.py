@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operator import Operator
+from .operator import SVD, Operator
 
 _MISMATCH = 1e-3  # relative, of what ought to be equal but for rounding; of <A x, y> and <x, A' y> in standard deviations of either, where a wrong adjoint is at 1
 _INEXACT = 0.02  # the same, of what is solved to a tolerance
@@ -82,11 +82,29 @@ def _check_closed_forms(operator: Operator, x: Tensor, ax: Tensor) -> None:
         _agree(f"{name}.gram_solve(y, shift, scale)", "A' gram_solve((shift I + scale A A') w) and A' w", solved, back)
     svd = operator.svd() if "svd" in own else None
     if svd is not None:
-        values = svd.values.to(x)
+        values = _values(name, svd).to(x)
         z = torch.randn(1, len(values), generator=torch.Generator().manual_seed(2)).to(x)
         _agree(f"{name}.svd", "U' A x and S V' x", svd.observe(ax), values * svd.analyse(x))
         _agree(f"{name}.svd", "V S U' y and A' y", svd.synthesise(values * svd.observe(w)), back)
         _agree(f"{name}.svd", "V' V z and z", svd.analyse(svd.synthesise(z)), z)
+
+
+def _values(name: str, svd: object) -> Tensor:
+    """The singular values of what ``svd`` returned, all of which are divided by."""
+    if not isinstance(svd, SVD) or not isinstance(svd.values, Tensor) or svd.values.dim() != 1:
+        got = f"values that are {tuple(svd.values.shape) if isinstance(svd.values, Tensor) else type(svd.values).__name__}" if isinstance(svd, SVD) else f"a {type(svd).__name__}"
+        raise ValueError(
+            f"{name}.svd returned {got}; expected None or sdesolve_gen.conditioning.SVD(values, analyse, synthesise, observe) with values (k,) and three functions: "
+            "V^T x, V z and U^T y."
+        )
+    least = svd.values.max() * torch.finfo(torch.float32).eps if len(svd.values) else 0.0
+    low = int((~(svd.values > least)).sum())
+    if low or not len(svd.values):
+        raise ValueError(
+            f"{name}.svd has {low} of {len(svd.values)} singular values that are not above 0 and rounding; expected those alone, with their columns of U and V: "
+            "keep = values > 1e-4 * values.max()."
+        )
+    return svd.values
 
 
 def _agree(what: str, of: str, found: Tensor, expected: Tensor) -> None:
