@@ -29,6 +29,7 @@ _BELOW, _AT_ZERO, _BLACK = 0.08, 0.02, 0.2  # of an image's squares, what noise 
 _WIDER = 0.25  # of the data range: beyond it by more is no data that are a little too bright
 _UNEXPLAINED = 0.5  # of y
 _VISIBLE = 0.01  # of the data range: what rounding may become in an image
+_ROUNDING = 1e-4  # of the most counts: what float32 puts below 0
 _BEYOND = 1.05  # times the longest image that there is, which no exact y needs
 
 
@@ -50,12 +51,22 @@ def measured(model: Model, y: Tensor, operator: Operator, noise_std: float | Non
 def simulated(
     model: Model, operator: Operator, x: Tensor, noise_std: float, noise: str, peak: float | None, seed: int, ids: Sequence[int] | None = None
 ) -> Tensor:
-    """A x and noise as :func:`measured` has it, named by the seed and the number of the image, its id; default 0, 1, ..."""
+    """A x and noise as :func:`measured` has it, named by the seed and the number of the image, its id; default 0, 1, ...
+
+    Raises:
+        ValueError: Poisson noise where A (x - low) is below 0, of which there are no counts.
+    """
     y, counted, ids = operator.forward(x), peak_of(noise, peak), range(len(x)) if ids is None else ids
     if counted is not None:
         low, high = model.data_range
         dark, gain = operator.forward(torch.full((1, *operator.event), low, device=x.device)), (high - low) / counted
-        rates = ((y - dark) / gain).clamp_min(0).double().cpu().numpy()
+        shining = (y - dark) / gain
+        if bool((shining < -_ROUNDING * shining.abs().max()).any()):
+            raise ValueError(
+                f"{type(operator).__name__} measures down to {float(shining.min()):.3g} counts of these images, A (x - low) < 0, and counts are not negative; "
+                "expected an operator and images that leave none below 0, or noise='gaussian'."
+            )
+        rates = shining.clamp_min(0).double().cpu().numpy()
         counts = [np.random.Generator(np.random.Philox(key=[seed, (MEASURED << 32) + i])).poisson(rate) for i, rate in zip(ids, rates, strict=True)]
         y = dark + gain * torch.from_numpy(np.stack(counts)).to(y)
     return y + noise_std * SeededNormals(seed, torch.tensor(list(ids)), operator.measured, dtype=y.dtype, device=y.device, stream=MEASURED).normal(0)

@@ -68,6 +68,19 @@ def test_simulated_counts_are_counts_named_by_seed_and_image() -> None:
     assert not torch.equal(y[0], y[1]) and not torch.equal(y[:2], simulated(m, IDENTITY, x[:2], 0.0, "poisson", 40.0, seed=4))
 
 
+def test_counts_of_less_than_nothing_are_not_simulated() -> None:
+    """A of both signs takes light away; and so do images below the low end of the data, but for rounding."""
+    m, x = gaussian_model(), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    signed = ops.as_operator(lambda v: v - v.roll(1, -1), SHAPE)
+    for operator, seen in ((signed, x), (IDENTITY, x - 5.0)):
+        with pytest.raises(ValueError, match=r"measures down to -.* counts of these images, A \(x - low\) < 0"):
+            simulated(m, operator, seen, 0.0, "poisson", 40.0, seed=0)
+        simulated(m, operator, seen, 0.1, "gaussian", None, seed=0)
+    dark = torch.full((1, *SHAPE), -4.0 - 1e-6)
+    dark[..., 0, 0] = 0.0
+    assert float(simulated(m, IDENTITY, dark, 0.0, "poisson", 40.0, seed=0).min()) == -4.0
+
+
 def test_inpaint_takes_counts_beyond_the_data_range() -> None:
     m, x = gaussian_model(), torch.full((1, *SHAPE), 4.0)
     y = counted(x, 30.0).reshape(x.shape)
@@ -318,6 +331,10 @@ def test_no_measurement_that_there_can_be_is_refused(name: str, options: dict[st
     std, kind, peak = (0.0, "poisson", 4.0) if isinstance(noise, str) else (noise * (high - low), "gaussian", None)
     if kind == "poisson" and not bool((operator.forward(x[-1:] - low) >= 0).all()):
         pytest.skip("counts are of what shines")
+    if kind == "poisson":
+        shining = operator.forward(x - low)
+        x = x[(shining > -1e-5 * shining.abs().max()).flatten(1).all(1)]
+        assert len(x) > 1  # black and white shine everywhere
     y = simulated(m, operator, x, std, kind, peak, 0)
     check_range(measured(m, y, operator, std, kind, peak), data_range)
 
