@@ -41,9 +41,9 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
 _FAR = 4.0  # residuals in units of the noise that no posterior has; 0.1 to 2.7 on digits in 40 steps
-_ALONE = 2.0  # effective particles at the median node and at the last; 16 have 5 to 9 on digits
 _SHARE = 0.05  # and of what A makes of the difference of two images of random pixels, 0.02 of the data range for pixels themselves; up to 0.005 on digits without noise
 _LEAVES = {"dps": 0.25}  # the same of what leaves a residual without noise, too
+_ALONE = 2.0  # effective particles at the median node and at the last; 16 have 5 to 9 on digits
 
 DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
 

@@ -20,7 +20,7 @@ def check_operator(operator: Operator, device: torch.device | str = "cpu", dtype
     Raises:
         ValueError: what was found wrong; nothing is drawn with such an operator.
     """
-    name, measured = type(operator).__name__, measured_shape(operator)
+    name, measured = name_of(operator), measured_shape(operator)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, *operator.event, generator=generator).to(device, dtype) for _ in range(2))
     with torch.no_grad():
@@ -66,7 +66,7 @@ def _length(x: Tensor) -> Tensor:
 
 def _check_closed_forms(operator: Operator, x: Tensor, ax: Tensor) -> None:
     """``pinv``, ``gram_solve`` and ``svd`` against forward and adjoint, where a class has its own."""
-    name, own = _name(operator), {hook for hook in ("pinv", "gram_solve", "svd") if getattr(type(operator), hook) is not getattr(Operator, hook)}
+    name, own = name_of(operator), {hook for hook in ("pinv", "gram_solve", "svd") if getattr(type(operator), hook) is not getattr(Operator, hook)}
     w = torch.randn(1, *operator.measured, generator=torch.Generator().manual_seed(1)).to(x)
     if own & {"pinv", "gram_solve"}:
         seen = operator.pinv(ax)
@@ -124,7 +124,7 @@ def _remedy(operator: Operator) -> str:
 def measured_shape(operator: Operator) -> tuple[int, ...]:
     """``operator.measured``, of one dimension at least."""
     if not tuple(operator.measured):
-        raise ValueError(f"{_name(operator)} measures one number of each row, measured = (); expected a dimension for it, measured = (1,): return y[:, None].")
+        raise ValueError(f"{name_of(operator)} measures one number of each row, measured = (); expected a dimension for it, measured = (1,): return y[:, None].")
     return tuple(operator.measured)
 
 
@@ -137,10 +137,10 @@ def applied(operator: Operator, name: str, value: Tensor) -> Tensor:
         raise
     except Exception as error:
         why, remedy = str(error).splitlines()[0] if str(error) else type(error).__name__, _remedy(operator) if name == "adjoint" else ""
-        raise ValueError(f"{_name(operator)}.{name} failed on {tuple(value.shape)} {value.dtype} ({why}); expected one for any number of rows{remedy}.") from error
+        raise ValueError(f"{name_of(operator)}.{name} failed on {tuple(value.shape)} {value.dtype} ({why}); expected one for any number of rows{remedy}.") from error
     if not torch.equal(value, before):
         given = "x" if name == "forward" else "y"
-        raise ValueError(f"{_name(operator)}.{name} changed its {given} in place, which the solver goes on with; expected a new tensor: begin with {given} = {given}.clone().")
+        raise ValueError(f"{name_of(operator)}.{name} changed its {given} in place, which the solver goes on with; expected a new tensor: begin with {given} = {given}.clone().")
     return result
 
 
@@ -156,16 +156,17 @@ def check_adjoint(operator: Operator, like: Tensor) -> None:
         seen, back = applied(operator, "forward", x), applied(operator, "adjoint", y)
     for name, value, shape in (("forward", seen, y.shape), ("adjoint", back, x.shape)):
         if value.shape != shape:
-            raise ValueError(f"{_name(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")
+            raise ValueError(f"{name_of(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")
     seen, back = seen.double(), back.double()
     left, right = float((seen * y).sum()), float((x * back).sum())
     scale = max(float(seen.norm()), float(back.norm()))  # the standard deviations of the two over draws of y and x
     if not abs(left - right) <= _MISMATCH * scale:
         raise ValueError(
-            f"the adjoint of {_name(operator)} is not the adjoint of its forward: <A x, y> = {left:.6g} and <x, A' y> = {right:.6g} for one x and one y, "
+            f"the adjoint of {name_of(operator)} is not the adjoint of its forward: <A x, y> = {left:.6g} and <x, A' y> = {right:.6g} for one x and one y, "
             f"which must agree; expected the transpose of a linear forward, or linear = False and method='dps', which needs forward alone{_remedy(operator)}."
         )
 
 
-def _name(operator: Operator) -> str:
+def name_of(operator: Operator) -> str:
+    """What an operator is called in messages."""
     return type(operator).__name__
