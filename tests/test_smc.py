@@ -132,7 +132,14 @@ def test_a_power_of_a_gaussian_is_moved_by_a_tilt(process: sd.Process, power: fl
     slope = torch.tensor([0.8, 0.0, -0.4], dtype=torch.float64)
     covariance = PRIOR.covariance / power
     x = process.prior((4, 4000, 3), seed=3, dtype=torch.float64)
-    out = sd.smc(process.reverse(PRIOR.score(process)), x, lambda x0, t: x0 @ slope, power=power, steps=60, seed=0)
+    asked = []
+
+    def tilt(x0: Tensor, t: float) -> Tensor:
+        asked.append(x0.detach().mean(0))
+        return x0 @ slope
+
+    out = sd.smc(process.reverse(PRIOR.score(process)), x, tilt, power=power, steps=60, seed=0)
+    torch.testing.assert_close(asked[0], PRIOR.mean, rtol=0, atol=0.02)  # where there is only noise, E[x_0 | x] is the mean
     volume = 0.5 * torch.logdet(2 * math.pi * covariance) - 0.5 * power * torch.logdet(2 * math.pi * PRIOR.covariance)
     integral = float(volume + PRIOR.mean @ slope + 0.5 * slope @ covariance @ slope)
     off = (out.mean - PRIOR.mean - covariance @ slope) / covariance.diagonal().sqrt()
