@@ -45,6 +45,7 @@ from .solve import SolveWarning
 
 Reward: TypeAlias = Callable[[Tensor, float], Tensor]
 """ln r, (rows,), of E[x_0 | x_t], (rows, *event), and t; t = 0 asks for the reward itself, t > 0 for a guess of its mean given x_t.
+With powers beta_i it is given the mean of E_i[x_0 | x_t] by their weights, sum_i beta_i E_i/sum_i beta_i, on the way.
 One that tells rows of several problems apart has an attribute ``particles``, the K that it counts on."""
 
 _KERNEL = DPMpp2M(eta=1.0)
@@ -251,10 +252,12 @@ def _look(laws: list[tuple[Score, float]], reward: Reward | None, x: Tensor, t: 
         x = x.detach().requires_grad_(reward is not None)
         each = [score.denoise(x, t) for score, _ in laws]
         rest = 1 - sum(beta for _, beta in laws)
-        denoised = sum((beta * d for d, (_, beta) in zip(each, laws, strict=True)), rest / alpha * x if rest else torch.zeros_like(x))
+        joint = sum((beta * d for d, (_, beta) in zip(each, laws, strict=True)), torch.zeros_like(x))
+        denoised = joint + rest / alpha * x if rest else joint
         log_psi, pull = x.new_zeros(rows, len(x) // rows, dtype=torch.float64), None
         if reward is not None:
-            value = _checked(reward(denoised, 0.0 if last else t), x)
+            guess = denoised if last or not rest else joint / (1 - rest)  # x/alpha is no image on the way, but noise
+            value = _checked(reward(guess, 0.0 if last else t), x)
             (slope,) = torch.autograd.grad(value.sum(), x)
             pull, log_psi = sigma**2 / alpha * slope, value.detach().double().reshape(rows, -1)
     rate = torch.zeros_like(log_psi)

@@ -43,6 +43,8 @@ def class_labels(
     if not isinstance(guidance, Guidance):
         check_scale("guidance", guidance)
     check_scale("classifier_scale", classifier_scale)
+    if guided and model.label is not None:
+        raise ValueError(f"guidance={guidance!r} was given, and {without_classes(model)}, with guidance=... beside the class.")
     if guided and not model.classes:
         raise ValueError(f"guidance={guidance!r} is for a model that knows classes, and {model.card['name']!r} knows none; expected classifier=... and labels=....")
     if guided and not model.knows_none:
@@ -51,10 +53,7 @@ def class_labels(
         raise ValueError(f"classifier_scale={classifier_scale!r} without a classifier; expected classifier=load_classifier('mnist_classifier') beside it.")
     if classifier is None and not model.classes:
         if labels is not None:
-            raise ValueError(
-                f"labels were given, and the model {model.card['name']!r} knows no classes; expected classifier=... beside them, "
-                "as in classifier=load_classifier('mnist_classifier')."
-            )
+            raise ValueError(f"labels were given, and {without_classes(model)}.")
         return None
     if classifier is not None:
         _check_classifier(model, classifier)
@@ -63,6 +62,14 @@ def class_labels(
     if classifier is not None:
         checked_labels(wanted, classifier.classes)
     return wanted.expand(n)
+
+
+def without_classes(model: Model) -> str:
+    """Why a model takes no labels, and what is expected of the caller."""
+    name = f"the model {model.card['name']!r}"
+    if model.label is not None:
+        return f"{name} is of class {model.label} already; expected no labels, or of_class of the model that it was made of"
+    return f"{name} knows no classes; expected classifier=... beside labels, as in classifier=load_classifier('mnist_classifier')"
 
 
 def class_score(model: Model, labels: Tensor | None, guidance: float | Guidance, classifier: Classifier | None, classifier_scale: float) -> sd.Score:
@@ -105,7 +112,8 @@ def labels_drawn(model: Model, said: int | str | None, own: Data | Tensor | None
 def _asked(model: Model, said: int | str | None, flag: str) -> bool:
     """Whether the model knows classes; raises ValueError where it does not and one was said."""
     if not model.classes and said is not None:
-        raise ValueError(f"{_as(flag, said)} is for a model that knows classes, and {model.card['name']!r} knows none; leave it out.")
+        known = "knows none" if model.label is None else f"is of class {model.label} already"
+        raise ValueError(f"{_as(flag, said)} is for a model that knows classes, and {model.card['name']!r} {known}; leave it out.")
     return bool(model.classes)
 
 

@@ -53,6 +53,7 @@ class Comparison(NamedTuple):
         """Means over images: PSNR and SSIM of the draws and of their means, residual, network calls, and how many draws ended how."""
         r = self.restored
         found: dict[str, Any] = {"images": len(r.images), "draws": r.images.shape[1], "residual": float(r.residual.mean()), "nfe": float(r.nfe.double().mean())}
+        found["noise_std"] = r.noise_std
         if self.truth is not None:
             truth, every = self.truth.cpu(), r.images.flatten(0, 1).cpu()
             repeated = truth.repeat_interleave(r.images.shape[1], 0)

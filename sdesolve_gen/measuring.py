@@ -29,6 +29,7 @@ _BELOW, _AT_ZERO, _BLACK = 0.08, 0.02, 0.2  # of an image's squares, what noise 
 _WIDER = 0.25  # of the data range: beyond it by more is no data that are a little too bright
 _UNEXPLAINED = 0.5  # of y
 _VISIBLE = 0.01  # of the data range: what rounding may become in an image
+_ROUNDING = 1e-4  # of the most counts: what float32 puts below 0
 _BEYOND = 1.05  # times the longest image that there is, which no exact y needs
 
 
@@ -50,12 +51,22 @@ def measured(model: Model, y: Tensor, operator: Operator, noise_std: float | Non
 def simulated(
     model: Model, operator: Operator, x: Tensor, noise_std: float, noise: str, peak: float | None, seed: int, ids: Sequence[int] | None = None
 ) -> Tensor:
-    """A x and noise as :func:`measured` has it, named by the seed and the number of the image, its id; default 0, 1, ..."""
+    """A x and noise as :func:`measured` has it, named by the seed and the number of the image, its id; default 0, 1, ...
+
+    Raises:
+        ValueError: Poisson noise where A (x - low) is below 0, of which there are no counts.
+    """
     y, counted, ids = operator.forward(x), peak_of(noise, peak), range(len(x)) if ids is None else ids
     if counted is not None:
         low, high = model.data_range
         dark, gain = operator.forward(torch.full((1, *operator.event), low, device=x.device)), (high - low) / counted
-        rates = ((y - dark) / gain).clamp_min(0).double().cpu().numpy()
+        shining = (y - dark) / gain
+        if bool((shining < -_ROUNDING * shining.abs().max()).any()):
+            raise ValueError(
+                f"{type(operator).__name__} measures down to {float(shining.min()):.3g} counts of these images, A (x - low) < 0, and counts are not negative; "
+                "expected an operator and images that leave none below 0, or noise='gaussian'."
+            )
+        rates = shining.clamp_min(0).double().cpu().numpy()
         counts = [np.random.Generator(np.random.Philox(key=[seed, (MEASURED << 32) + i])).poisson(rate) for i, rate in zip(ids, rates, strict=True)]
         y = dark + gain * torch.from_numpy(np.stack(counts)).to(y)
     return y + noise_std * SeededNormals(seed, torch.tensor(list(ids)), operator.measured, dtype=y.dtype, device=y.device, stream=MEASURED).normal(0)
@@ -199,25 +210,26 @@ def well_conditioned(operator: Operator) -> bool:
 
 
 def of_rounding(measurement: Measurement, data_range: tuple[float, float], levels: int) -> Measurement:
-    """The measurement, with the rounding of y to the levels of pictures as its noise where it was said to have none and A^+ makes that rounding visible; told in a warning.
+    """The measurement, with the rounding of y to the levels of pictures as its noise where less was said and A^+ makes that rounding visible; told in a warning.
 
-    Of all x with A x = y, A^+ y is the shortest, so that a y whose A^+ y is longer than every image has errors, of whatever kind, and that is told too.
+    Of all x with A x = y, A^+ y is the shortest, so that a y whose A^+ y is longer than every image and what A^+ makes of the noise has other errors, and that is told too.
     Operators that keep what they see are left alone, and with them known pixels.
     """
     operator, y = measurement.operator, measurement.y
-    if measurement.noise_std or measurement.noise != "gaussian" or not operator.linear or well_conditioned(operator):
-        return measurement
     low, high = data_range
-    error = (high - low) / (levels - 1) / 12**0.5  # of numbers that are rounded
+    error, told = (high - low) / (levels - 1) / 12**0.5, measurement.noise_std  # of numbers that are rounded
+    if told >= error or measurement.noise != "gaussian" or not operator.linear or well_conditioned(operator):
+        return measurement
     noise = error * torch.randn(1, *operator.measured, generator=torch.Generator().manual_seed(0)).to(y)
     lengths = operator.pinv(torch.cat([noise, y])).flatten(1).square().mean(1).sqrt()
     name, longest = type(operator).__name__, max(abs(low), abs(high))
     if on_levels(y, data_range, levels) and float(lengths[0]) > _VISIBLE * (high - low):
-        said = f"y is rounded to {levels} levels, an error that {name} makes {float(lengths[0]) / error:.3g} times as large: taken for noise, noise_std={error:.3g} and not 0"
-        warnings.warn(f"{said}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=5)
+        said = f"y is rounded to {levels} levels, an error that {name} makes {float(lengths[0]) / error:.3g} times as large"
+        warnings.warn(f"{said}: taken for noise, noise_std={error:.3g} and not {told:g}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=5)
         return replace(measurement, noise_std=error)
-    if bool((lengths[1:] > _BEYOND * longest).any()):
-        said = f"noise_std=0, and the images that have y to the last digit have values of {float(lengths[1:].max()):.3g} (root mean square), where the data end at {longest:g}"
+    if bool((lengths[1:] > _BEYOND * longest + told / error * float(lengths[0])).any()):
+        said = f"noise_std={told:g}, and the images that have y to the last digit have values of {float(lengths[1:].max()):.3g}"
+        said = f"{said} (root mean square), where the data end at {longest:g}"
         warnings.warn(f"{said}: {name} makes errors of y large. Expected the noise_std of y, that of its rounding at least.", sd.SolveWarning, stacklevel=5)
     return measurement
 

@@ -27,7 +27,7 @@ from ._writing import write_network
 from .adapters import diffusers, edm
 from .adapters.score_sde import read_score_sde
 from .card import CARD, MOMENTS, OWN, WEIGHTS, check_card, read_card
-from .class_conditional import apart, class_labels, class_score, on_the_way
+from .class_conditional import apart, class_labels, class_score, on_the_way, without_classes
 from .classifiers import Classifier, embedded_classifiers
 from .conditioning.classifier_free import Guidance, Labelled
 from .conditioning.labels import checked_labels
@@ -127,7 +127,7 @@ class Model:
             ValueError, TypeError: a model without classes, a label out of range; when called, another number of rows than labels.
         """
         if not self.classes:
-            raise ValueError(f"the model {self.card['name']!r} knows no classes; expected classifier=... beside labels, as in classifier=load_classifier('mnist_classifier').")
+            raise ValueError(f"labels were given, and {without_classes(self)}.")
         return self._labelled(checked_labels(labels, self.classes, null=self.knows_none))
 
     def _labelled(self, labels: Tensor) -> sd.Score:
@@ -141,20 +141,28 @@ class Model:
         return self._score_of(executed) if self._of is None else self._of(executed)
 
     def of_class(
-        self, label: int, *, guidance: float | Guidance = 1.0, classifier: Classifier | None = None, classifier_scale: float = 1.0
+        self, label: int | Sequence[int] | Tensor | np.ndarray, *, guidance: float | Guidance = 1.0, classifier: Classifier | None = None, classifier_scale: float = 1.0
     ) -> Model:
         """This model for one class, or for none (``classes``), which shares its weights: a model that knows no other, as a restoration wants it.
 
         Arguments:
-            label: the class.
+            label: the class, or a single one in a list, a tensor or an array.
             guidance, classifier, classifier_scale: as for :meth:`sample`; every method of the model then goes by the guided score.
 
         Raises:
             ValueError, TypeError: a model without classes and no classifier, a label out of range, a classifier of another process or image, a wrong scale.
         """
-        if isinstance(label, Sequence | Tensor) and not isinstance(label, str) and len(several := torch.as_tensor(label).flatten()) > 1:
-            raise ValueError(f"label={label!r} are {len(several)} classes; expected one, as in m.of_class({int(several[0])}): a model for each, one after another.")
-        own = class_labels(self, 1, label, guidance, classifier, classifier_scale)
+        several: list[Any] = [label]
+        if isinstance(label, Tensor | np.ndarray):
+            several = label.reshape(-1).tolist()
+        elif isinstance(label, Sequence) and not isinstance(label, str):
+            several = list(label)
+        if len(several) != 1:
+            first = several[0] if several else 0
+            raise ValueError(f"label={label!r} are {len(several)} classes; expected one, as in m.of_class({first!r}): a model for each, one after another.")
+        own = class_labels(self, 1, several[0], guidance, classifier, classifier_scale)
+        if own is None:
+            raise ValueError(f"label={label!r}, and {without_classes(self)}.")
 
         def of(executed: nn.Module) -> sd.Score:
             whole = copy.copy(self)
@@ -162,7 +170,7 @@ class Model:
             return class_score(whole, own, guidance, classifier, classifier_scale)
 
         model = copy.copy(self)
-        model._of, model.score, model.classes, model.label = of, of(self._executed), 0, int(label)
+        model._of, model.score, model.classes, model.label = of, of(self._executed), 0, int(own[0])
         model.moments = None  # those are of all classes together
         return model
 

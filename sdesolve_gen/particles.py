@@ -49,7 +49,8 @@ def weighed(model: Model, measurement: Measurement, ids: list[int], seed: int, s
         options: checked by :func:`checked`.
     """
     how, process = dict(options), model.process
-    count, data_std = how.pop("particles"), how.pop("data_std") or model.data_std
+    count, data_std = how.pop("particles"), how.pop("data_std")
+    data_std = model.data_std if data_std is None else data_std
     given = replace(measurement, noise_std=max(measurement.noise_std, _least(measurement, process)))
     parts = []
     for rows in torch.arange(len(ids)).split(len(ids) if size is None else max(1, size // count)):
@@ -69,18 +70,20 @@ def _least(measurement: Measurement, process: sd.Process) -> float:
     return float(process.sigma(process.eps) / process.alpha(process.eps) * measurement.operator.forward(z).square().mean().sqrt())
 
 
-def checked(options: Mapping[str, Any], sampler: object, denoise: bool) -> dict[str, Any]:
-    """The options of ``method="smc"`` with their defaults.
+def checked(options: Mapping[str, Any], method_options: Mapping[str, Any], sampler: object, denoise: bool) -> dict[str, Any]:
+    """The options of ``method="smc"``, wherever they were given, with their defaults.
 
     Raises:
-        ValueError: an unknown one, fewer than two particles, or a sampler beside it; :func:`sdesolve.smc` checks the others.
+        ValueError: an unknown one, one that was given twice, fewer than two particles, or a sampler beside it; :func:`sdesolve.smc` checks the others.
     """
     if sampler is not None or not denoise:
         raise ValueError("method='smc' walks with a kernel of its own and ends at E[x_0 | x]; expected no sampler and no denoise=False: steps=..., particles=... are its options.")
-    for name in options:
+    for name in (*options, *method_options):
         if name not in OPTIONS:
             raise ValueError(unknown("option of method='smc':", name, OPTIONS))
-    made = {**OPTIONS, **options}
+        if name in options and name in method_options:
+            raise ValueError(f"{name}={options[name]!r} and method_options={{{name!r}: {method_options[name]!r}}}; expected one of them, as in {name}={options[name]!r}.")
+    made = {**OPTIONS, **options, **method_options}
     particles = as_int(made["particles"])
     if particles is None or particles < 2:
         raise ValueError(f"particles={made['particles']!r}; expected an integer >= 2, as in particles=16.")

@@ -41,9 +41,9 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
 _FAR = 4.0  # residuals in units of the noise that no posterior has; 0.1 to 2.7 on digits in 40 steps
-_ALONE = 2.0  # effective particles at the median node and at the last; 16 have 5 to 9 on digits
 _SHARE = 0.05  # and of what A makes of the difference of two images of random pixels, 0.02 of the data range for pixels themselves; up to 0.005 on digits without noise
 _LEAVES = {"dps": 0.25}  # the same of what leaves a residual without noise, too
+_ALONE = 2.0  # effective particles at the median node and at the last; 16 have 5 to 9 on digits
 
 DEFAULT_SOLVER: tuple[str | sd.Stepper, dict[str, Any]] = ("dpmpp_2m_sde", {"steps": 100})
 
@@ -71,6 +71,8 @@ class Restored(NamedTuple):
     """(n, draws) float64, ln p(y) in nats as each draw's particles have it, with "smc" alone."""
     ess: Tensor | None = None
     """(n, draws, steps + 1) float64, effective number of each draw's particles at each node, with "smc" alone."""
+    noise_std: float = 0.0
+    """What y was taken to have: more than was said where its rounding is."""
 
     @property
     def mean(self) -> Tensor:
@@ -158,6 +160,8 @@ def restore(
     for name in ("labels", "guidance", "classifier", "classifier_scale"):
         if name in options:
             raise ValueError(f"{name}=... is for the model, which is then of one class; expected m.of_class(3, guidance=2.0) or m.of_class(3, classifier=...).")
+    if method_options is not None and not isinstance(method_options, Mapping):
+        raise TypeError(f"method_options={method_options!r}; expected names and values, as in method_options={{'steps': 1000}}.")
     if isinstance(operator, str):
         raise TypeError(f"operator is the text {operator!r}; expected an operator, as conditioning.operators.make({operator!r}, m.shape, ...) makes it of a name.")
     operator = as_operator(operator, model.shape, model.device)
@@ -170,7 +174,7 @@ def restore(
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)
     ids = [name * APART + draw for name in ids for draw in range(draws)]
     if method == "smc":
-        how = checked({**options, **(method_options or {})}, sampler, denoise)
+        how = checked(options, method_options or {}, sampler, denoise)
         return _by_particles(model, measurement, draws, ids, seed, size, progress, how)
     own, options = _split(method, options, method_options, model)
     own = suited | own
@@ -220,7 +224,7 @@ def _made(
     _warn_far(residual, measurement, model.data_range, told[0])
     x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator) else x.clamp(*model.data_range)
     shape = (len(measurement.y), draws)
-    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told)
+    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told, noise_std=measurement.noise_std)
 
 
 def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float, float]) -> Tensor:
@@ -319,8 +323,6 @@ def _split(method: str, options: dict[str, Any], given: Mapping[str, Any] | None
     if given is None:
         mine = known - _OF_SOLVE
         return {key: value for key, value in options.items() if key in mine} | told, {key: value for key, value in options.items() if key not in mine}
-    if not isinstance(given, Mapping):
-        raise TypeError(f"method_options={given!r}; expected names and values, as in method_options={{'steps': 1000}}.")
     for name in given:
         if name not in known:
             raise ValueError(unknown(f"option of method={method!r}:", name, known))

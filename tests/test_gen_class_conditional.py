@@ -524,6 +524,30 @@ def test_a_model_of_one_class_stays_of_it(tmp_path) -> None:
         m.of_class([1, 0])
 
 
+def test_one_class_in_a_sequence_is_that_class() -> None:
+    m = conditional_model()
+    for label in ([1], (1,), range(1, 2), torch.tensor([1]), np.array([1]), np.array(1), torch.tensor(1)):
+        assert m.of_class(label).label == 1
+    for wrong, message in (
+        (["a", "b"], r"label=\['a', 'b'\] are 2 classes; expected one"), (["a"], "expected integers from 0 to"), ([], r"label=\[\] are 0 classes"), (True, "expected integers"),
+        ("1", "expected integers from 0 to"), (np.array([1, 0]), "are 2 classes; expected one"), (None, "labels are missing"), ([1.0], "expected integers from 0 to"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            m.of_class(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="label=None, and the model 'tiny' knows no classes"):
+        tiny_model().of_class(None)  # type: ignore[arg-type]
+
+
+def test_a_model_of_a_class_says_so_where_it_is_asked_for_one() -> None:
+    one = conditional_model().of_class(1)
+    for call in (
+        lambda: one.sample(2, "ddim", steps=2, labels=1), lambda: one.of_class(1), lambda: one.of_class([1]), lambda: one.class_score(1),
+        lambda: one.sample(2, "ddim", steps=2, guidance=2.0),
+    ):
+        with pytest.raises(ValueError, match="is of class 1 already; expected no labels, or of_class of the model that it was made of"):
+            call()
+
+
 def test_a_scale_without_its_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match=r"classifier_scale=6.0 without a classifier"):
         gen.load("mnist").sample(2, "ddim", steps=2, classifier_scale=6.0)

@@ -61,7 +61,7 @@ def test_inpaint(tmp_path, folder, data):
     assert manifest["box"] == "4,0,8,8"
     assert manifest["images"] == ["data.parquet[1]", "data.parquet[2]"]
     assert manifest["figures"]["statuses"] == {"ok": 6}
-    assert {"psnr_draws", "psnr_mean", "residual", "nfe"} <= manifest["figures"].keys()
+    assert {"psnr_draws", "psnr_mean", "residual", "nfe", "noise_std"} <= manifest["figures"].keys()
     picture = Image.open(out)
     assert picture.width > 2.9 * picture.height  # 7 columns, 2 rows
     assert call("inpaint", *common(folder, data, out), "--box", "4,0,8,8", code=2).count("\n") == 1

@@ -68,6 +68,19 @@ def test_simulated_counts_are_counts_named_by_seed_and_image() -> None:
     assert not torch.equal(y[0], y[1]) and not torch.equal(y[:2], simulated(m, IDENTITY, x[:2], 0.0, "poisson", 40.0, seed=4))
 
 
+def test_counts_of_less_than_nothing_are_not_simulated() -> None:
+    """A of both signs takes light away; and so do images below the low end of the data, but for rounding."""
+    m, x = gaussian_model(), torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    signed = ops.as_operator(lambda v: v - v.roll(1, -1), SHAPE)
+    for operator, seen in ((signed, x), (IDENTITY, x - 5.0)):
+        with pytest.raises(ValueError, match=r"measures down to -.* counts of these images, A \(x - low\) < 0"):
+            simulated(m, operator, seen, 0.0, "poisson", 40.0, seed=0)
+        simulated(m, operator, seen, 0.1, "gaussian", None, seed=0)
+    dark = torch.full((1, *SHAPE), -4.0 - 1e-6)
+    dark[..., 0, 0] = 0.0
+    assert float(simulated(m, IDENTITY, dark, 0.0, "poisson", 40.0, seed=0).min()) == -4.0
+
+
 def test_inpaint_takes_counts_beyond_the_data_range() -> None:
     m, x = gaussian_model(), torch.full((1, *SHAPE), 4.0)
     y = counted(x, 30.0).reshape(x.shape)
@@ -318,6 +331,10 @@ def test_no_measurement_that_there_can_be_is_refused(name: str, options: dict[st
     std, kind, peak = (0.0, "poisson", 4.0) if isinstance(noise, str) else (noise * (high - low), "gaussian", None)
     if kind == "poisson" and not bool((operator.forward(x[-1:] - low) >= 0).all()):
         pytest.skip("counts are of what shines")
+    if kind == "poisson":
+        shining = operator.forward(x - low)
+        x = x[(shining > -1e-5 * shining.abs().max()).flatten(1).all(1)]
+        assert len(x) > 1  # black and white shine everywhere
     y = simulated(m, operator, x, std, kind, peak, 0)
     check_range(measured(m, y, operator, std, kind, peak), data_range)
 
@@ -423,9 +440,12 @@ def test_rounding_is_noise_where_the_operator_makes_it_large(shared_data: Path, 
     given = ((127.5 * (levels + 1)).round() + 0.5) / 128 - 1 if middles else levels
     with pytest.warns(sd.SolveWarning, match=r"y is rounded to 256 levels, .* noise_std=0.00226 and not 0"):
         assert of_rounding(Measurement(operator, given), (-1.0, 1.0), 256).noise_std == pytest.approx(ROUNDING)
+    for less in (1e-3, 1e-9):
+        with pytest.warns(sd.SolveWarning, match=rf"y is rounded to 256 levels, .* noise_std=0.00226 and not {less:g}"):
+            assert of_rounding(Measurement(operator, given, less), (-1.0, 1.0), 256).noise_std == pytest.approx(ROUNDING)
     with warnings.catch_warnings():
         warnings.simplefilter("error", sd.SolveWarning)
-        for measurement in (Measurement(operator, y), Measurement(operator, levels, 0.001)):
+        for measurement in (Measurement(operator, y), Measurement(operator, levels, 0.0023)):
             assert of_rounding(measurement, (-1.0, 1.0), 256) is measurement
 
 
@@ -440,9 +460,19 @@ def test_an_error_that_is_made_large_is_told_where_it_is_no_rounding_to_levels(s
     y = radon.forward(2 * digits(shared_data, 1) - 1)
     with pytest.warns(sd.SolveWarning, match=r"noise_std=0, and the images that have y to the last digit have values of .* Radon makes errors of y large"):
         assert of_rounding(Measurement(radon, (20 * y).round() / 20), (-1.0, 1.0), 256).noise_std == 0
+    with pytest.warns(sd.SolveWarning, match="noise_std=1e-06, and the images that have y"):
+        of_rounding(Measurement(radon, (20 * y).round() / 20, 1e-6), (-1.0, 1.0), 256)
     with warnings.catch_warnings():
         warnings.simplefilter("error", sd.SolveWarning)
         of_rounding(Measurement(radon, y), (-1.0, 1.0), 256)
+    blur = BLURS["blur"]
+    noisy = blur.forward(2 * digits(shared_data, 1) - 1)
+    noisy += 0.002 * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(sd.SolveWarning, match="Blur makes errors of y large"):
+        of_rounding(Measurement(blur, noisy, 1e-4), (-1.0, 1.0), 256)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sd.SolveWarning)
+        of_rounding(Measurement(blur, noisy, 0.002), (-1.0, 1.0), 256)  # what was said explains it
 
 
 @pytest.mark.parametrize("method", ["pigdm", "ddnm"])
@@ -454,3 +484,4 @@ def test_a_blurred_picture_of_levels_is_restored(shared_data: Path, method: str)
         r = gen.load("mnist").restore(rounded(operator.forward(x)), operator, 0.0, method, steps=12, seed=0)
     assert float((r.images[:, 0] - x).square().mean()) < 4 * 10**-1.7  # 17 dB
     assert [w.filename for w in told] == [__file__]
+    assert r.noise_std == pytest.approx(ROUNDING)

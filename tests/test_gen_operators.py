@@ -556,6 +556,37 @@ def test_closed_forms_that_are_not_the_operators_are_refused(kind, right, hook):
         ops.check_operator(kind(right + 0.3))
 
 
+class HalfSVD(First):
+    """All of 16 directions, of which one is measured."""
+
+    def __init__(self, found):
+        super().__init__(0.0)
+        self.found = found
+
+    def svd(self):
+        return self.found
+
+
+def test_an_svd_of_another_kind_or_with_zeros_is_refused():
+    def half(values):
+        return SVD(values, lambda x: x.flatten(1)[:, : len(values)], lambda z: (z @ torch.eye(len(values), 16)).reshape(-1, 1, 4, 4), lambda y: y @ torch.eye(1, len(values)))
+
+    Measurement(HalfSVD(half(torch.ones(1))), torch.ones(1, 1))
+    decomposed = torch.linalg.svd(torch.eye(1, 16), full_matrices=False)
+    for found, message in (
+        (decomposed, r"HalfSVD\.svd returned a .*svd; expected None or .*SVD\(values, analyse"),
+        (tuple(half(torch.ones(1))), r"HalfSVD\.svd returned a tuple; expected None or"),
+        (half(torch.ones(1))._replace(values=[1.0]), r"HalfSVD\.svd returned values that are list"),
+        (half(torch.ones(1))._replace(values=torch.ones(1, 1)), r"HalfSVD\.svd returned values that are \(1, 1\)"),
+        (half(torch.tensor([1.0, 0.0])), r"HalfSVD\.svd has 1 of 2 singular values that are not above 0"),
+        (half(torch.tensor([1.0, 1e-9])), r"HalfSVD\.svd has 1 of 2"),
+        (half(torch.tensor([1.0, math.nan])), r"HalfSVD\.svd has 2 of 2"),
+        (half(torch.ones(0)), r"HalfSVD\.svd has 0 of 0 singular values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Measurement(HalfSVD(found), torch.ones(1, 1))
+
+
 def test_a_measurement_tries_its_operator():
     """Without images, too: rows apart, something seen, real numbers; and what fails is said to."""
     y = torch.ones(1, 1, 4, 4)

@@ -125,6 +125,28 @@ def test_a_power_has_even_weights_where_there_is_only_noise(power: float) -> Non
     assert float(off.square().mean().sqrt()) < 0.06, off
 
 
+@pytest.mark.parametrize("process", [sd.VPSDE(), sd.VESDE(0.01, 20.0)])
+@pytest.mark.parametrize("power", [0.5, 2.0])
+def test_a_power_of_a_gaussian_is_moved_by_a_tilt(process: sd.Process, power: float) -> None:
+    """p^beta e^(a x), p of covariance C: its mean is m + C a/beta.  A reward that saw x/alpha where there is only noise had ln Z off by 222."""
+    slope = torch.tensor([0.8, 0.0, -0.4], dtype=torch.float64)
+    covariance = PRIOR.covariance / power
+    x = process.prior((4, 4000, 3), seed=3, dtype=torch.float64)
+    asked = []
+
+    def tilt(x0: Tensor, t: float) -> Tensor:
+        asked.append(x0.detach().mean(0))
+        return x0 @ slope
+
+    out = sd.smc(process.reverse(PRIOR.score(process)), x, tilt, power=power, steps=60, seed=0)
+    torch.testing.assert_close(asked[0], PRIOR.mean, rtol=0, atol=0.02)  # where there is only noise, E[x_0 | x] is the mean
+    volume = 0.5 * torch.logdet(2 * math.pi * covariance) - 0.5 * power * torch.logdet(2 * math.pi * PRIOR.covariance)
+    integral = float(volume + PRIOR.mean @ slope + 0.5 * slope @ covariance @ slope)
+    off = (out.mean - PRIOR.mean - covariance @ slope) / covariance.diagonal().sqrt()
+    assert float((out.log_evidence - integral).square().mean().sqrt()) < 0.2, out.log_evidence - integral
+    assert float(off.square().mean().sqrt()) < 0.08, off
+
+
 def test_a_quotient_that_particles_do_not_reach_is_told() -> None:
     """p^1.5/q^0.5 with a standard deviation of 4.6 in a direction in which p has 1.2: the weights stay even, and the evidence is off by 1.7."""
     p, law = sd.VPSDE(), exam.Gaussian([0.5, -0.3], cov=[[1.0, 0.6], [0.6, 0.5]])

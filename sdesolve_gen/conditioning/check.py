@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operator import Operator
+from .operator import SVD, Operator
 
 _MISMATCH = 1e-3  # relative, of what ought to be equal but for rounding; of <A x, y> and <x, A' y> in standard deviations of either, where a wrong adjoint is at 1
 _INEXACT = 0.02  # the same, of what is solved to a tolerance
@@ -20,7 +20,7 @@ def check_operator(operator: Operator, device: torch.device | str = "cpu", dtype
     Raises:
         ValueError: what was found wrong; nothing is drawn with such an operator.
     """
-    name, measured = type(operator).__name__, measured_shape(operator)
+    name, measured = name_of(operator), measured_shape(operator)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, *operator.event, generator=generator).to(device, dtype) for _ in range(2))
     with torch.no_grad():
@@ -66,7 +66,7 @@ def _length(x: Tensor) -> Tensor:
 
 def _check_closed_forms(operator: Operator, x: Tensor, ax: Tensor) -> None:
     """``pinv``, ``gram_solve`` and ``svd`` against forward and adjoint, where a class has its own."""
-    name, own = _name(operator), {hook for hook in ("pinv", "gram_solve", "svd") if getattr(type(operator), hook) is not getattr(Operator, hook)}
+    name, own = name_of(operator), {hook for hook in ("pinv", "gram_solve", "svd") if getattr(type(operator), hook) is not getattr(Operator, hook)}
     w = torch.randn(1, *operator.measured, generator=torch.Generator().manual_seed(1)).to(x)
     if own & {"pinv", "gram_solve"}:
         seen = operator.pinv(ax)
@@ -82,11 +82,29 @@ def _check_closed_forms(operator: Operator, x: Tensor, ax: Tensor) -> None:
         _agree(f"{name}.gram_solve(y, shift, scale)", "A' gram_solve((shift I + scale A A') w) and A' w", solved, back)
     svd = operator.svd() if "svd" in own else None
     if svd is not None:
-        values = svd.values.to(x)
+        values = _values(name, svd).to(x)
         z = torch.randn(1, len(values), generator=torch.Generator().manual_seed(2)).to(x)
         _agree(f"{name}.svd", "U' A x and S V' x", svd.observe(ax), values * svd.analyse(x))
         _agree(f"{name}.svd", "V S U' y and A' y", svd.synthesise(values * svd.observe(w)), back)
         _agree(f"{name}.svd", "V' V z and z", svd.analyse(svd.synthesise(z)), z)
+
+
+def _values(name: str, svd: object) -> Tensor:
+    """The singular values of what ``svd`` returned, all of which are divided by."""
+    if not isinstance(svd, SVD) or not isinstance(svd.values, Tensor) or svd.values.dim() != 1:
+        got = f"values that are {tuple(svd.values.shape) if isinstance(svd.values, Tensor) else type(svd.values).__name__}" if isinstance(svd, SVD) else f"a {type(svd).__name__}"
+        raise ValueError(
+            f"{name}.svd returned {got}; expected None or sdesolve_gen.conditioning.SVD(values, analyse, synthesise, observe) with values (k,) and three functions: "
+            "V^T x, V z and U^T y."
+        )
+    least = svd.values.max() * torch.finfo(torch.float32).eps if len(svd.values) else 0.0
+    low = int((~(svd.values > least)).sum())
+    if low or not len(svd.values):
+        raise ValueError(
+            f"{name}.svd has {low} of {len(svd.values)} singular values that are not above 0 and rounding; expected those alone, with their columns of U and V: "
+            "keep = values > 1e-4 * values.max()."
+        )
+    return svd.values
 
 
 def _agree(what: str, of: str, found: Tensor, expected: Tensor) -> None:
@@ -106,7 +124,7 @@ def _remedy(operator: Operator) -> str:
 def measured_shape(operator: Operator) -> tuple[int, ...]:
     """``operator.measured``, of one dimension at least."""
     if not tuple(operator.measured):
-        raise ValueError(f"{_name(operator)} measures one number of each row, measured = (); expected a dimension for it, measured = (1,): return y[:, None].")
+        raise ValueError(f"{name_of(operator)} measures one number of each row, measured = (); expected a dimension for it, measured = (1,): return y[:, None].")
     return tuple(operator.measured)
 
 
@@ -119,10 +137,10 @@ def applied(operator: Operator, name: str, value: Tensor) -> Tensor:
         raise
     except Exception as error:
         why, remedy = str(error).splitlines()[0] if str(error) else type(error).__name__, _remedy(operator) if name == "adjoint" else ""
-        raise ValueError(f"{_name(operator)}.{name} failed on {tuple(value.shape)} {value.dtype} ({why}); expected one for any number of rows{remedy}.") from error
+        raise ValueError(f"{name_of(operator)}.{name} failed on {tuple(value.shape)} {value.dtype} ({why}); expected one for any number of rows{remedy}.") from error
     if not torch.equal(value, before):
         given = "x" if name == "forward" else "y"
-        raise ValueError(f"{_name(operator)}.{name} changed its {given} in place, which the solver goes on with; expected a new tensor: begin with {given} = {given}.clone().")
+        raise ValueError(f"{name_of(operator)}.{name} changed its {given} in place, which the solver goes on with; expected a new tensor: begin with {given} = {given}.clone().")
     return result
 
 
@@ -138,16 +156,17 @@ def check_adjoint(operator: Operator, like: Tensor) -> None:
         seen, back = applied(operator, "forward", x), applied(operator, "adjoint", y)
     for name, value, shape in (("forward", seen, y.shape), ("adjoint", back, x.shape)):
         if value.shape != shape:
-            raise ValueError(f"{_name(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")
+            raise ValueError(f"{name_of(operator)}.{name} returned {tuple(value.shape)}; expected {tuple(shape)}, as its event and measured say.")
     seen, back = seen.double(), back.double()
     left, right = float((seen * y).sum()), float((x * back).sum())
     scale = max(float(seen.norm()), float(back.norm()))  # the standard deviations of the two over draws of y and x
     if not abs(left - right) <= _MISMATCH * scale:
         raise ValueError(
-            f"the adjoint of {_name(operator)} is not the adjoint of its forward: <A x, y> = {left:.6g} and <x, A' y> = {right:.6g} for one x and one y, "
+            f"the adjoint of {name_of(operator)} is not the adjoint of its forward: <A x, y> = {left:.6g} and <x, A' y> = {right:.6g} for one x and one y, "
             f"which must agree; expected the transpose of a linear forward, or linear = False and method='dps', which needs forward alone{_remedy(operator)}."
         )
 
 
-def _name(operator: Operator) -> str:
+def name_of(operator: Operator) -> str:
+    """What an operator is called in messages."""
     return type(operator).__name__

@@ -13,7 +13,7 @@ import sdesolve as sd
 
 from .._errors import as_float, unknown
 from ._numbers import per_row
-from .check import check_operator, measured_shape
+from .check import check_operator, measured_shape, name_of
 from .operator import Operator, conjugate_gradients
 
 NOISES = ("gaussian", "poisson")
@@ -62,7 +62,7 @@ class Measurement:
         if tuple(self.y.shape[1:]) != measured or not len(self.y):
             image = tuple(self.y.shape[1:]) == tuple(self.operator.event)
             hint = ": y[None] for a single one" if tuple(self.y.shape) == measured else ": operator.forward(y) where y are images to be measured" if image else ""
-            raise ValueError(f"y has shape {tuple(self.y.shape)}; expected (B, {', '.join(map(str, measured))}), as {_name(self.operator)} measures{hint}.")
+            raise ValueError(f"y has shape {tuple(self.y.shape)}; expected (B, {', '.join(map(str, measured))}), as {name_of(self.operator)} measures{hint}.")
         if not bool(torch.isfinite(self.y).all()):
             raise ValueError(f"y has {int((~torch.isfinite(self.y)).sum())} values that are not finite; expected a mask in the operator for what was not measured.")
         noise_std = as_float(self.noise_std)
@@ -118,7 +118,7 @@ class Measurement:
     def require(self, method: str, noises: Iterable[str] = ("gaussian",)) -> None:
         """Refuse what ``method`` cannot do: a noise that is not among ``noises``, an operator that is not linear."""
         if not self.operator.linear:
-            raise ValueError(f"{method} needs a linear operator with its adjoint, and {_name(self.operator)} has linear = False; expected 'dps', which needs forward alone.")
+            raise ValueError(f"{method} needs a linear operator with its adjoint, and {name_of(self.operator)} has linear = False; expected 'dps', which needs forward alone.")
         if self.noise not in noises:
             raise ValueError(f"{method} has no treatment of noise={self.noise!r}; expected 'dps', 'pigdm' or 'mmps', or noise='gaussian' with a noise_std that comes near.")
 
@@ -126,7 +126,7 @@ class Measurement:
         """That the operator measures states like x_0, (B, *event), and that there is a y for each row."""
         if tuple(x0.shape[1:]) != tuple(self.operator.event) or len(self.seen(x0)) not in (1, len(x0)):
             raise ValueError(
-                f"the state has shape {tuple(x0.shape)}, and y {tuple(self.y.shape)} is measured by {_name(self.operator)} of states "
+                f"the state has shape {tuple(x0.shape)}, and y {tuple(self.y.shape)} is measured by {name_of(self.operator)} of states "
                 f"({len(self.y) if len(self.y) > 1 else 'B'}, {', '.join(map(str, self.operator.event))}); expected as many rows, or y[:1] for all of them."
             )
 
@@ -136,7 +136,3 @@ class Measurement:
 
     def _minus(self, measured: Tensor) -> Tensor:
         return self.seen(measured) - measured
-
-
-def _name(operator: Operator) -> str:
-    return type(operator).__name__
