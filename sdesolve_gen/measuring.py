@@ -117,6 +117,23 @@ def check_scale(measurement: Measurement, data_range: tuple[float, float], level
         warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1{also}.", sd.SolveWarning, stacklevel=5)
 
 
+def check_ends(measurement: Measurement, data_range: tuple[float, float]) -> None:
+    """Warn of a y of which much lies beyond the data range, by a quarter of it and 6 standard deviations, where the operator leaves an even white as it is.
+
+    Of pixels and their means none does, and of bicubic means few.
+    """
+    operator, y, (low, high) = measurement.operator, measurement.y, data_range
+    if measurement.noise != "gaussian" or not operator.linear or y.numel() < _FEW:
+        return
+    slack = _WIDER * (high - low) + 6 * measurement.noise_std
+    beyond = float(((y < low - slack) | (y > high + slack)).double().mean())
+    if beyond > _STRAY and bool((operator.forward(torch.ones(1, *operator.event).to(y)) - 1).abs().max() < 1e-4):
+        least, most = (float(end) for end in y.aminmax())
+        said = f"{100 * beyond:.0f} % of the values of y, {least:.3g} to {most:.3g}, lie beyond the data range, {low:g} to {high:g}, and the operator leaves an even white as it is"
+        line = f"{low:g} + (y + 1) * {(high - low) / 2:g}"
+        warnings.warn(f"{said}: expected y, or images, in that range, as in {line} for values from -1 to 1.", sd.SolveWarning, stacklevel=5)
+
+
 def _whole(measurement: Measurement) -> bool:
     counts = (measurement.y + measurement.background) / (measurement.gain or 1.0)
     return not bool(((counts - counts.round()).abs() > 0.01).any())

@@ -22,7 +22,7 @@ from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning._numbers import real_tensor
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
-from .measuring import check_range, check_scale, measured, of_rounding, spread, variance, well_conditioned
+from .measuring import check_ends, check_range, check_scale, measured, of_rounding, spread, variance, well_conditioned
 from .particles import checked, weighed
 from .sampling import bar, calls, checked_seed, count, names
 
@@ -169,6 +169,7 @@ def restore(
     measurement = measured(model, real_tensor("y", y, f"floats (n, {', '.join(map(str, operator.measured))})"), operator, noise_std, noise, peak)
     check_range(measurement, model.data_range)
     check_scale(measurement, model.data_range, model.levels)
+    check_ends(measurement, model.data_range)
     measurement = of_rounding(measurement, model.data_range, model.levels)
     method, suited = _chosen(method, operator, model)
     ids, size = names(len(measurement.y), sample_ids), None if batch_size is None else count("batch_size", batch_size)

@@ -18,7 +18,17 @@ import sdesolve_gen as gen
 from sdesolve_gen.conditioning import CONDITIONINGS, Measurement, Operator, dps, twist
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.data import read_data
-from sdesolve_gen.measuring import check_range, check_scale, half_black, measured, nearest, of_rounding, scaled_to_one, simulated
+from sdesolve_gen.measuring import (
+    check_ends,
+    check_range,
+    check_scale,
+    half_black,
+    measured,
+    nearest,
+    of_rounding,
+    scaled_to_one,
+    simulated,
+)
 
 Y, BLACK = torch.zeros(1, 1, 2, 2), torch.zeros(1, *SHAPE)
 IDENTITY = ops.Mask(SHAPE, torch.ones(4, 4))
@@ -272,6 +282,25 @@ def test_data_about_zero_are_not_taken_for_pictures_in_zero_to_one(noise_std: fl
     y = flat.forward(OFF_LEVELS) + noise_std * torch.randn(2, 64, generator=generator)
     with pytest.warns(sd.SolveWarning, match=rf"the 128 values of y, {float(y.min()):.3g} to {float(y.max()):.3g}, lie in \[0, 1\] but for noise"):
         check_scale(Measurement(flat, y, noise_std), (-1.0, 1.0), 256)
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.05, 0.2])
+def test_pixels_beyond_the_data_range_are_told(noise_std: float) -> None:
+    """Photographs from -1 to 1 for a model of data from 0 to 1, under operators that leave white as it is; and none in the range, with what bicubic kernels overshoot."""
+    coarse = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.interpolate(coarse, size=(24, 24), mode="bilinear")
+    shape, generator = (3, 24, 24), torch.Generator().manual_seed(1)
+    left = torch.ones(24, 24)
+    left[:, 12:] = 0
+    for operator in (ops.Mask(shape, left), ops.Downsample(shape, 2), ops.Downsample(shape, 2, "bicubic"), ops.Blur(shape, ops.gaussian_kernel(1.0))):
+        noise = noise_std * torch.randn(operator.forward(x).shape, generator=generator)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", sd.SolveWarning)
+            check_ends(Measurement(operator, operator.forward(x) + noise, noise_std), (0.0, 1.0))
+            check_ends(Measurement(operator, operator.forward(2 * x - 1) + noise, noise_std), (-1.0, 1.0))
+        if noise_std < 0.1:  # beyond by less than six of which nothing is told
+            with pytest.warns(sd.SolveWarning, match=r"% of the values of y, .* lie beyond the data range, 0 to 1, .* as in 0 \+ \(y \+ 1\) \* 0.5 for values"):
+                check_ends(Measurement(operator, operator.forward(2 * x - 1) + noise, noise_std), (0.0, 1.0))
 
 
 @pytest.mark.parametrize("peak", [10.0, 30.0, 255.0])
