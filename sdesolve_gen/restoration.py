@@ -223,7 +223,7 @@ def _made(
     _warn(ids, status)
     residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
     _warn_far(residual, measurement, model.data_range, told[0])
-    x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator) else x.clamp(*model.data_range)
+    x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator, expected) else x.clamp(*model.data_range)
     shape = (len(measurement.y), draws)
     return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told, noise_std=measurement.noise_std)
 

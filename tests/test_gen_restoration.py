@@ -14,6 +14,8 @@ import sdesolve_gen as gen
 from sdesolve.methods import make_method
 from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Operator
 from sdesolve_gen.conditioning import operators as ops
+from sdesolve_gen.conditioning.operators import as_operator
+from sdesolve_gen.measuring import well_conditioned
 from sdesolve_gen.networks import UNet
 
 SHAPE = (1, 4, 4)
@@ -424,6 +426,20 @@ def test_an_option_of_the_sampler_is_not_taken_for_that_of_another_method() -> N
         assert not torch.allclose(still, drawn, atol=1e-3)
     with pytest.raises(ValueError, match=r"eta=1\.0 is an option of method='ddnm', and the method here is 'pigdm'"):
         m.restore(y, DOWN, 0.1, "pigdm", sampler="euler", eta=1.0, steps=4)
+
+
+@pytest.mark.parametrize("method", ["pigdm", "dps"])
+def test_what_is_measured_without_noise_is_kept_by_a_function_of_ones_own(method: str) -> None:
+    """Known pixels, known to nobody as such, and means; of a blur, which hides what its inverse would make large, nothing is put in place."""
+    m, left = gen.load("mnist"), torch.ones(28, 28)
+    left[:, 14:] = 0
+    x = m.draw(1, "auto", nfe=8, seed=1).images
+    keep = {"part": lambda x: x[..., :14], "masked": lambda x: 3 * x * left, "means": lambda x: torch.nn.functional.avg_pool2d(x, 2)}
+    for name, forward in keep.items():
+        drawn = m.restore(forward(x), forward, 0.0, method, steps=8, seed=0).images[:, 0]
+        assert float((forward(drawn) - forward(x)).abs().max()) < 1e-4, name
+    blur = as_operator(lambda x: torch.nn.functional.avg_pool2d(x, 5, 1, 2), m.shape)
+    assert not well_conditioned(blur, blur.forward(x)) and well_conditioned(as_operator(keep["masked"], m.shape), x)
 
 
 @pytest.mark.parametrize("method", ["dps", "pigdm", "mmps"])
