@@ -22,6 +22,7 @@ precision what is made of output and state is computed in float32, since at the 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,6 +33,9 @@ from . import _tally
 from ._arrays import Number, bcast, per_row, plus, version, xp
 from ._errors import CHANGED, as_float, as_int, choice
 from .processes import Process
+
+_OF_DTYPES = re.compile(r"dtype|\btypes?\b|b?float(16|32)?\b|\bhalf\b", re.IGNORECASE)
+"""What errors say that are about dtypes."""
 
 Model: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 TimeConvention: TypeAlias = str | int | Callable[[Tensor], Tensor]
@@ -149,8 +153,10 @@ class Score:
             return _tally.call(self.model, x, time.to(x.dtype))
         try:
             return _tally.call(self.model, x, time.to(wide))
-        except Exception:  # of layers in one dtype and their input in another, or of a model's own check; what else is wrong is so the second time, too
-            output = _tally.call(self.model, x, time.to(x.dtype))
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # of layers in one dtype and their input in another, or of a model's own check
+            if str(error) and not _OF_DTYPES.search(str(error)):
+                raise
+        output = _tally.call(self.model, x, time.to(x.dtype))
         self._told_narrowly = True
         return output
 

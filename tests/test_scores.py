@@ -136,6 +136,27 @@ def test_a_network_whose_layers_refuse_float32_is_told_as_they_want_it(dtype: to
     assert sd.solve(process.reverse(score), x, "ddim", steps=5).nfe == network.calls == 5  # it has been found out before
 
 
+@pytest.mark.parametrize("refusal", [ValueError("t.dtype is not x.dtype"), TypeError("expected bfloat16"), AssertionError()])
+def test_a_network_that_looks_at_dtypes_itself_is_told_as_it_wants_it(refusal: Exception) -> None:
+    network, told = nn.Linear(2, 2).bfloat16(), list[torch.dtype]()
+
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            told.append(t.dtype)
+            if t.dtype != x.dtype:
+                raise refusal
+            return network(x)
+
+    score = sd.as_score(Strict(), sd.VPSDE(), predicts="score")
+    for _ in range(2):
+        assert score(torch.ones(1, 2).bfloat16(), 0.3).shape == (1, 2)
+    assert told == [torch.float32, torch.bfloat16, torch.bfloat16]
+
+
 def test_a_network_that_fails_by_itself_fails_once() -> None:
     network, seen = nn.Linear(2, 2).bfloat16(), list[Tensor]()
 
