@@ -43,10 +43,10 @@ IPNDM3: _Method = ("ipndm", {"order": 3})
 IPNDM4: _Method = ("ipndm", {})
 UNIPC2: _Method = ("unipc", {})
 UNIPC: _Method = ("unipc", {"order": 3})
-DIRECTED = (Rule(13, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
+DIRECTED: tuple[Rule, ...] = (Rule(13, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
 """Over a range with directions."""
 SPREAD = 13.5
-WIDE = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
+WIDE: tuple[Rule, ...] = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
 """Of few coordinates over a whole interval in which the half-log-SNR goes further than :data:`SPREAD`, for a process whose own grid is equal steps of time: as for rectified flow
 and subVP, equal steps of the log-SNR, or of powers of the noise, spend calls there where nothing is to be seen."""
 RULES: dict[tuple[bool, bool], tuple[Rule, ...]] = {  # (many coordinates, over a range) -> rules in ascending order
@@ -62,36 +62,38 @@ class Choice(NamedTuple):
 
     method: str
     options: dict[str, Any]
-    nfe: int | None
+    evaluations: int | None
     denoise: bool | None
     grid: Any
 
 
 def for_calls(calls: int, coordinates: int, interval: object, spread: float) -> Rule:
-    """The rule along a score's flow for a number of network calls, over a range of noise or, where it is none, an interval in whose equal steps of time the half-log-SNR has
-    this spread."""
+    """The rule along a flow for a number of calls, over a range of noise or, where it is none, an interval in whose equal steps of time the half-log-SNR has this spread."""
     many, ranged = coordinates >= MANY, isinstance(interval, Range)
-    rules = DIRECTED if isinstance(interval, Range) and interval.directions is not None else RULES[many, ranged]
-    if not many and not ranged and spread > SPREAD:
+    if isinstance(interval, Range) and interval.directions is not None:
+        rules = DIRECTED
+    elif spread > SPREAD and not many and not ranged:
         rules = WIDE
+    else:
+        rules = RULES[many, ranged]
     return next(rule for rule in rules if calls <= rule.up_to)
 
 
 def choose(
-    problem: AnyProblem, x: Any, options: dict[str, Any], steps: int | None, nfe: int | None, grid: Any, interval: Any, denoise: bool | None
+    problem: AnyProblem, x: Any, options: dict[str, Any], steps: int | None, evaluations: int | None, grid: Any, interval: Any, denoise: bool | None
 ) -> Choice:
-    """What "auto" stands for, from the arguments of a solve."""
+    """What "auto" stands for, from the arguments of a solve, whose ``nfe`` is so many evaluations."""
     if options:
         raise ValueError(f"unknown argument(s) {', '.join(options)}: method='auto' chooses the method and its options; expected one by name for options of your own.")
     if isinstance(grid, OptimisedGrid):
-        return Choice(grid.method, dict(grid.options), nfe, denoise, grid)
+        return Choice(grid.method, dict(grid.options), evaluations, denoise, grid)
     if not isinstance(problem, ReverseSDE | ProbabilityFlow):
         method = "tsit5" if isinstance(problem, ODE) else BY_NOISE[problem.kind] if isinstance(problem, SDE) else "baoab"
-        return Choice(method, {}, nfe, denoise, grid)
+        return Choice(method, {}, evaluations, denoise, grid)
     named = grid is None or isinstance(grid, str) or callable(grid)
-    if steps is None and nfe is None and named:
-        nfe = DEFAULT_CALLS
-    calls = as_int(steps if nfe is None else nfe) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
+    if steps is None and evaluations is None and named:
+        evaluations = DEFAULT_CALLS
+    calls = as_int(steps if evaluations is None else evaluations) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
     coordinates = math.prod(x.shape[1:]) if isinstance(x, Tensor) else 1  # what is no state, like what is no number, is refused where all arguments are
     first, last = problem.interval if interval is None or isinstance(interval, Range) else problem.check_interval(interval)
     uniform_in_time = problem.process.default_grid == "uniform"
@@ -101,4 +103,4 @@ def choose(
         denoise = False
     elif denoise is None and not isinstance(interval, Range):
         denoise = first > last and last - problem.interval[1] <= SAME * (first - last)  # E[x_0 | x_t] is no draw of p_t where the walk ends before
-    return Choice(rule.method, dict(rule.options), nfe, denoise, rule.grid if grid is None else grid)
+    return Choice(rule.method, dict(rule.options), evaluations, denoise, rule.grid if grid is None else grid)

@@ -226,6 +226,11 @@ def interval_of(
     times: Any = opening.interval(problem.process, calls, problem.interval[1]) if opening else interval  # type: ignore[union-attr]
     if isinstance(opening, Range) and nodes and problem.interval[0] >= nodes.ts[0] > nodes.ts[-1] >= problem.interval[1]:
         times = nodes.ts[0] if opening.first is None else times[0], nodes.ts[-1] if opening.last is None else times[1]
+    if isinstance(opening, Range) and nodes and stepper.own_grid is None and not _same_ends((nodes.ts[0], nodes.ts[-1]), problem.check_interval(times)):
+        raise ValueError(
+            f"grid runs from {nodes.ts[0]} to {nodes.ts[-1]} and the interval is {times}; expected times from noise to data within {problem.interval}, and a Range "
+            "without first and last, which starts and stops where they do."
+        )
     own = stepper.own_grid
     if own is not None and times is None:
         times = own.ts[0], own.ts[-1]
@@ -406,14 +411,14 @@ def grid_of(
     interval: Interval,
     steps: int | None,
     grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
+    nodes: Grid | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
     name: str,
-    ranged: bool = False,
 ) -> Grid | None:
-    """The grid to walk, or None where the method, called ``name``, shall choose its steps; ``tolerance``: whether one was given, ``ranged``: a :class:`Range`."""
-    chosen = _chosen_grid(problem, stepper, interval, steps, grid, nfe, denoise, tolerance, ranged)
+    """The grid to walk, or None where the method, called ``name``, shall choose its steps; ``nodes``: of :func:`nodes_of`, ``tolerance``: whether one was given."""
+    chosen = _chosen_grid(problem, stepper, interval, steps, grid, nodes, nfe, denoise, tolerance)
     if chosen is not None and tolerance:
         raise ValueError(f"rtol and atol choose steps, but method={name!r} walks a grid here; leave them out, or use method='rk45' without steps.")
     if chosen is not None and isinstance(problem, ReverseSDE | ProbabilityFlow):
@@ -427,10 +432,10 @@ def _chosen_grid(
     interval: Interval,
     steps: int | None,
     grid: Grid | str | Recipe | Sequence[float] | Tensor | None,
+    nodes: Grid | None,
     nfe: int | None,
     denoise: bool,
     tolerance: bool,
-    ranged: bool,
 ) -> Grid | None:
     if isinstance(stepper, Backend) and stepper.error_order is not None:
         if not (steps is None and grid is None and nfe is None):
@@ -446,7 +451,6 @@ def _chosen_grid(
         raise ValueError(f"steps={steps} and nfe={nfe} were both given; expected one of them.")
     if nfe is not None:
         steps = steps_for(stepper, integer("nfe", nfe, 1), denoise, calls_each(problem))
-    nodes = nodes_of(stepper, grid)
     if nodes is None:
         if steps is None and grid is None and stepper.error_order is not None and (tolerance or stepper.chooses_steps):
             return None
@@ -460,10 +464,7 @@ def _chosen_grid(
         raise ValueError("grid gives the times, so steps and nfe must be left out.")
     if _same_ends((nodes.ts[0], nodes.ts[-1]), interval):
         return Grid((interval[0], *nodes.ts[1:-1], interval[1]))
-    ends = f"the same ends: interval=({nodes.ts[0]}, {nodes.ts[-1]})"
-    if ranged:
-        ends = f"times from noise to data within {problem.interval}, and a Range without first and last, which starts and stops where they do"
-    raise ValueError(f"grid runs from {nodes.ts[0]} to {nodes.ts[-1]} and the interval is {interval}; expected {ends}.")
+    raise ValueError(f"grid runs from {nodes.ts[0]} to {nodes.ts[-1]} and the interval is {interval}; expected the same ends: interval=({nodes.ts[0]}, {nodes.ts[-1]}).")
 
 
 def default_grid(stepper: Stepper, process: Process | None) -> str:

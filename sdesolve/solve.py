@@ -165,7 +165,7 @@ def solve(
         _checks.check_callback(callback)
         progress, throw = truth("progress", progress), truth("throw", throw)
         how = _checks.gradient_of(gradient, stepper, problem, event)
-        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nfe, denoise, tolerant, name, isinstance(interval, Range))
+        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nodes, nfe, denoise, tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)
         at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile, budget)
         seed = _checks.seed_of(seed, generator)

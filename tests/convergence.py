@@ -19,7 +19,7 @@ from problems import PROCESSES, GaussianTarget, twist_ode
 from torch import Tensor
 
 import sdesolve as sd
-from sdesolve._checks import grid_of, prepared, suited
+from sdesolve._checks import grid_of, nodes_of, prepared, suited
 from sdesolve.grids import make_grid
 from sdesolve.methods import make_method
 from sdesolve.methods.linear import History, LinearSampler
@@ -531,7 +531,7 @@ def gaussian_outcome(
     """
     target, stepper = GaussianTarget(process), make_method(method, **options)
     problem = suited(stepper, process.reverse(target.score), method)
-    ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, None, False, False, method).ts, dtype=torch.float64)
+    ts = torch.tensor(grid_of(problem, stepper, interval or problem.interval, steps, grid, nodes_of(stepper, grid), None, False, False, method).ts, dtype=torch.float64)
     if isinstance(stepper, LinearSampler):
         return linear_law(stepper, problem, ts, *(start or target.law(float(ts[0]))))
     states = 2 if isinstance(stepper, ReversibleHeun) else 1  # x, and the y of the carry

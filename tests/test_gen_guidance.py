@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -60,6 +61,24 @@ class DenseSVD(Dense):
     def svd(self) -> SVD:
         u, values, vt = torch.linalg.svd(self.matrix, full_matrices=False)
         return SVD(values, lambda x: x @ vt.T.to(x), lambda z: z @ vt.to(z), lambda y: y @ u.to(y))
+
+
+def test_an_operator_is_tried_once_and_another_one_anew() -> None:
+    """Not for every batch of its measurements, each of which is a replaced one."""
+    tried: list[int] = []
+
+    class Counted(Dense):
+        def forward(self, x: Tensor) -> Tensor:
+            tried.append(len(x))
+            return super().forward(x)
+
+    measurement = Measurement(Counted(torch.eye(3)), torch.zeros(4, 3, dtype=torch.float64))
+    first = len(tried)
+    for row in measurement.y.split(1):
+        replace(measurement, y=row, noise_std=0.1)
+    assert len(tried) == first > 0
+    with pytest.raises(ValueError, match="adjoint"):
+        replace(measurement, operator=Longer(torch.eye(3)))
 
 
 def normals(*shape: int, seed: int = 0) -> Tensor:
