@@ -21,6 +21,7 @@ from ._errors import unknown
 from .class_conditional import rows_leave
 from .conditioning import CONDITIONINGS, Measurement, Operator, Renoised
 from .conditioning._numbers import real_tensor
+from .conditioning.methods import made
 from .conditioning.operators import LUMA, Gray, Mask, as_operator, check_operator
 from .measuring import check_ends, check_range, check_scale, measured, of_rounding, spread, variance, well_conditioned
 from .particles import checked, weighed
@@ -40,6 +41,8 @@ SOLVERS: dict[str, tuple[str | sd.Stepper, dict[str, Any]]] = {
     "diffpir": (Renoised(0.3), {"steps": 100}),
 }
 """What solves unless the caller says, by method of conditioning: what it was published with, where that is no score for every solver."""
+HIDDEN = 5.0
+"""Noise, in units of the data's standard deviation along their first direction, in which "dps" and "pigdm" do not follow y unless they are told to."""
 _FAR = 4.0  # residuals in units of the noise that no posterior has; 0.1 to 2.7 on digits in 40 steps
 _SHARE = 0.05  # and of what A makes of the difference of two images of random pixels, 0.02 of the data range for pixels themselves; up to 0.005 on digits without noise
 _LEAVES = {"dps": 0.25}  # the same of what leaves a residual without noise, too
@@ -182,6 +185,7 @@ def restore(
     _check_whose(method, sampler, options)
     sampler, options = _solver(method, sampler, own, options)
     _check_known(method, sampler, options)
+    own = _where_seen(method, sampler, options, own, model)
     apart = rows_leave(sampler, options.get("steps"), options)
     batches = [part for rows in torch.arange(len(ids)).split(draws if apart else len(ids)) for part in rows.split(size or len(ids))]
 
@@ -355,6 +359,25 @@ def _check_known(method: str, sampler: str | sd.Stepper, options: Mapping[str, A
         if name not in theirs | _OF_SOLVE:
             known = theirs | (inspect.signature(CONDITIONINGS[method]).parameters.keys() - {"score", "measurement"})
             raise ValueError(unknown(f"option of method={method!r} or sampler={sampler!r}:", name, known))
+
+
+def _where_seen(method: str, sampler: str | sd.Stepper, options: Mapping[str, Any], own: dict[str, Any], model: Model) -> dict[str, Any]:
+    """``own`` with the noise levels at which y pulls, where nobody gave them: a walk with noise forgets what it missed where the noise hides the data.
+
+    Along a direction in which Gaussian data have standard deviation c, and s given y, the draws of a walk that follows y from the noise h on are short of where y moves
+    them by the share s^2/(s^2 + h^2):  by 1.5 % of c at most where y is what it is expected to be.  Methods that are exact pull everywhere, and the published rule of "dps".
+    """
+    free = method in ("dps", "pigdm") and own.get("within") is None and own.get("steps") is None
+    if not free or model.moments is None or model.moments.directions is None or not _noisy(sampler, options):
+        return own
+    return own | {"within": (0.0, HIDDEN * model.moments.widest)}
+
+
+def _noisy(sampler: str | sd.Stepper, options: Mapping[str, Any]) -> bool:
+    """Whether it is known that the walk has noise of its own."""
+    if isinstance(sampler, str) and sampler not in METHODS:  # "auto", or another package's
+        return False
+    return bool(made(sampler, **{key: value for key, value in options.items() if key not in _OF_SOLVE}).facts.kinds)
 
 
 def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options: dict[str, Any]) -> tuple[sd.Stepper, dict[str, Any]]:

@@ -418,6 +418,45 @@ def test_no_spread_is_the_models_own_spread() -> None:
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+def knowing_model():
+    """One that knows how wide its data are."""
+    m, first = gaussian_model(), torch.zeros(1, *SHAPE)
+    first.view(-1)[0] = STD
+    m.moments = sd.Range(STD, directions=first)
+    return m
+
+
+def pulled(m, method="pigdm", operator=DOWN, **options):
+    y, spread = torch.ones(1, *operator.measured), {"prior_std": STD} if method == "pigdm" else {}
+    return m.restore(y, operator, STD, method, seed=0, **({"steps": 12} | spread | options)).images
+
+
+@pytest.mark.parametrize("method", ["dps", "pigdm"])
+def test_y_pulls_where_the_noise_does_not_hide_the_data(method):
+    """Where the model knows how wide they are, nobody says otherwise, and the walk has noise."""
+    m, everywhere = knowing_model(), {"within": (0.0, math.inf)}
+    default, hidden, whole = (pulled(m, method, **given) for given in ({}, {"within": (0.0, 5 * STD)}, everywhere))
+    assert torch.equal(default, hidden) and not torch.equal(default, whole)
+    assert torch.equal(pulled(gaussian_model(), method), whole)  # nobody knows how wide they are
+    for sampler in ("ddim", "dpmpp_2m_sde"):
+        flow = {"sampler": sampler, "eta": 0.0}
+        assert torch.equal(pulled(m, method, **flow), pulled(m, method, **flow, **everywhere))
+
+
+def test_y_pulls_everywhere_in_exact_and_published_methods():
+    for how in ({"method": "mmps"}, {"method": "dps", "method_options": {"steps": 12}}):
+        assert torch.equal(pulled(knowing_model(), **how), pulled(gaussian_model(), **how))
+
+
+@pytest.mark.parametrize("sampler", [{"sampler": "dpmpp_2m_sde"}, {"sampler": "ddim", "eta": 1.0}])
+def test_what_a_walk_with_noise_misses_where_y_is_hidden(sampler):
+    """The share s^2/(s^2 + h^2) of what y moves the draws, s their standard deviation: here half a half, of c = 0.5 two parts in a hundred."""
+    direct = ops.Matrix(SHAPE, torch.eye(16))
+    default, whole = (pulled(knowing_model(), operator=direct, steps=200, grid="log_snr", **sampler, **how) for how in ({}, {"within": (0.0, math.inf)}))
+    s2, h = STD**2 / 2, 5 * STD
+    assert float((whole - default).mean()) == pytest.approx(0.5 * s2 / (s2 + h**2), rel=0.06)
+
+
 def test_an_option_of_the_sampler_is_not_taken_for_that_of_another_method() -> None:
     """eta is one of ddnm's and of ddim's; with ddim, and with the sampler that is the default, it is the sampler's."""
     m, y = gaussian_model(), pictures(1, (1, 2, 2))
