@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import typer
 
 _ARGUMENT = re.compile(r"(--[\w-]+ )?(?<![\w.'\"-])(\w+)=('[^']*'|\([^()]*\)|\[[^\]]*\]|\{[^}]*\}|\.\.\.|[^\s,;:)]*[^\s,;:.)])")
+_LOADED = re.compile(r"load_classifier\('([^']*)'\)")
 _UNKNOWN = re.compile(r"'([^']*)' is not known")
 
 
@@ -31,7 +32,7 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
     Arguments:
         others: by parameter of a flag that has pairs, as in ``option``, the names that may be given there.
     """
-    flags = {str(parameter.name): parameter.opts[0] for parameter in context.command.params if parameter.name not in others}
+    flags = {name: parameter.opts[0] for parameter in context.command.params if parameter.name not in others for name in {str(parameter.name), *map(name_of, parameter.opts)}}
     pairs = {str(parameter.name): parameter.opts[0] for parameter in context.command.params if parameter.name in others}
     typed = {key: (pairs[name], value) for name in others for key, _, value in (text.partition("=") for text in context.params.get(name) or ())}
     owners = {key: pairs[name] for name, keys in others.items() for key in keys}
@@ -47,7 +48,7 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
             return _as_flag(flags[name], text)
         return found[0] if of_pair is None else f"{of_pair} {name}={_as_json(text)}"
 
-    translated = _ARGUMENT.sub(said, message)
+    translated = _ARGUMENT.sub(said, _LOADED.sub(r"\1", message))
     for name in (name for name in flags if "_" in name):  # words of the functions alone
         translated = re.sub(rf"(?<![\w.'\"]){name}\b(?!\()", flags[name], translated)
     translated = re.sub(r"(--[\w-]+ \S+) \(\1\)", r"\1", translated)  # said in both ways
@@ -57,6 +58,11 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
     of_flag = next((f"{flags[name]} {value}: " for name, value in context.params.items() if name in flags and value == unknown[1]), "")
     of_pair = next((f"{flag} {key}={value}: " for key, (flag, value) in typed.items() if unknown[1] in (key, value)), "")
     return f"{of_pair or of_flag}{translated}"
+
+
+def name_of(flag: str) -> str:
+    """What a flag's parameter is called in Python: labels of --labels, whose other name is --label."""
+    return flag.lstrip("-").replace("-", "_")
 
 
 def _as_flag(flag: str, text: str) -> str:
