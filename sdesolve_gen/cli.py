@@ -214,7 +214,7 @@ def train_command(
     """
     with _told(interrupted="the checkpoints in the folder of the run, if there are any, are whole: the same command goes on from the newest"):
         flags = _given(data=one_or_more(data) if data else None, out=out, name=name, steps=steps, batch=batch, size=size, seed=seed, precision=precision)
-        chosen = recipes.configured(preset, config, flags, _pairs("--set", set_))
+        chosen = recipes.configured(preset, config, flags, _pairs("--set", set_, "learning_rate=2e-4"))
         model = train(chosen, resume=resume, device=device)
         typer.echo(f"wrote {chosen.out}/model.safetensors and {chosen.out}/card.json")
         typer.echo(f"{chosen.name}: {sum(p.numel() for p in model.network.parameters())} weights after {chosen.steps} steps of {chosen.batch} images")
@@ -388,13 +388,13 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
+def _pairs(flag: str, texts: list[str] | None, example: str = "corrector_steps=2") -> dict[str, Any]:
     """KEY=VALUE texts; a value is JSON where it can be read so, and otherwise the text itself."""
     pairs: dict[str, Any] = {}
     for text in texts or []:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise ValueError(f"{flag} {text!r}; expected KEY=VALUE, as in {flag} corrector_steps=2.")
+            raise ValueError(f"{flag} {text!r}; expected KEY=VALUE, as in {flag} {example}.")
         if key in pairs:
             raise ValueError(f"{flag} {key} was given twice; expected it once.")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import sys
 import time
@@ -177,6 +178,8 @@ def colorize_command(
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
         if simulate and tuple(pictures.shape[1:]) != run.model.shape:
             raise ValueError(f"--data holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
+        if not simulate and pictures.shape[1] == 3 and bool((pictures != pictures[:, :1]).any()):
+            raise ValueError("--data holds coloured pictures; expected gray ones, or --simulate, which takes their luminance first.")
         gray = operator.forward(pictures) if simulate else pictures
         settings = {"data": one_or_more(data), "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(context, run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
@@ -235,7 +238,7 @@ def restore_command(
         of_class, of_solver = (label, guidance, classifier, classifier_scale), (method, sampler, steps, seed, batch_size, device)
         run = _begin(context, "restore", data, model, size, of_class, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std, y=not simulate)
         run.options.update(noise=noise, peak=peak)
-        options = _pairs("--set", set_)
+        options = _pairs("--set", set_, "factor=4")
         measured = make(operator, run.model.shape, **options)
         given = scaled(run.model, (check_shape(run.pictures, run.model.shape) if simulate else grey(run.pictures, measured.measured[0])).images)
         if not simulate and tuple(given.shape[1:]) != tuple(measured.measured):
@@ -262,11 +265,14 @@ def _begin(
     for flag, name in ((flag, name_of(flag)) for parameter in context.command.params for flag in parameter.opts):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in {flag}.")
-    for name in ("self", "images", "gray", "weights", "y", "sample_ids", "progress", "problem", "x", "generator"):
+    if task == "colorize" and "weights" in extra:
+        line = f"`sdesolve-gen restore --operator gray --set weights={json.dumps(extra['weights'], separators=(',', ':'))}`"
+        raise ValueError(f"--option weights: the luminance of this command is Rec. 601; expected {line} for another.")
+    for name in ("self", "images", "gray", "y", "sample_ids", "progress", "problem", "x", "generator"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: that is given by other flags; expected an option of the conditioning method or the sampler.")
     options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})
-    options |= {"method_options": _pairs("--method-option", method_option)} if method_option else {}
+    options |= {"method_options": _pairs("--method-option", method_option, "zeta=0.5")} if method_option else {}
     label, guidance, classifier, classifier_scale = of_class
     judge = None if classifier is None else load_classifier(classifier, device)
     loaded = of_one_class(load(model, device), label, guidance, judge, classifier_scale)

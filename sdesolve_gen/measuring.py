@@ -130,8 +130,9 @@ def check_ends(measurement: Measurement, data_range: tuple[float, float]) -> Non
     if beyond > _STRAY and bool((operator.forward(torch.ones(1, *operator.event).to(y)) - 1).abs().max() < 1e-4):
         least, most = (float(end) for end in y.aminmax())
         said = f"{100 * beyond:.0f} % of the values of y, {least:.3g} to {most:.3g}, lie beyond the data range, {low:g} to {high:g}, and the operator leaves an even white as it is"
-        line = f"{low:g} + (y + 1) * {(high - low) / 2:g}"
-        warnings.warn(f"{said}: expected y, or images, in that range, as in {line} for values from -1 to 1.", sd.SolveWarning, stacklevel=5)
+        usual = tuple(data_range) == (-1.0, 1.0)
+        line = "y / 127.5 - 1 for values from 0 to 255" if usual else f"{low:g} + (y + 1) * {(high - low) / 2:g} for values from -1 to 1"
+        warnings.warn(f"{said}: expected y, or images, in that range, as in {line}.", sd.SolveWarning, stacklevel=5)
 
 
 def _whole(measurement: Measurement) -> bool:
