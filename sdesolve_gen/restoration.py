@@ -208,7 +208,8 @@ def _by_particles(
     model: Model, measurement: Measurement, draws: int, ids: list[int], seed: int, size: int | None, progress: bool, how: dict[str, Any]
 ) -> Restored:
     """Each draw chosen among particles of its own."""
-    found = weighed(model, replace(measurement, y=measurement.y.repeat_interleave(draws, 0)), ids, seed, size, progress, how)
+    with heeding_levels(7):
+        found = weighed(model, replace(measurement, y=measurement.y.repeat_interleave(draws, 0)), ids, seed, size, progress, how)
     _warn_few(found.ess, how["particles"])
     status = np.where(found.log_evidence.isfinite().numpy(), "ok", "non_finite")
     made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))

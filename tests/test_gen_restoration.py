@@ -442,6 +442,14 @@ def test_what_is_measured_without_noise_is_kept_by_a_function_of_ones_own(method
     assert not well_conditioned(blur, blur.forward(x)) and well_conditioned(as_operator(keep["masked"], m.shape), x)
 
 
+def test_guidance_that_no_particle_meets_is_told() -> None:
+    m = gaussian_model()
+    m.score = sd.guided(m.score, lambda at: -at.x, within=(1e-5, 2e-5))
+    with pytest.warns(sd.SolveWarning, match=r"guidance between the noise levels 1e-05 and 2e-05 had no effect") as told:
+        m.restore(pictures(1, (1, 2, 2)), DOWN, 0.1, "smc", particles=2, steps=2, seed=0)
+    assert [w.filename for w in told if "had no effect" in str(w.message)] == [__file__]
+
+
 @pytest.mark.parametrize("method", ["dps", "pigdm", "mmps"])
 def test_noise_levels_that_no_step_meets_are_told(method: str) -> None:
     m, y = gaussian_model(), pictures(1, (1, 2, 2))
