@@ -326,7 +326,10 @@ def test_errors_say_what_was_typed(tmp_path, folder, data, typed, said):
         (["motion_blur", "--set", "length=9"], "--set length=9 blurs over 11 x 11 pixels, and the images have 8 x 8; expected less, as in --set length=6."),
         (["motion_blur", "--set", "angle=up"], "--set angle=up; expected degrees, a finite number, as in --set angle=30."),
         (["radon", "--set", "angles=few"], "--set angles=few; expected their number, as in --set angles=60, or degrees, as in --set angles=[0,45,90]."),
-        (["box", *["--set", "x0=0", "--set", "y0=0", "--set", "x1=8", "--set", "y1=8"]], "the box 0,0,8,8 is the whole image, so that nothing is known; expected a part of it, as in --set x0=4."),
+        (
+            ["box", "--set", "x0=0", "--set", "y0=0", "--set", "x1=8", "--set", "y1=8"],
+            "the box 0,0,8,8 is the whole image, so that nothing is known; expected a part of it, as in --set x0=4.",
+        ),
         (["downsample", "--set", "factor"], "--set 'factor'; expected KEY=VALUE, as in --set factor=4."),
         (["blurr"], "--operator blurr: operator 'blurr' is not known"),
     ],

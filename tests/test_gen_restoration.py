@@ -386,6 +386,21 @@ def test_ten_times_the_noise_is_far(noise: float, times: float, told: bool) -> N
     assert any("1 of 1 draws are far" in str(warning.message) for warning in caught) == told
 
 
+@pytest.mark.parametrize(("method", "share"), [("off", 0.0204), ("dps", 0.102)])
+@pytest.mark.parametrize(("low", "high", "gain"), [(-1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (-1.0, 1.0, 10.0)])
+def test_two_hundredths_of_the_data_range_are_far(monkeypatch: pytest.MonkeyPatch, method: str, share: float, low: float, high: float, gain: float) -> None:
+    """Where nothing is said to be noise, of pixels, and as much of what A makes of them; of dps five times as much."""
+    shape = (1, 32, 32)
+    m, y = gaussian_model(data_range=[low, high], shape=list(shape)), torch.full((1, *shape), gain * 0.3)
+    for part, told in ((0.9, False), (1.1, True)):
+        off = 0.3 + part * share * (high - low)
+        monkeypatch.setitem(CONDITIONINGS, method, lambda score, measurement, off=off: Conditioning(score, lambda x, t, normals: torch.full_like(x, off)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", sd.SolveWarning)
+            m.restore(y, lambda x: gain * x, 0.0, method, sampler="ddim", steps=2, seed=0)
+        assert any("1 of 1 draws are far" in str(warning.message) for warning in caught) == told
+
+
 def test_what_to_do_about_far_draws_is_what_an_operator_that_is_not_linear_can() -> None:
     class Squared(Operator):
         event = measured = SHAPE
