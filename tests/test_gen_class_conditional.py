@@ -307,6 +307,23 @@ def tiny_classifier(dtype: torch.dtype = torch.float32, **changes: Any) -> gen.C
     return gen.Classifier.of_card(network, {**card, "network": "EncoderClassifier", "network_options": options, "classes": 3, **changes})
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_classifier_in_half_precision_is_told_every_time(dtype: torch.dtype) -> None:
+    """In float32, as networks of scores are; one whose layers refuse that is told as they want it."""
+    told, layer, process = list[Tensor](), nn.Linear(2, 3).to(dtype), sd.VPSDE()
+    times = torch.linspace(1e-3, 1, 1000, dtype=torch.float64)
+    network = nn.Sequential(layer)
+    network.forward = lambda x, t: told.append(t) or layer(x)  # type: ignore[func-returns-value, method-assign]
+    gen.Classifier(network, process, classes=3).logits(torch.ones(1000, 2), times)
+    assert torch.equal(told[0], times.float())
+    narrow = nn.Sequential(layer)
+    narrow.forward = lambda x, t: told.append(t) or layer(x + 0 * t[:, None].expand_as(x))  # type: ignore[func-returns-value, method-assign]
+    classifier = gen.Classifier(narrow, process, classes=3)
+    for _ in range(2):
+        assert classifier.logits(torch.ones(4, 2), 0.3).shape == (4, 3)
+    assert [t.dtype for t in told] == [torch.float32, torch.float32, dtype, dtype]
+
+
 def test_no_label_is_the_null_label() -> None:
     network = conditional_model().network
     x, time = torch.randn(4, 1, 8, 8), torch.rand(4)

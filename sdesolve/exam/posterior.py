@@ -67,9 +67,9 @@ class Mark(NamedTuple):
             the prior; 0 for the posterior.
         noise: standard deviation of y - A x over the problems of the ranks, in units of noise_std; 1 for the posterior, because there y and x are
             draws of their joint law; nan without noise.  What the choice of the problems adds to it is known, and taken out.
-        rank_p: p-value of the chi-square tests that the ranks are uniform, the smallest times their number (Bonferroni): along a direction of each problem's own, along four that
-            all have in common, and by ln p(x, y) where the prior has a density; where y has noise and says something also by ln p(y | x), and along the way from the prior's mean to
-            the posterior's.
+        rank_p: p-value of the chi-square tests that the ranks are uniform, the smallest times their number (Bonferroni): along a direction of each problem's own, along
+            four that all have in common, and by ln p(x, y) where the prior has a density; where y has noise and says something also by ln p(y | x), and along the way from
+            the prior's mean to the posterior's.
         floor: what mean_error and covariance_error would be, on average, for that many independent draws of the posterior itself.
     """
 
