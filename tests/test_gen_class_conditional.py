@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -322,6 +323,19 @@ def test_a_classifier_in_half_precision_is_told_every_time(dtype: torch.dtype) -
     for _ in range(2):
         assert classifier.logits(torch.ones(4, 2), 0.3).shape == (4, 3)
     assert [t.dtype for t in told] == [torch.float32, torch.float32, dtype, dtype]
+
+
+def test_auto_draws_in_a_single_evaluation() -> None:
+    """Of one call, or of the two that guidance makes; with one more the denoiser is the last."""
+    m = conditional_model()
+    for guidance, calls in ((1.0, 1), (2.0, 2)):
+        draw = partial(m.draw, 2, "auto", labels=1, guidance=guidance, seed=0)
+        one, two = draw(nfe=calls), draw(nfe=2 * calls)
+        assert one.nfe.tolist() == [calls] * 2 and one.steps.tolist() == [1, 1] and (one.status == "ok").all()
+        assert torch.equal(one.images, draw(nfe=calls, denoise=False).images)
+        assert two.nfe.tolist() == [2 * calls] * 2 and two.steps.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="the smallest that works is nfe=2"):
+        m.draw(2, "auto", nfe=1, labels=1, guidance=2.0)
 
 
 def test_no_label_is_the_null_label() -> None:
