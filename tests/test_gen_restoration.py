@@ -12,7 +12,7 @@ from torch import nn
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.methods import make_method
-from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Operator
+from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Measurement, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.conditioning.operators import as_operator
 from sdesolve_gen.measuring import well_conditioned
@@ -131,6 +131,26 @@ def test_a_draw_is_its_name():
     torch.testing.assert_close(alone.images, whole.images[2:, :2], rtol=0, atol=1e-5)
     assert float((whole.images[:, 0] - whole.images[:, 1]).abs().amin((1, 2, 3)).max()) > 0
     assert float((m.restore(y, operator, 0.1, seed=6, steps=8).images[:, 0] - whole.images[:, 0]).abs().max()) > 0.1
+
+
+def test_warnings_of_masks_for_each_image_count_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all, as for one mask; and the draws that did not arrive are named by their images."""
+    m, x = gaussian_model(), pictures(3, SHAPE)
+    masks = torch.ones(3, 1, *SHAPE[1:])
+    masks[1, :, :2] = 0
+
+    def conditioned(score: sd.Score, measurement: Measurement) -> Conditioning:
+        return Conditioning(score, lambda at, t, normals: at * torch.nan if measurement.operator.measured == (8,) else torch.full_like(at, 4.0))
+
+    monkeypatch.setitem(CONDITIONINGS, "off", conditioned)
+    with pytest.warns(sd.SolveWarning) as told:
+        m.inpaint(x, masks, method="off", sampler="ddim", steps=2, draws=2, seed=0)
+    said = [str(warning.message) for warning in told]
+    assert len(said) == 2 and all(warning.filename == __file__ for warning in told)
+    assert said[0] == "2 of 6 draws did not arrive (image 1, draw 0: non_finite, image 1, draw 1: non_finite)."
+    assert said[1].startswith("4 of 6 draws are far from the measurement: y - A x is up to 4.")
+    with pytest.warns(sd.SolveWarning, match="6 of 6 draws hang on fewer than 2 effective particles of 2"):
+        m.inpaint(x, masks, method="smc", particles=2, steps=3, draws=2, seed=0)
 
 
 def test_a_mask_for_each_image():
