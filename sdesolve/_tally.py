@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,12 +21,16 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
+Levels: TypeAlias = dict[tuple[float, float], "bool | Tensor"]
+"""Whether noise levels were met; a tensor () where the times were one, so that nobody waits for a device before the end."""
+
+
 class _Tally(threading.local):
     calls = 0
     rows = 0
     jvps = 0
     vjps = 0
-    levels: dict[tuple[float, float], bool] | None = None
+    levels: Levels | None = None
 
 
 _tally = _Tally()
@@ -60,14 +64,17 @@ def pullback() -> None:
     _tally.vjps += 1
 
 
-def guided(within: tuple[float, float], inside: bool) -> None:
-    """Note that a score which is guided between these noise levels was asked at one that is inside, or is not."""
-    if not torch.compiler.is_compiling() and _tally.levels is not None:
-        _tally.levels[within] = inside or _tally.levels.get(within, False)
+def guided(within: tuple[float, float], inside: bool | Tensor) -> None:
+    """Note that a score which is guided between these noise levels was asked at one that is inside, or is not; of rows with times of their own, at any of them."""
+    if torch.compiler.is_compiling() or _tally.levels is None:
+        return
+    met = _tally.levels.get(within, False)
+    if met is not True:
+        _tally.levels[within] = inside | met if isinstance(inside, bool) else inside.detach().any() | met
 
 
 @contextmanager
-def levels_met() -> Iterator[dict[tuple[float, float], bool]]:
+def levels_met() -> Iterator[Levels]:
     """Whether the noise levels between which scores are guided were met, for those that are asked meanwhile."""
     around, found = _tally.levels, {}  # type: ignore[var-annotated]
     _tally.levels = found

@@ -104,7 +104,7 @@ class Guided(Score):
     def _output(self, x: Tensor, t: Number, scale: Number | None) -> Tensor:
         inside = self._inside(t)
         if self._within is not None:
-            _tally.guided(self._within, inside is not False)
+            _tally.guided(self._within, inside if isinstance(inside, bool) else transformed() or inside)  # tensors of a transform die with it
         if inside is False:
             return self._base._output(x, t, scale)
         if self._derivative and torch.is_inference_mode_enabled():  # which keeps no graph, whatever is asked for inside

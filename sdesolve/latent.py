@@ -24,7 +24,7 @@ from .methods import Stepper
 from .problems import ODE, ProbabilityFlow
 from .processes import Process
 from .solution import Solution, Status, arrived
-from .solve import solve
+from .solve import heeding_levels, solve
 
 _PUBLISHED_EPS = 1e-5  # of T: where the published likelihoods start
 
@@ -257,11 +257,12 @@ def _walked(stepper: Stepper, flow: LogSnrFlow, x: Tensor, grid: Grid, carry: Te
     """The walk along a grid that a reversible method can undo: state, carry, calls and codes; from a carry it undoes one."""
     _checks.check_state(x, flow, stepper)
     calls = _tally.calls()
-    if carry is None:
-        out = fixed.run(stepper, flow, x, grid, lambda node: None, {}, None)
-        return out.x, out.carry, int(out.nfe), out.codes
-    for t0, t1 in zip(grid.ts, grid.ts[1:], strict=False):
-        step = stepper.step_back(flow, x, t1, t0, None, carry)
-        x, carry = step.x, step.carry
+    with heeding_levels(6):
+        if carry is None:
+            out = fixed.run(stepper, flow, x, grid, lambda node: None, {}, None)
+            return out.x, out.carry, int(out.nfe), out.codes
+        for t0, t1 in zip(grid.ts, grid.ts[1:], strict=False):
+            step = stepper.step_back(flow, x, t1, t0, None, carry)
+            x, carry = step.x, step.carry
     finite = torch.isfinite(x).reshape(len(x), -1).all(1)
     return x, cast(Tensor, carry), _tally.calls() - calls, torch.where(finite, int(Status.ok), int(Status.non_finite))

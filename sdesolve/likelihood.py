@@ -39,7 +39,7 @@ from .methods.runge_kutta import RungeKutta
 from .noise import check_seed, sample_ids_of
 from .processes import Process
 from .solution import Solution, arrived
-from .solve import SolveWarning
+from .solve import SolveWarning, heeding_levels
 
 _LONGEST = 2.5  # step in log-SNR at rtol + atol = 2e-5, the first one too, where Gaussian data have their poles pi away: beyond lie only rejections
 _MISMATCH = 0.01  # bits/dim of the prior's KL from which on it is told
@@ -246,7 +246,7 @@ def log_likelihood(
     task = Task(span, parts, (), max_steps, seed, first=_LONGEST * reach)
     stats: dict[str, Any] = {"method": method, "divergence": divergence, "seed": seed, "rtol": control.rtol, "atol": control.atol, "eps": start}
     found = []
-    with _tally.added_to(stats):
+    with _tally.added_to(stats), heeding_levels(5):
         for rows in torch.arange(len(x), device=x.device).split(size):
             with _progress.bar(progress, span, None, "likelihood") as drawn:
                 flow = LikelihoodFlow(problem, estimator.rows(rows), x[rows])

@@ -122,7 +122,7 @@ class Score:
         self._linear = PARAMETERISATIONS[choice("predicts", predicts, PARAMETERISATIONS)]
         self._network_time = time_convention(self.time)
         self._model_dtype = _parameter_dtype(model)
-        self._told_narrowly = False  # whether the model takes times in its own half precision alone
+        self._called = Called(model)
 
     def linear(self, t: Number) -> Linear:
         """The coefficients of the table above at time t, in float64."""
@@ -142,22 +142,6 @@ class Score:
             raise ValueError(_bad_output(self.model, output, x))
         if version(x) != before:
             raise ValueError(f"the model {_name(self.model)} {CHANGED}")
-        return output
-
-    def _called(self, x: Tensor, time: Tensor) -> Any:
-        """The model at x, told the time in float32 at least: bfloat16 knows 728 times of 1000.  One whose layers refuse that is told it in x's dtype, now and from now on."""
-        if not time.is_floating_point():
-            return _tally.call(self.model, x, time)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        if wide == x.dtype or self._told_narrowly:
-            return _tally.call(self.model, x, time.to(x.dtype))
-        try:
-            return _tally.call(self.model, x, time.to(wide))
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # of layers in one dtype and their input in another, or of a model's own check
-            if str(error) and not _OF_DTYPES.search(str(error)):
-                raise
-        output = _tally.call(self.model, x, time.to(x.dtype))
-        self._told_narrowly = True
         return output
 
     def __call__(self, x: Tensor, t: Number) -> Tensor:
@@ -188,6 +172,30 @@ class Score:
         """on_x x + on_score score(x, t)."""
         linear = self.linear(t)
         return combined(linear, x, self._output(x, t, linear.input_scale), on_x, on_score)
+
+
+class Called:
+    """A network told its times in float32 at least: bfloat16 knows 728 of 1000.  One whose layers refuse that is told them in x's dtype, then and from then on."""
+
+    def __init__(self, model: Callable[[Tensor, Tensor], Any]) -> None:
+        self._model = model
+        self._narrowly = False  # whether it takes times in its own half precision alone
+
+    def __call__(self, x: Tensor, time: Tensor) -> Any:
+        """The model at x, in x's dtype, and what it wants to be told; counted."""
+        if not time.is_floating_point():
+            return _tally.call(self._model, x, time)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if wide == x.dtype or self._narrowly:
+            return _tally.call(self._model, x, time.to(x.dtype))
+        try:
+            return _tally.call(self._model, x, time.to(wide))
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # of layers in one dtype and their input in another, or of a model's own check
+            if str(error) and not _OF_DTYPES.search(str(error)):
+                raise
+        output = _tally.call(self._model, x, time.to(x.dtype))
+        self._narrowly = True
+        return output
 
 
 def combined(linear: Linear, x: Tensor, output: Tensor, on_x: Number, on_score: Number) -> Tensor:

@@ -41,7 +41,7 @@ from .noise import PARTICLES, SeededNormals, sample_ids_of
 from .problems import Field, ReverseSDE
 from .processes import Process
 from .scores import Score, as_score
-from .solve import SolveWarning
+from .solve import SolveWarning, heeding_levels
 
 Reward: TypeAlias = Callable[[Tensor, float], Tensor]
 """ln r, (rows,), of E[x_0 | x_t], (rows, *event), and t; t = 0 asks for the reward itself, t > 0 for a guess of its mean given x_t.
@@ -164,7 +164,7 @@ def smc(
         TypeError, ValueError: bad arguments, before the first network call; a reward of the wrong shape.
 
     Warns:
-        SolveWarning: no finite weight; without a reward, particles that are narrower than the law that was asked for.
+        SolveWarning: no finite weight; guidance between noise levels that no node has; without a reward, particles that are narrower than the law that was asked for.
     """
     if not isinstance(problem, ReverseSDE):
         raise TypeError(f"problem is a {type(problem).__name__}; expected a reverse SDE, as in process.reverse(score).")
@@ -189,7 +189,8 @@ def smc(
     ts = _grid(problem, grid, steps).ts
     seed = _checks.seed_of(seed, None)
     ids = sample_ids_of(sample_ids, len(x))
-    return _walk(problem, x, reward, laws, ts, share, seed, ids, progress)
+    with heeding_levels():
+        return _walk(problem, x, reward, laws, ts, share, seed, ids, progress)
 
 
 def _walk(

@@ -341,11 +341,11 @@ def report(solution: Solution, throw: bool) -> None:
 
 
 @contextmanager
-def heeding_levels(stacklevel: int = 5) -> Iterator[dict[tuple[float, float], bool]]:
+def heeding_levels(stacklevel: int = 5) -> Iterator[_tally.Levels]:
     """Say at the end between which noise levels a score was to be guided, where none that it was asked at is among them."""
     with _tally.levels_met() as levels:
         yield levels
     for (low, high), met in levels.items():
         if not met:
             message = f"guidance between the noise levels {low:g} and {high:g} had no effect: no step met one of them (sigma/alpha)."
-            warnings.warn(f"{message} Expected wider ones, more steps, or a grid with nodes there.", SolveWarning, stacklevel=stacklevel)
+            warnings.warn(f"{message} Expected wider ones, more steps or a smaller tolerance, or a grid with nodes there.", SolveWarning, stacklevel=stacklevel)

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 
 import typer
 
+from sdesolve.methods import METHODS
+
 _ARGUMENT = re.compile(r"(--[\w-]+ )?(?<![\w.'\"-])(\w+)=('[^']*'|\([^()]*\)|\[[^\]]*\]|\{[^}]*\}|\.\.\.|[^\s,;:)]*[^\s,;:.)])")
+_LOADED = re.compile(r"load_classifier\('([^']*)'\)")
 _UNKNOWN = re.compile(r"'([^']*)' is not known")
 
 
@@ -19,7 +22,7 @@ def as_typed(context: typer.Context, **others: Iterable[str]) -> Iterator[None]:
     """Turn the errors within into ones that say what was typed; see :func:`in_flags`."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         raise ValueError(in_flags(str(error), context, **others)) from error
 
 
@@ -31,9 +34,10 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
     Arguments:
         others: by parameter of a flag that has pairs, as in ``option``, the names that may be given there.
     """
-    flags = {str(parameter.name): parameter.opts[0] for parameter in context.command.params if parameter.name not in others}
+    flags = {name: parameter.opts[0] for parameter in context.command.params if parameter.name not in others for name in {str(parameter.name), *map(name_of, parameter.opts)}}
     pairs = {str(parameter.name): parameter.opts[0] for parameter in context.command.params if parameter.name in others}
-    typed = {key: (pairs[name], value) for name in others for key, _, value in (text.partition("=") for text in context.params.get(name) or ())}
+    apart = {name for name in others if f"{name}s={{" in message}  # said as a dictionary, and not by themselves
+    typed = {key: (pairs[name], value) for name in others if name not in apart for key, _, value in (text.partition("=") for text in context.params.get(name) or ())}
     owners = {key: pairs[name] for name, keys in others.items() for key in keys}
 
     def said(found: re.Match[str]) -> str:
@@ -42,14 +46,17 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
             return found[0]
         if name.removesuffix("s") in pairs:
             return _each(pairs[name.removesuffix("s")], text)
+        if name == "method" and "sampler" in flags and _solves(text):
+            return _as_flag(flags["sampler"], text)
         of_pair = typed[name][0] if name in typed else owners.get(name)
         if name in flags and not (name in typed and f"{name}={typed[name][1]}" in message):
             return _as_flag(flags[name], text)
         return found[0] if of_pair is None else f"{of_pair} {name}={_as_json(text)}"
 
-    translated = _ARGUMENT.sub(said, message)
+    translated = _ARGUMENT.sub(said, _LOADED.sub(r"\1", message))
     for name in (name for name in flags if "_" in name):  # words of the functions alone
         translated = re.sub(rf"(?<![\w.'\"]){name}\b(?!\()", flags[name], translated)
+    translated = re.sub(r"\b((?:expected|or) no )(\w+)\b", lambda found: found[1] + flags.get(found[2], found[2]), translated)
     translated = re.sub(r"(--[\w-]+ \S+) \(\1\)", r"\1", translated)  # said in both ways
     unknown = _UNKNOWN.search(message)
     if unknown is None or translated.startswith("--"):
@@ -57,6 +64,17 @@ def in_flags(message: str, context: typer.Context, **others: Iterable[str]) -> s
     of_flag = next((f"{flags[name]} {value}: " for name, value in context.params.items() if name in flags and value == unknown[1]), "")
     of_pair = next((f"{flag} {key}={value}: " for key, (flag, value) in typed.items() if unknown[1] in (key, value)), "")
     return f"{of_pair or of_flag}{translated}"
+
+
+def name_of(flag: str) -> str:
+    """What a flag's parameter is called in Python: labels of --labels, whose other name is --label."""
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _solves(text: str) -> bool:
+    """Whether a method is one of ``solve``, which a command that has other methods calls the sampler."""
+    name = str(_value(text))
+    return ":" in name or (name in METHODS and name != "auto")
 
 
 def _as_flag(flag: str, text: str) -> str:

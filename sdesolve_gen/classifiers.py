@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import sdesolve as sd
-from sdesolve.scores import TimeConvention, time_convention
+from sdesolve.scores import Called, TimeConvention, time_convention
 
 from ._errors import unknown
 from ._reading import checked_device, read_classifier
@@ -59,7 +59,7 @@ class Classifier:
         self.network = network.eval().requires_grad_(False) if isinstance(network, nn.Module) else network
         self.process, self.classes, self.time = process, classes, time
         self.card = dict(card or {})
-        self._network_time = time_convention(time)
+        self._network_time, self._called = time_convention(time), Called(self.network)
         parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
         self._parameter = next(parameters, None)
 
@@ -80,7 +80,7 @@ class Classifier:
         """(B, classes) logits of noisy images x, (B, *event), at time t of the process, a float or a tensor () or (B,)."""
         times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
         time, dtype = self._network_time(self.process, times), x.dtype if self._parameter is None else self._parameter.dtype
-        logits = self.network(x.to(dtype), time.to(dtype) if time.is_floating_point() else time)
+        logits = self._called(x.to(dtype), time)
         if logits.shape != (len(x), self.classes):
             raise ValueError(f"the classifier returned {tuple(logits.shape)}; expected logits ({len(x)}, {self.classes}), one for each image and class.")
         return logits

@@ -30,12 +30,12 @@ from . import benchmark
 from ._memory import exhausted
 from .benchmark import PROBLEMS
 from .class_conditional import labels_of
-from .classifiers import embedded_classifiers, load_classifier
+from .classifiers import load_classifier
 from .commands_evaluate import evaluate_command
 from .commands_import import check_model_command, import_command
 from .commands_publish import publish_command
 from .commands_restoration import colorize_command, inpaint_command, restore_command
-from .flags import IMAGES, Labels, Size, one_or_more, read_for, word
+from .flags import IMAGES, ClassifierName, ClassifierScale, GuidanceScale, Labels, Size, one_or_more, read_for, word
 from .interpolation import Way, animation_files, write_animation
 from .likelihoods import Table, measure
 from .models import embedded, load
@@ -83,9 +83,9 @@ def sample_command(
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of sdesolve.solve or the method; may be repeated.")] = None,
     denoise: Annotated[bool, typer.Option(help="End with Tweedie's formula, one network call more.")] = True,
     labels: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Classes to draw: one for all images, or one for each, separated by commas.")] = None,
-    classifier: Annotated[str | None, typer.Option(help=f"What finds the classes for a model without labels: {', '.join(embedded_classifiers())}, or a folder.")] = None,
-    classifier_scale: Annotated[float, typer.Option(help="What the classifier's gradient is multiplied by: 1 is Bayes' rule, more obeys better.")] = 1.0,
-    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, for a model with labels.")] = 1.0,
+    classifier: ClassifierName = None,
+    classifier_scale: ClassifierScale = 1.0,
+    guidance: GuidanceScale = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
 ) -> None:
     """Draw images from a model: a PNG grid, an npz file with the values, and a JSON manifest of how they came about.
@@ -214,7 +214,7 @@ def train_command(
     """
     with _told(interrupted="the checkpoints in the folder of the run, if there are any, are whole: the same command goes on from the newest"):
         flags = _given(data=one_or_more(data) if data else None, out=out, name=name, steps=steps, batch=batch, size=size, seed=seed, precision=precision)
-        chosen = recipes.configured(preset, config, flags, _pairs("--set", set_))
+        chosen = recipes.configured(preset, config, flags, _pairs("--set", set_, "learning_rate=2e-4"))
         model = train(chosen, resume=resume, device=device)
         typer.echo(f"wrote {chosen.out}/model.safetensors and {chosen.out}/card.json")
         typer.echo(f"{chosen.name}: {sum(p.numel() for p in model.network.parameters())} weights after {chosen.steps} steps of {chosen.batch} images")
@@ -388,13 +388,13 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _pairs(flag: str, texts: list[str] | None) -> dict[str, Any]:
+def _pairs(flag: str, texts: list[str] | None, example: str = "corrector_steps=2") -> dict[str, Any]:
     """KEY=VALUE texts; a value is JSON where it can be read so, and otherwise the text itself."""
     pairs: dict[str, Any] = {}
     for text in texts or []:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise ValueError(f"{flag} {text!r}; expected KEY=VALUE, as in {flag} corrector_steps=2.")
+            raise ValueError(f"{flag} {text!r}; expected KEY=VALUE, as in {flag} {example}.")
         if key in pairs:
             raise ValueError(f"{flag} {key} was given twice; expected it once.")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import sys
 import time
@@ -17,12 +18,13 @@ from torch import Tensor
 
 import sdesolve as sd
 
-from .as_typed import as_typed, in_flags
+from .as_typed import as_typed, in_flags, name_of
+from .classifiers import load_classifier
 from .comparison import Comparison, comparison_files, write_comparison
 from .conditioning import CONDITIONINGS, Operator
 from .conditioning.operators import OPERATORS, Mask, box_mask, make, options_of, random_mask
 from .data import UNREADABLE, Data, check_shape, grey, of_tensor, open_npz, read_data
-from .flags import IMAGES, Label, Size, of_one_class, one_or_more
+from .flags import IMAGES, ClassifierName, ClassifierScale, GuidanceScale, Label, Size, of_one_class, one_or_more
 from .mask_picture import read_mask
 from .measuring import simulated
 from .models import Model, load
@@ -65,6 +67,8 @@ class Run(NamedTuple):
     out: str
     overwrite: bool
     options: dict[str, Any]
+    of_class: dict[str, Any]
+    """The class that is meant, as the manifest has it."""
 
 
 def inpaint_command(
@@ -73,6 +77,9 @@ def inpaint_command(
     model: ModelName = "mnist",
     size: Size = 0,
     label: Label = None,
+    guidance: GuidanceScale = 1.0,
+    classifier: ClassifierName = None,
+    classifier_scale: ClassifierScale = 1.0,
     mask: Annotated[str | None, typer.Option(help="A picture, white (or 1) where a pixel is known, black or transparent where it is not; gray is refused.")] = None,
     box: Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="All but columns x0 <= x < x1 and rows y0 <= y < y1 are known.")] = None,
     random: Annotated[float | None, typer.Option(help="Share of the pixels that is missing, at random (drawn by --seed).")] = None,
@@ -113,13 +120,14 @@ def inpaint_command(
     from .cli import _told
 
     with _told(), as_typed(context, **_NAMES):
-        run = _begin("inpaint", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, noise_std)
+        of_class, of_solver = (label, guidance, classifier, classifier_scale), (method, sampler, steps, seed, batch_size, device)
+        run = _begin(context, "inpaint", data, model, size, of_class, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std)
         run.options.update(noise=noise, peak=peak)
         pictures = check_shape(run.pictures, run.model.shape).images
         known = _mask(run.model, mask, box, random, seed)
         operator = Mask(run.model.shape, known)
         x = pictures_of(run.model, "images", pictures, run.model.shape)
-        settings = {"data": one_or_more(data), "label": label, "mask": mask, "box": box, "random": random, "noise_std": noise_std}
+        settings = {"data": one_or_more(data), "mask": mask, "box": box, "random": random, "noise_std": noise_std}
         arrived = _finish(context, run, settings, operator, operator.forward(x), x, lambda: run.model.inpaint(pictures, known, noise_std=noise_std, **run.options))
     _leave(arrived)
 
@@ -130,6 +138,9 @@ def colorize_command(
     model: ModelName,
     size: Size = 0,
     label: Label = None,
+    guidance: GuidanceScale = 1.0,
+    classifier: ClassifierName = None,
+    classifier_scale: ClassifierScale = 1.0,
     simulate: Annotated[bool, typer.Option("--simulate", help="The pictures are coloured: their luminance is taken first.")] = False,
     first: First = 0,
     n: Count = 4,
@@ -161,13 +172,16 @@ def colorize_command(
     from .cli import _told
 
     with _told(), as_typed(context, **_NAMES):
-        run = _begin("colorize", data, model, size, label, first, n, draws, method, sampler, steps, seed, batch_size, device, out, option, overwrite, method_option, noise_std)
+        of_class, of_solver = (label, guidance, classifier, classifier_scale), (method, sampler, steps, seed, batch_size, device)
+        run = _begin(context, "colorize", data, model, size, of_class, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std)
         run.options.update(noise=noise, peak=peak)
         operator, pictures = luminance(run.model), scaled(run.model, run.pictures.images)
         if simulate and tuple(pictures.shape[1:]) != run.model.shape:
             raise ValueError(f"--data holds images {tuple(pictures.shape[1:])}; expected coloured ones {run.model.shape} with --simulate, or gray ones without.")
+        if not simulate and pictures.shape[1] == 3 and bool((pictures != pictures[:, :1]).any()):
+            raise ValueError("--data holds coloured pictures; expected gray ones, or --simulate, which takes their luminance first.")
         gray = operator.forward(pictures) if simulate else pictures
-        settings = {"data": one_or_more(data), "label": label, "simulate": simulate, "noise_std": noise_std}
+        settings = {"data": one_or_more(data), "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(context, run, settings, operator, gray[:, :1], pictures if simulate else None, lambda: run.model.colorize(gray, noise_std=noise_std, **run.options))
     _leave(arrived)
 
@@ -179,6 +193,9 @@ def restore_command(
     model: ModelName = "mnist",
     size: Size = 0,
     label: Label = None,
+    guidance: GuidanceScale = 1.0,
+    classifier: ClassifierName = None,
+    classifier_scale: ClassifierScale = 1.0,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the operator, as in factor=4; may be repeated.")] = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="Measure the pictures of --data first, with noise of --noise-std.")] = False,
     noise_std: Annotated[float | None, typer.Option(help="Standard deviation of the measurement's noise, in units of the data range; default 0.05, and 0 with poisson.")] = None,
@@ -218,10 +235,10 @@ def restore_command(
     from .cli import _pairs, _told
 
     with _told(), as_typed(context, **_NAMES, set_=options_of(operator)):
-        of_solver = method, sampler, steps, seed, batch_size, device
-        run = _begin("restore", data, model, size, label, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std, y=not simulate)
+        of_class, of_solver = (label, guidance, classifier, classifier_scale), (method, sampler, steps, seed, batch_size, device)
+        run = _begin(context, "restore", data, model, size, of_class, first, n, draws, *of_solver, out, option, overwrite, method_option, noise_std, y=not simulate)
         run.options.update(noise=noise, peak=peak)
-        options = _pairs("--set", set_)
+        options = _pairs("--set", set_, "factor=4")
         measured = make(operator, run.model.shape, **options)
         given = scaled(run.model, (check_shape(run.pictures, run.model.shape) if simulate else grey(run.pictures, measured.measured[0])).images)
         if not simulate and tuple(given.shape[1:]) != tuple(measured.measured):
@@ -229,14 +246,15 @@ def restore_command(
             raise ValueError(f"--data holds y {tuple(given.shape)}; expected (n, {', '.join(map(str, measured.measured))}), as the operator {operator} measures{also}.")
         noise_std = (0.05 if noise == "gaussian" else 0.0) if noise_std is None else noise_std
         y = simulated(run.model, measured, given, noise_std, noise, peak, seed, run.pictures.ids) if simulate else given
-        settings = {"data": one_or_more(data), "label": label, "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
+        settings = {"data": one_or_more(data), "operator": operator, "operator_options": options, "simulate": simulate, "noise_std": noise_std}
         arrived = _finish(context, run, settings, measured, y, given if simulate else None, lambda: run.model.restore(y, measured, noise_std, **run.options))
     _leave(arrived)
 
 
 def _begin(
-    task: str, data: list[str], model: str, size: int, label: str | None, first: int, n: int, draws: int, method: str, sampler: str | None, steps: int | None, seed: int,
-    batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool, method_option: list[str] | None, noise_std: float | None, y: bool = False,
+    context: typer.Context, task: str, data: list[str], model: str, size: int, of_class: tuple[str | None, float, str | None, float], first: int, n: int, draws: int,
+    method: str, sampler: str | None, steps: int | None, seed: int, batch_size: int, device: str, out: str, option: list[str] | None, overwrite: bool,
+    method_option: list[str] | None, noise_std: float | None, y: bool = False,
 ) -> Run:  # fmt: skip
     """The model, the images, and the options of a restoration; nothing is computed yet."""
     from .cli import _pairs
@@ -244,18 +262,25 @@ def _begin(
     if noise_std is not None and not 0 <= noise_std < math.inf:
         raise ValueError(f"--noise-std {noise_std:g}; expected a finite number >= 0 in the units of the data range, as in --noise-std 0.05.")
     extra = _pairs("--option", option)
-    for name in ("draws", "method", "sampler", "steps", "seed", "batch_size", "noise_std", "noise", "peak"):
+    for flag, name in ((flag, name_of(flag)) for parameter in context.command.params for flag in parameter.opts):
         if name in extra:
-            raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in --{name.replace('_', '-')}.")
-    for name in ("self", "images", "mask", "gray", "weights", "y", "operator", "model", "sample_ids", "progress", "problem", "x", "generator"):
+            raise ValueError(f"--option {name}={extra[name]}: expected a flag of its own, as in {flag}.")
+    if task == "colorize" and "weights" in extra:
+        line = f"`sdesolve-gen restore --operator gray --set weights={json.dumps(extra['weights'], separators=(',', ':'))}`"
+        raise ValueError(f"--option weights: the luminance of this command is Rec. 601; expected {line} for another.")
+    for name in ("self", "images", "gray", "y", "sample_ids", "progress", "problem", "x", "generator"):
         if name in extra:
             raise ValueError(f"--option {name}={extra[name]}: that is given by other flags; expected an option of the conditioning method or the sampler.")
     options = {"draws": draws, "method": method, "sampler": sampler, "seed": seed, "batch_size": batch_size, **extra} | ({} if steps is None else {"steps": steps})
-    options |= {"method_options": _pairs("--method-option", method_option)} if method_option else {}
-    loaded = of_one_class(load(model, device), label)
+    options |= {"method_options": _pairs("--method-option", method_option, "zeta=0.5")} if method_option else {}
+    label, guidance, classifier, classifier_scale = of_class
+    judge = None if classifier is None else load_classifier(classifier, device)
+    loaded = of_one_class(load(model, device), label, guidance, judge, classifier_scale)
+    named = None if judge is None else {"name": judge.card["name"], "sha256": judge.card.get("sha256")}
+    told = {"label": label} | ({} if label is None else {"guidance": guidance, "classifier": named, "classifier_scale": classifier_scale})
     pictures = _measurements(Path(data[0])) if y and len(data) == 1 and data[0].endswith(".npz") else read_data(data, size, floats=True)
     chosen = pictures.from_number(first, "--first").rows(slice(n))
-    return Run(loaded, chosen, task, out, overwrite, {**options, "sample_ids": chosen.ids})
+    return Run(loaded, chosen, task, out, overwrite, {**options, "sample_ids": chosen.ids}, told)
 
 
 def _finish(context: typer.Context, run: Run, settings: dict[str, Any], operator: Operator, y: Tensor, truth: Tensor | None, draw: Any) -> bool:
@@ -266,7 +291,7 @@ def _finish(context: typer.Context, run: Run, settings: dict[str, Any], operator
         warnings.simplefilter("always", sd.SolveWarning)
         run.options["progress"] = True
         restored: Restored = draw()
-    settings |= {"options": {key: value for key, value in run.options.items() if key not in ("progress", "sample_ids", "seed", "method", "sampler")}}
+    settings |= run.of_class | {"options": {key: value for key, value in run.options.items() if key not in ("progress", "sample_ids", "seed", "method", "sampler")}}
     found = Comparison(run.model, operator, y, restored, truth, run.pictures.names, settings, time.perf_counter() - start, sys.argv[1:])
     write_comparison(files, found)
     for warning in caught:

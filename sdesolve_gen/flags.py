@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .classifiers import Classifier, embedded_classifiers
 from .data import Data, check_shape, read_data
 from .models import Model
 
@@ -14,6 +15,11 @@ Size = Annotated[int, typer.Option(min=0, help="Side that pictures are scaled (t
 Label = Annotated[
     str | None, typer.Option("--label", "--labels", metavar="WORD", help='Of a model that knows classes, the class that is meant: its number, or "none" for no class.')
 ]
+ClassifierName = Annotated[
+    str | None, typer.Option(help=f"What finds the classes for a model without labels: {', '.join(embedded_classifiers())}, or a folder.")
+]
+ClassifierScale = Annotated[float, typer.Option(help="What the classifier's gradient is multiplied by: 1 is Bayes' rule, more obeys better.")]
+GuidanceScale = Annotated[float, typer.Option(help="Scale of classifier-free guidance, for a model with labels.")]
 Labels = Annotated[
     str | None,
     typer.Option(
@@ -38,18 +44,20 @@ def read_for(model: Model, data: list[str], size: int) -> Data:
     return check_shape(read_data(data, size, floats=True), model.shape)
 
 
-def of_one_class(model: Model, label: str | None) -> Model:
-    """The model for the class of ``--label``; raises ValueError where it knows classes and none was named."""
-    said = word(label)
-    if model.classes and said is None:
-        raise ValueError(f"the model {model.card['name']!r} knows {model.classes} classes, and this is of one; expected --label 0, or --label none for no class.")
-    if said is None:
-        return model
-    if not model.classes:
-        raise ValueError(f"--label {label}: the model {model.card['name']!r} knows no classes; expected no --label, or a --model that knows them, as mnist_conditional does.")
+def of_one_class(model: Model, label: str | None, guidance: float = 1.0, classifier: Classifier | None = None, classifier_scale: float = 1.0) -> Model:
+    """The model for the class of ``--label``, guided as ``Model.of_class`` does it; raises ValueError where there are classes and none was named, or the other way round."""
+    said, classes = word(label), model.classes or (0 if classifier is None else classifier.classes)
+    who = f"the model {model.card['name']!r}" if model.classes or classifier is None else f"the classifier {classifier.card.get('name')!r}"
+    null = bool(model.classes) and model.knows_none and classifier is None
+    none = ", or --label none for no class" if null else ""
+    if classes and said is None:
+        raise ValueError(f"{who} knows {classes} classes, and this is of one; expected --label 0{none}.")
+    if not classes and said is not None:
+        raise ValueError(f"--label {label}: {who} knows no classes; expected no --label, or a --model that knows them, as mnist_conditional does, or a --classifier.")
     if isinstance(said, str) and said != "none":
         raise ValueError(f'--label {label}; expected the number of a class, as in --label 0, or "none".')
-    if (said == "none" and not model.knows_none) or (isinstance(said, int) and said >= model.classes):
-        none = ", or --label none for no class" if model.knows_none else ""
-        raise ValueError(f"--label {label}: the model {model.card['name']!r} knows the classes 0 to {model.classes - 1}; expected one of them, as in --label 0{none}.")
-    return model.of_class(model.classes if said == "none" else int(said))
+    if (said == "none" and not null) or (isinstance(said, int) and said >= classes):
+        raise ValueError(f"--label {label}: {who} knows the classes 0 to {classes - 1}; expected one of them, as in --label 0{none}.")
+    if said is None and guidance == classifier_scale == 1:
+        return model
+    return model.of_class(classes if said == "none" else int(said or 0), guidance=guidance, classifier=classifier, classifier_scale=classifier_scale)

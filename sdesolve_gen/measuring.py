@@ -106,7 +106,7 @@ def check_scale(measurement: Measurement, data_range: tuple[float, float], level
     if bool((white - 1).abs().max() > 1e-4):
         if half_black(measurement):
             said = "y is as images in [0, 1] give it that are black in part, and the model's data lie in [-1, 1]"
-            warnings.warn(f"{said}: expected y of images in that range: 2 * y - operator.forward(torch.ones(1, *m.shape)).", sd.SolveWarning, stacklevel=5)
+            warnings.warn(f"{said}: expected y of images in that range: 2 * y - operator.forward(torch.ones(1, *m.shape)).", sd.SolveWarning, stacklevel=6)
         return
     spread = (measurement.noise_std**2 + (measurement.gain or 0.0) / 2) ** 0.5  # of the brightest, with what a count is in [0, 1]
     if scaled_to_one(y, measurement.noise_std, levels, spread):  # y has the units of pixels: an even white is left as it is
@@ -114,7 +114,7 @@ def check_scale(measurement: Measurement, data_range: tuple[float, float], level
         seen = f"all {n} values of y lie in [0, 1]" if spread == 0 else f"the {n} values of y, {least:.3g} to {most:.3g}, lie in [0, 1] but for noise"
         said = f"{seen}, as those of pictures in that range do, and the model's data lie in [-1, 1]"
         also = "" if counts else f", or integers from 0 to {levels - 1}"
-        warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1{also}.", sd.SolveWarning, stacklevel=5)
+        warnings.warn(f"{said}: expected y, or images, in that range: 2 * y - 1{also}.", sd.SolveWarning, stacklevel=6)
 
 
 def check_ends(measurement: Measurement, data_range: tuple[float, float]) -> None:
@@ -130,8 +130,9 @@ def check_ends(measurement: Measurement, data_range: tuple[float, float]) -> Non
     if beyond > _STRAY and bool((operator.forward(torch.ones(1, *operator.event).to(y)) - 1).abs().max() < 1e-4):
         least, most = (float(end) for end in y.aminmax())
         said = f"{100 * beyond:.0f} % of the values of y, {least:.3g} to {most:.3g}, lie beyond the data range, {low:g} to {high:g}, and the operator leaves an even white as it is"
-        line = f"{low:g} + (y + 1) * {(high - low) / 2:g}"
-        warnings.warn(f"{said}: expected y, or images, in that range, as in {line} for values from -1 to 1.", sd.SolveWarning, stacklevel=5)
+        usual = tuple(data_range) == (-1.0, 1.0)
+        line = "y / 127.5 - 1 for values from 0 to 255" if usual else f"{low:g} + (y + 1) * {(high - low) / 2:g} for values from -1 to 1"
+        warnings.warn(f"{said}: expected y, or images, in that range, as in {line}.", sd.SolveWarning, stacklevel=6)
 
 
 def _whole(measurement: Measurement) -> bool:
@@ -250,12 +251,12 @@ def of_rounding(measurement: Measurement, data_range: tuple[float, float], level
     name, longest = type(operator).__name__, max(abs(low), abs(high))
     if on_levels(y, data_range, levels) and float(lengths[0]) > _VISIBLE * (high - low):
         said = f"y is rounded to {levels} levels, an error that {name} makes {float(lengths[0]) / error:.3g} times as large"
-        warnings.warn(f"{said}: taken for noise, noise_std={error:.3g} and not {told:g}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=5)
+        warnings.warn(f"{said}: taken for noise, noise_std={error:.3g} and not {told:g}. Expected the noise_std of y where it has more.", sd.SolveWarning, stacklevel=6)
         return replace(measurement, noise_std=error)
     if bool((lengths[1:] > _BEYOND * longest + told / error * float(lengths[0])).any()):
         said = f"noise_std={told:g}, and the images that have y to the last digit have values of {float(lengths[1:].max()):.3g}"
         said = f"{said} (root mean square), where the data end at {longest:g}"
-        warnings.warn(f"{said}: {name} makes errors of y large. Expected the noise_std of y, that of its rounding at least.", sd.SolveWarning, stacklevel=5)
+        warnings.warn(f"{said}: {name} makes errors of y large. Expected the noise_std of y, that of its rounding at least.", sd.SolveWarning, stacklevel=6)
     return measurement
 
 

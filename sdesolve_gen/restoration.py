@@ -96,17 +96,22 @@ def inpaint(
     masks = real_tensor("mask", mask, "0 and 1, or booleans, (H, W)")
     if masks.dim() == 3 and len(masks) == len(x) != model.shape[0] and len(masks) > 1:
         raise ValueError(f"mask has shape {tuple(masks.shape)} for {len(x)} images; expected one mask for each as (n, 1, H, W): mask[:, None].")
-    options |= {"noise_std": noise_std, "noise": noise, "peak": peak}
+    options |= {"noise": noise, "peak": peak}
+
+    def drawn(image: Tensor, own: Tensor, **named: Any) -> _Drawn:
+        operator = Mask(model.shape, own)
+        y = operator.forward(image)
+        _check_values(model, "images", y, spread(model, noise_std, noise, peak))
+        return _drawn(model, y, operator, noise_std, **{**options, **named})
+
     if masks.dim() == 4 and len(masks) > 1:
         if len(masks) != len(x):
             raise ValueError(f"mask has shape {tuple(masks.shape)} for {len(x)} images; expected one mask for all of them, or {len(x)}.")
         for own in masks:  # all of them before the first is used
             Mask(model.shape, own)
-        return _one_by_one(x, masks, lambda image, own, ids, seed: inpaint(model, image, own, sample_ids=ids, seed=seed, **options), options)
-    operator = Mask(model.shape, masks[0] if masks.dim() == 4 else masks)
-    y = operator.forward(x)
-    _check_values(model, "images", y, spread(model, noise_std, noise, peak))
-    return restore(model, y, operator, **options)
+        seed, ids = checked_seed(options.get("seed")), names(len(x), options.get("sample_ids"))
+        return _told([drawn(x[i : i + 1], masks[i], seed=seed, sample_ids=[ids[i]]) for i in range(len(x))])
+    return _told([drawn(x, masks[0] if masks.dim() == 4 else masks)])
 
 
 def colorize(
@@ -120,7 +125,7 @@ def colorize(
         gray = gray[:, :1]
     y = pictures_of(model, "gray", gray, operator.measured)
     _check_values(model, "gray", y, spread(model, noise_std, noise, peak))
-    return restore(model, y, operator, noise_std, noise=noise, peak=peak, **options)
+    return _told([_drawn(model, y, operator, noise_std, noise=noise, peak=peak, **options)])
 
 
 def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
@@ -134,8 +139,26 @@ def luminance(model: Model, weights: Sequence[float] = LUMA) -> Gray:
     return Gray(model.shape, (gray.weights / total).tolist())
 
 
+def restore(model: Model, y: Tensor, operator: Any, noise_std: float | None = None, method: str = "auto", **options: Any) -> Restored:
+    """Draws of x given y = A x + noise; see ``Model.restore``."""
+    return _told([_drawn(model, y, operator, noise_std, method, **options)])
+
+
+class _Drawn(NamedTuple):
+    """Draws of images that one operator measured, and what is to be said of them."""
+
+    restored: Restored
+    ids: list[int]
+    allowed: float
+    """y - A x beyond which a draw is far from y, in the units of y."""
+    noise_std: float
+    """Of all the noise in y."""
+    linear: bool
+    particles: int | None
+
+
 @torch.no_grad()
-def restore(
+def _drawn(
     model: Model,
     y: Tensor,
     operator: Any,
@@ -153,8 +176,8 @@ def restore(
     denoise: bool = True,
     progress: bool = False,
     **options: Any,
-) -> Restored:
-    """Draws of x given y = A x + noise; see ``Model.restore``."""
+) -> _Drawn:
+    """Draws of x given y = A x + noise, of which nothing is said yet."""
     draws, seed = count("draws", draws), checked_seed(seed)
     if draws > APART:
         raise ValueError(f"draws={draws}; expected at most {APART}, which have names of their own: take more by another seed.")
@@ -200,7 +223,7 @@ def restore(
         how: dict[str, Any] = {"seed": seed, "sample_ids": chunk, "denoise": denoise, "callback": observe, "constraint": constraint, **left}
         return sd.solve(model.process.reverse(score), x, stepper, **how)
 
-    with heeding_levels(6), bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
+    with heeding_levels(7), bar(progress, len(ids), model.process.reverse(model.score).interval, options.get("steps")) as observed, warnings.catch_warnings():
         warnings.simplefilter("ignore", sd.SolveWarning)  # it would count within the chunk; below, the images are named
         solutions = [solve(rows, observed(len(rows)) if observed else None) for rows in batches]
     status, nfe = np.concatenate([solution.status for solution in solutions]), torch.cat([calls(solution) for solution in solutions])
@@ -210,26 +233,27 @@ def restore(
 
 def _by_particles(
     model: Model, measurement: Measurement, draws: int, ids: list[int], seed: int, size: int | None, progress: bool, how: dict[str, Any]
-) -> Restored:
+) -> _Drawn:
     """Each draw chosen among particles of its own."""
-    found = weighed(model, replace(measurement, y=measurement.y.repeat_interleave(draws, 0)), ids, seed, size, progress, how)
-    _warn_few(found.ess, how["particles"])
+    with heeding_levels(8):
+        found = weighed(model, replace(measurement, y=measurement.y.repeat_interleave(draws, 0)), ids, seed, size, progress, how)
     status = np.where(found.log_evidence.isfinite().numpy(), "ok", "non_finite")
     made = _made(model, measurement, draws, found.x, torch.full((len(ids),), found.nfe), status, ids, ("smc", "smc", seed))
-    return made._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
+    restored = made.restored._replace(log_evidence=found.log_evidence.reshape(-1, draws), ess=found.ess.unflatten(0, (-1, draws)))
+    return made._replace(restored=restored, particles=how["particles"])
 
 
 def _made(
     model: Model, measurement: Measurement, draws: int, x: Tensor, nfe: Tensor, status: np.ndarray, ids: list[int], told: tuple[str, str, int]
-) -> Restored:
-    """What was drawn, image by image: failures are named, what was measured without noise is put in place, and all is cut to the data range."""
+) -> _Drawn:
+    """What was drawn, image by image: what was measured without noise is put in place, and all is cut to the data range."""
     operator, expected, exact = measurement.operator, measurement.y.repeat_interleave(draws, 0), measurement.noise_std == 0 and measurement.noise == "gaussian"
-    _warn(ids, status)
     residual = (expected - operator.forward(x)).flatten(1).square().mean(1).sqrt()
-    _warn_far(residual, measurement, model.data_range, told[0])
     x = consistent(x, operator, expected, model.data_range) if exact and well_conditioned(operator, expected) else x.clamp(*model.data_range)
     shape = (len(measurement.y), draws)
-    return Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told, noise_std=measurement.noise_std)
+    restored = Restored(x.reshape(*shape, *model.shape), nfe.reshape(shape), status.reshape(shape), residual.reshape(shape), *told, noise_std=measurement.noise_std)
+    noise_std, range_of_y = float(variance(measurement).max()) ** 0.5, _range_of(measurement, model.data_range)
+    return _Drawn(restored, ids, _FAR * noise_std + _LEAVES.get(told[0], _SHARE) * range_of_y, noise_std, operator.linear, None)
 
 
 def consistent(x: Tensor, operator: Operator, y: Tensor, data_range: tuple[float, float]) -> Tensor:
@@ -385,28 +409,35 @@ def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options:
     return walk(sampler, **{key: value for key, value in options.items() if key not in _OF_SOLVE}), {key: value for key, value in options.items() if key in _OF_SOLVE}
 
 
-def _one_by_one(x: Tensor, masks: Tensor, draw: Callable[..., Restored], options: dict[str, Any]) -> Restored:
-    """Each image with its own mask."""
-    seed, ids = checked_seed(options.pop("seed", None)), names(len(x), options.pop("sample_ids", None))
-    parts = [draw(x[i : i + 1], masks[i : i + 1], [ids[i]], seed) for i in range(len(x))]
-    status = np.concatenate([part.status for part in parts])
-    held = [name for name in ("images", "nfe", "residual", "log_evidence", "ess") if getattr(parts[0], name) is not None]
-    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in held}
-    return parts[0]._replace(status=status, **joined)
+def _told(parts: list[_Drawn]) -> Restored:
+    """The draws of all parts, image by image; failures are named, and draws that are far from y or hang on few particles counted, over all of them."""
+    each = [part.restored for part in parts]
+    held = [name for name in ("images", "nfe", "residual", "log_evidence", "ess") if getattr(each[0], name) is not None]
+    joined: dict[str, Any] = {name: torch.cat([getattr(one, name) for one in each]) for name in held}
+    whole = each[0]._replace(status=np.concatenate([one.status for one in each]), **joined)
+    if whole.ess is not None and parts[0].particles is not None:
+        _warn_few(whole.ess.flatten(0, 1), parts[0].particles)
+    _warn([name for part in parts for name in part.ids], whole.status.flatten())
+    _warn_far(parts)
+    return whole
 
 
-def _warn_far(residual: Tensor, measurement: Measurement, data_range: tuple[float, float], method: str) -> None:
+def _range_of(measurement: Measurement, data_range: tuple[float, float]) -> float:
+    """How far apart y is, root mean square, of two images of random pixels."""
+    operator, (low, high) = measurement.operator, data_range
+    a, b = (high - low) * torch.rand(2, 1, *operator.event, generator=torch.Generator().manual_seed(0)).to(measurement.y) + low
+    return float((operator.forward(a) - operator.forward(b)).square().mean().sqrt())
+
+
+def _warn_far(parts: list[_Drawn]) -> None:
     """Say where draws do not fit the measurement, which few steps and a strong pull leave them with; all in the units of y."""
-    operator, noise_std = measurement.operator, float(variance(measurement).max()) ** 0.5
-    a, b = (data_range[1] - data_range[0]) * torch.rand(2, 1, *operator.event, generator=torch.Generator().manual_seed(0)).to(measurement.y) + data_range[0]
-    range_of_y = float((operator.forward(a) - operator.forward(b)).square().mean().sqrt())
-    allowed = _FAR * noise_std + _LEAVES.get(method, _SHARE) * range_of_y
-    far = int((residual > allowed).sum())
+    far = sum(int((part.restored.residual > part.allowed).sum()) for part in parts)
     if far:
-        worst = float(residual.nan_to_num(0.0).max())
-        said = f"{far} of {len(residual)} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
-        other = f"another method, as in method={'mmps' if method == 'pigdm' else 'pigdm'!r}" if operator.linear else "a stronger pull, as in zeta=2"
-        warnings.warn(f"{said}. Expected more steps, as in steps=100, a larger noise_std where y has more, or {other}.", sd.SolveWarning, stacklevel=6)
+        worst, noise_std = max(float(part.restored.residual.nan_to_num(0.0).max()) for part in parts), max(part.noise_std for part in parts)
+        of = sum(part.restored.residual.numel() for part in parts)
+        said = f"{far} of {of} draws are far from the measurement: y - A x is up to {worst:.3g}, where noise_std = {noise_std:g}"
+        other = f"another method, as in method={'mmps' if parts[0].restored.method == 'pigdm' else 'pigdm'!r}" if parts[0].linear else "a stronger pull, as in zeta=2"
+        warnings.warn(f"{said}. Expected more steps, as in steps=100, a larger noise_std where y has more, or {other}.", sd.SolveWarning, stacklevel=5)
 
 
 def _warn_few(ess: Tensor, particles: int) -> None:
@@ -414,7 +445,7 @@ def _warn_few(ess: Tensor, particles: int) -> None:
     alone = int((torch.minimum(ess.median(1).values, ess[:, -1]) < _ALONE).sum())
     if alone:
         said = f"{alone} of {len(ess)} draws hang on fewer than {_ALONE:g} effective particles of {particles} at most nodes or at the last, so that they and log_evidence"
-        warnings.warn(f"{said} are far from the limit: expected more of them, as in particles={4 * particles}, or more noise in y.", sd.SolveWarning, stacklevel=6)
+        warnings.warn(f"{said} are far from the limit: expected more of them, as in particles={4 * particles}, or more noise in y.", sd.SolveWarning, stacklevel=5)
 
 
 def _warn(ids: list[int], status: np.ndarray) -> None:
@@ -422,4 +453,4 @@ def _warn(ids: list[int], status: np.ndarray) -> None:
     failed = [(i, said) for i, said in zip(ids, status, strict=True) if said not in ("ok", "event")]
     if failed:
         shown = ", ".join(f"image {i // APART}, draw {i % APART}: {said}" for i, said in failed[:5])
-        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=6)
+        warnings.warn(f"{len(failed)} of {len(ids)} draws did not arrive ({shown}{', ...' if len(failed) > 5 else ''}).", sd.SolveWarning, stacklevel=5)

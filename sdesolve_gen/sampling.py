@@ -91,8 +91,9 @@ def draw(
             problem = model.process.reverse(class_score(model, None if wanted is None else wanted[chunk], guidance, classifier, classifier_scale))
             x = model.process.prior((len(chunk), *model.shape), seed=seed, sample_ids=named, device=model.device)
             callback = observe(len(chunk)) if observe else None
+            few = method == "auto" and 0 < (as_int(options.get("nfe")) or 0) < 2 * problem.score.calls  # of which none is left for the denoiser
             solutions.append(
-                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise=denoise, callback=callback, **options)
+                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise=denoise and not few, callback=callback, **options)
             )
     order = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
     x, nfe, walked = (torch.cat([of(solution) for solution in solutions])[order] for of in (lambda solution: solution.x, calls, _walked))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,36 @@ def tiny_classifier(dtype: torch.dtype = torch.float32, **changes: Any) -> gen.C
     options = {"classes": 3, "channels": 1, "width": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
     card = {key: value for key, value in tiny_card().items() if key not in ("predicts", "levels")}
     return gen.Classifier.of_card(network, {**card, "network": "EncoderClassifier", "network_options": options, "classes": 3, **changes})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_classifier_in_half_precision_is_told_every_time(dtype: torch.dtype) -> None:
+    """In float32, as networks of scores are; one whose layers refuse that is told as they want it."""
+    told, layer, process = list[Tensor](), nn.Linear(2, 3).to(dtype), sd.VPSDE()
+    times = torch.linspace(1e-3, 1, 1000, dtype=torch.float64)
+    network = nn.Sequential(layer)
+    network.forward = lambda x, t: told.append(t) or layer(x)  # type: ignore[func-returns-value, method-assign]
+    gen.Classifier(network, process, classes=3).logits(torch.ones(1000, 2), times)
+    assert torch.equal(told[0], times.float())
+    narrow = nn.Sequential(layer)
+    narrow.forward = lambda x, t: told.append(t) or layer(x + 0 * t[:, None].expand_as(x))  # type: ignore[func-returns-value, method-assign]
+    classifier = gen.Classifier(narrow, process, classes=3)
+    for _ in range(2):
+        assert classifier.logits(torch.ones(4, 2), 0.3).shape == (4, 3)
+    assert [t.dtype for t in told] == [torch.float32, torch.float32, dtype, dtype]
+
+
+def test_auto_draws_in_a_single_evaluation() -> None:
+    """Of one call, or of the two that guidance makes; with one more the denoiser is the last."""
+    m = conditional_model()
+    for guidance, calls in ((1.0, 1), (2.0, 2)):
+        draw = partial(m.draw, 2, "auto", labels=1, guidance=guidance, seed=0)
+        one, two = draw(nfe=calls), draw(nfe=2 * calls)
+        assert one.nfe.tolist() == [calls] * 2 and one.steps.tolist() == [1, 1] and (one.status == "ok").all()
+        assert torch.equal(one.images, draw(nfe=calls, denoise=False).images)
+        assert two.nfe.tolist() == [2 * calls] * 2 and two.steps.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="the smallest that works is nfe=2"):
+        m.draw(2, "auto", nfe=1, labels=1, guidance=2.0)
 
 
 def test_no_label_is_the_null_label() -> None:

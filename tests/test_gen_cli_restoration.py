@@ -102,7 +102,10 @@ def test_colorize(tmp_path):
         assert float((luma - torch.from_numpy(file["y"])[:, None]).abs().max()) < 1e-3
     assert "psnr_mean" in json.loads((tmp_path / "c.json").read_text())["figures"]
     assert "psnr_mean" not in json.loads((tmp_path / "g.json").read_text())["figures"]
-    assert "three different channels" in call("colorize", *common(folder, tmp_path / "rgb", tmp_path / "d.png"), code=2)
+    said = call("colorize", *common(folder, tmp_path / "rgb", tmp_path / "d.png"), code=2)
+    assert said == "error: --data holds coloured pictures; expected gray ones, or --simulate, which takes their luminance first.\n"
+    said = call("colorize", *common(folder, tmp_path / "gray", tmp_path / "d.png"), "--option", "weights=[1,1,1]", code=2)
+    assert "expected `sdesolve-gen restore --operator gray --set weights=[1,1,1]` for another" in said
 
 
 def test_restore_measures_and_reads(tmp_path, folder, data):
@@ -277,13 +280,21 @@ POISSON = ["--noise", "poisson"]
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["--peak", "30"], "--peak 30 with --noise gaussian; expected --noise poisson"),
+        (["--peak", "30"], "--peak 30 with --noise gaussian; expected --noise poisson, or no --peak."),
         ([*POISSON], "no --peak; expected how many counts the brightest value of the data has, a finite number > 0, as in --peak 30."),
         ([*POISSON, "--peak", "-1"], "--peak -1; expected how many counts"),
         ([*POISSON, "--peak", "30", "--method", "ddrm"], "ddrm has no treatment of --noise poisson; expected 'dps', 'pigdm' or 'mmps', or --noise gaussian with a --noise-std"),
         (["--noise", "poison"], "--noise poison: noise 'poison' is not known"),
         (["--method", "pigmd"], "--method pigmd: method 'pigmd' is not known"),
         (["--sampler", "ddmi"], "--sampler ddmi: 'ddmi' is not known"),
+        (["--sampler", "rk45", "--steps", "3", "--option", "rtol=1"], "rtol and atol choose steps, but --sampler rk45 walks a grid here; leave them out, or use --sampler rk45"),
+        (["--method", "smc", "--steps", "3", "--method-option", "steps=3"], "--steps 3 and --method-option steps=3; expected one of them, as in --steps 3."),
+        (
+            ["--method", "smc", "--option", "particles=4", "--method-option", "particles=3"],
+            "--option particles=4 and --method-option particles=3; expected one of them, as in --option particles=4.",
+        ),
+        (["--option", "labels=3"], "--option labels=3: expected a flag of its own, as in --labels."),
+        (["--data", "none.png"], "--data none.png is not a file or folder"),
         (["--sampler", "reversible_heun"], "--sampler reversible_heun strays"),
         (["--sampler", "pc", "--method", "ddrm"], "what is to solve here is 'pc'; expected 'ddim'"),
         (["--device", "cudaa"], "--device cudaa cannot be used here"),
@@ -294,7 +305,7 @@ POISSON = ["--noise", "poisson"]
         (["--method", "pigdm", "--option", "within=[3,1]"], "--option within=[3,1]; expected noise levels 0 <= low < high, in units of sigma/alpha, as in --option within=[0.3"),
         (["--method", "dps", "--option", "zetta=1"], "--option zetta=1: option of --method dps or --sampler dpmpp_2m_sde: 'zetta' is not known"),
         (["--option", "grid=kar"], "--option grid=kar: 'kar' is not known as grid"),
-        (["--method", "smc", "--sampler", "ddim"], "expected no sampler and no --option denoise=false: --steps ..., --option particles=... are its options"),
+        (["--method", "smc", "--sampler", "ddim"], "expected no --sampler and no --option denoise=false: --steps ..., --option particles=... are its options"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -309,7 +320,17 @@ def test_errors_say_what_was_typed(tmp_path, folder, data, typed, said):
         (["downsample", "--set", "factor=3"], "--set factor=3 does not divide the 8 x 8 pixels; expected one that does, as in --set factor=4."),
         (["downsample", "--set", "kernel=foo"], "--set kernel=foo: kernel 'foo' is not known"),
         (["random_projections", "--set", "seed=-1"], "--set seed=-1; expected an integer"),
-        (["gray"], "--set weights=[0.299,0.587,0.114] for 1 channels"),
+        (["gray"], "Gray is the luminance of 3 channels, and images (1, 8, 8) have 1; expected images of 3, or --set weights=..., one for each channel."),
+        (["gray", "--set", "weights=3"], "--set weights=3 for 1 channels; expected one for each, not all zero, as in --set weights=[0.299,0.587,0.114] for RGB."),
+        (["gaussian_blur"], "--set std=1.5 blurs over 11 x 11 pixels, and the images have 8 x 8; expected less, as in --set std=1."),
+        (["motion_blur", "--set", "length=9"], "--set length=9 blurs over 11 x 11 pixels, and the images have 8 x 8; expected less, as in --set length=6."),
+        (["motion_blur", "--set", "angle=up"], "--set angle=up; expected degrees, a finite number, as in --set angle=30."),
+        (["radon", "--set", "angles=few"], "--set angles=few; expected their number, as in --set angles=60, or degrees, as in --set angles=[0,45,90]."),
+        (
+            ["box", "--set", "x0=0", "--set", "y0=0", "--set", "x1=8", "--set", "y1=8"],
+            "the box 0,0,8,8 is the whole image, so that nothing is known; expected a part of it, as in --set x0=4.",
+        ),
+        (["downsample", "--set", "factor"], "--set 'factor'; expected KEY=VALUE, as in --set factor=4."),
         (["blurr"], "--operator blurr: operator 'blurr' is not known"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -411,6 +411,42 @@ def test_a_restoration_is_of_one_class(run: Any, data: Path, tmp_path: Path, com
         assert wrong.exit_code == 2 and message in wrong.output
 
 
+def test_a_restoration_goes_by_guidance(tmp_path: Path) -> None:
+    """As ``m.of_class(3, guidance=2)`` and a classifier do in Python, and refused where they are."""
+    digits = tmp_path / "x.npz"
+    np.savez(digits, images=gen.load("mnist_conditional").sample(1, "ddim", steps=5, labels=3, seed=1).numpy())
+    words = ["inpaint", "--data", digits, "--box", "14,0,28,28", "--n", 1, "--draws", 1, "--steps", 4, "--batch-size", 1, "--out"]
+    judge, x, mask = gen.load_classifier("mnist_classifier"), torch.from_numpy(np.load(digits)["images"]), torch.ones(28, 28)
+    mask[:, 14:] = 0
+    guided = {
+        "mnist_conditional": (["--guidance", "2.5"], {"guidance": 2.5}),
+        "mnist": (["--classifier", "mnist_classifier", "--classifier-scale", "3"], {"classifier": judge, "classifier_scale": 3.0}),
+    }
+    for name, (typed, said) in guided.items():
+        out = tmp_path / f"{name}.png"
+        result = CliRunner().invoke(cli.app, [*map(str, (*words, out)), "--model", name, "--label", "3", *typed])
+        assert result.exit_code == 0, result.output
+        expected = gen.load(name).of_class(3, **said).inpaint(x, mask, draws=1, steps=4, seed=0)  # type: ignore[arg-type]
+        np.testing.assert_allclose(np.load(out.with_suffix(".npz"))["images"], expected.images.numpy(), atol=1e-4)
+        manifest = json.loads(out.with_suffix(".json").read_text())
+        assert (manifest["guidance"], manifest["classifier_scale"]) == ((2.5, 1.0) if name != "mnist" else (1.0, 3.0))
+        assert manifest["classifier"] == (None if name != "mnist" else {"name": "mnist_classifier", "sha256": judge.card["sha256"]})
+    wrong = {
+        "--guidance 2 is for a model that knows classes, and 'mnist' knows none; expected --classifier ... and --label ....": ["--guidance", "2"],
+        "--guidance -2; expected a finite number >= 0": ["--model", "mnist_conditional", "--label", "3", "--guidance", "-2"],
+        "the classifier 'mnist_classifier' knows 10 classes, and this is of one; expected --label 0.": ["--classifier", "mnist_classifier"],
+        "--label none: the classifier 'mnist_classifier' knows the classes 0 to 9": ["--classifier", "mnist_classifier", "--label", "none"],
+        "--classifier-scale 3 without a classifier; expected --classifier mnist_classifier beside it.": ["--classifier-scale", "3"],
+        "--classifier mnist_clasifier: classifier 'mnist_clasifier' is not known": ["--classifier", "mnist_clasifier", "--label", "3"],
+        "--option guidance=2: expected a flag of its own, as in --guidance.": ["--option", "guidance=2"],
+        "--option labels=3: expected a flag of its own, as in --labels.": ["--option", "labels=3"],
+        "--option label=3: expected a flag of its own, as in --label.": ["--option", "label=3"],
+    }
+    for message, typed in wrong.items():
+        result = CliRunner().invoke(cli.app, [*map(str, (*words, tmp_path / "w.png")), *typed])
+        assert result.exit_code == 2 and result.output.startswith(f"error: {message}"), result.output
+
+
 def test_evaluate_takes_words(run: Any, model: gen.Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdesolve_gen.commands_evaluate.evaluate", lambda *a, features, **k: gen.evaluate(*a, features=nn.Flatten(), **k))
     words = ["evaluate", "--data", data, "--metrics", "kid,bpd", "--n", 9, "--method", "ddim", "--steps", 2, "--out", tmp_path / "out"]

@@ -195,7 +195,7 @@ def test_raw_input_is_refused_in_a_line(call: Any, message: str) -> None:
         (lambda: ops.Blur(SHAPE, "wide"), "kernel is 'wide'"),
         (lambda: ops.make("random_pixels", SHAPE, missing="all"), "missing='all'; expected a share"),
         (lambda: ops.make("mri", SHAPE, acceleration="4"), "acceleration='4'"),
-        (lambda: ops.make("radon", SHAPE, angles="many"), "angles is 'many'"),
+        (lambda: ops.make("radon", SHAPE, angles="many"), "angles='many'; expected their number, as in angles=60"),
         (lambda: Measurement(ops.Mask, Y), "operator is the class Mask; expected an Operator"),
         (lambda: Measurement(lambda x: x, Y), "operator is a function; expected an Operator"),
         (lambda: Measurement(DOWN, Y, np.float32(-1)), "noise_std=.*-1"),
@@ -301,6 +301,8 @@ def test_pixels_beyond_the_data_range_are_told(noise_std: float) -> None:
         if noise_std < 0.1:  # beyond by less than six of which nothing is told
             with pytest.warns(sd.SolveWarning, match=r"% of the values of y, .* lie beyond the data range, 0 to 1, .* as in 0 \+ \(y \+ 1\) \* 0.5 for values"):
                 check_ends(Measurement(operator, operator.forward(2 * x - 1) + noise, noise_std), (0.0, 1.0))
+            with pytest.warns(sd.SolveWarning, match=r"beyond the data range, -1 to 1, .* as in y / 127.5 - 1 for values from 0 to 255\."):
+                check_ends(Measurement(operator, operator.forward(255 * x) + noise, noise_std), (-1.0, 1.0))
 
 
 @pytest.mark.parametrize("peak", [10.0, 30.0, 255.0])

@@ -645,7 +645,8 @@ def test_even_angles_are_back_projected(angles):
         (lambda: ops.random_mask(EVENT, 1.0), "missing=1.0; expected a share"),
         (lambda: ops.box_mask(EVENT, 3, 0, 3, 2), "the box 3,0,3,2 is empty"),
         (lambda: ops.box_mask(EVENT, 0, 0, 9, 2), "x1=9; expected an integer, 0 <= x1 <= 8"),
-        (lambda: ops.Gray(EVENT), r"for 1 channels; expected one for each"),
+        (lambda: ops.Gray(EVENT), r"Gray is the luminance of 3 channels, and images .* have 1; expected images of 3, or weights=..., one for each"),
+        (lambda: ops.Gray(EVENT, (1.0, 2.0)), r"for 1 channels; expected one for each"),
         (lambda: ops.Gray((3, 4, 4), [0, 0, 0]), "not all zero"),
         (lambda: ops.Blur(EVENT, torch.ones(2, 3)), r"kernel has shape \(2, 3\); expected two odd sides"),
         (lambda: ops.Blur(EVENT, torch.ones(7, 3)), r"of at most \(6, 8\)"),
@@ -665,7 +666,7 @@ def test_even_angles_are_back_projected(angles):
         (lambda: ops.make("box", EVENT, x0=1), "the operator box lacks y0, x1, y1"),
         (lambda: ops.Mask((1, 6), torch.ones(1, 6)) and ops.random_mask((1, 6)), r"expected the shape \(C, H, W\)"),
     ],
-    ids=range(32),
+    ids=range(33),
 )  # fmt: skip
 def test_bad_options_are_refused(build, message):
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,7 @@ from torch import nn
 import sdesolve as sd
 import sdesolve_gen as gen
 from sdesolve.methods import make_method
-from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Operator
+from sdesolve_gen.conditioning import CONDITIONINGS, Conditioning, Measurement, Operator
 from sdesolve_gen.conditioning import operators as ops
 from sdesolve_gen.conditioning.operators import as_operator
 from sdesolve_gen.measuring import well_conditioned
@@ -131,6 +131,26 @@ def test_a_draw_is_its_name():
     torch.testing.assert_close(alone.images, whole.images[2:, :2], rtol=0, atol=1e-5)
     assert float((whole.images[:, 0] - whole.images[:, 1]).abs().amin((1, 2, 3)).max()) > 0
     assert float((m.restore(y, operator, 0.1, seed=6, steps=8).images[:, 0] - whole.images[:, 0]).abs().max()) > 0.1
+
+
+def test_warnings_of_masks_for_each_image_count_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all, as for one mask; and the draws that did not arrive are named by their images."""
+    m, x = gaussian_model(), pictures(3, SHAPE)
+    masks = torch.ones(3, 1, *SHAPE[1:])
+    masks[1, :, :2] = 0
+
+    def conditioned(score: sd.Score, measurement: Measurement) -> Conditioning:
+        return Conditioning(score, lambda at, t, normals: at * torch.nan if measurement.operator.measured == (8,) else torch.full_like(at, 4.0))
+
+    monkeypatch.setitem(CONDITIONINGS, "off", conditioned)
+    with pytest.warns(sd.SolveWarning) as told:
+        m.inpaint(x, masks, method="off", sampler="ddim", steps=2, draws=2, seed=0)
+    said = [str(warning.message) for warning in told]
+    assert len(said) == 2 and all(warning.filename == __file__ for warning in told)
+    assert said[0] == "2 of 6 draws did not arrive (image 1, draw 0: non_finite, image 1, draw 1: non_finite)."
+    assert said[1].startswith("4 of 6 draws are far from the measurement: y - A x is up to 4.")
+    with pytest.warns(sd.SolveWarning, match="6 of 6 draws hang on fewer than 2 effective particles of 2"):
+        m.inpaint(x, masks, method="smc", particles=2, steps=3, draws=2, seed=0)
 
 
 def test_a_mask_for_each_image():
@@ -386,6 +406,21 @@ def test_ten_times_the_noise_is_far(noise: float, times: float, told: bool) -> N
     assert any("1 of 1 draws are far" in str(warning.message) for warning in caught) == told
 
 
+@pytest.mark.parametrize(("method", "share"), [("off", 0.0204), ("dps", 0.102)])
+@pytest.mark.parametrize(("low", "high", "gain"), [(-1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (-1.0, 1.0, 10.0)])
+def test_two_hundredths_of_the_data_range_are_far(monkeypatch: pytest.MonkeyPatch, method: str, share: float, low: float, high: float, gain: float) -> None:
+    """Where nothing is said to be noise, of pixels, and as much of what A makes of them; of dps five times as much."""
+    shape = (1, 32, 32)
+    m, y = gaussian_model(data_range=[low, high], shape=list(shape)), torch.full((1, *shape), gain * 0.3)
+    for part, told in ((0.9, False), (1.1, True)):
+        off = 0.3 + part * share * (high - low)
+        monkeypatch.setitem(CONDITIONINGS, method, lambda score, measurement, off=off: Conditioning(score, lambda x, t, normals: torch.full_like(x, off)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", sd.SolveWarning)
+            m.restore(y, lambda x: gain * x, 0.0, method, sampler="ddim", steps=2, seed=0)
+        assert any("1 of 1 draws are far" in str(warning.message) for warning in caught) == told
+
+
 def test_what_to_do_about_far_draws_is_what_an_operator_that_is_not_linear_can() -> None:
     class Squared(Operator):
         event = measured = SHAPE
@@ -479,6 +514,14 @@ def test_what_is_measured_without_noise_is_kept_by_a_function_of_ones_own(method
         assert float((forward(drawn) - forward(x)).abs().max()) < 1e-4, name
     blur = as_operator(lambda x: torch.nn.functional.avg_pool2d(x, 5, 1, 2), m.shape)
     assert not well_conditioned(blur, blur.forward(x)) and well_conditioned(as_operator(keep["masked"], m.shape), x)
+
+
+def test_guidance_that_no_particle_meets_is_told() -> None:
+    m = gaussian_model()
+    m.score = sd.guided(m.score, lambda at: -at.x, within=(1e-5, 2e-5))
+    with pytest.warns(sd.SolveWarning, match=r"guidance between the noise levels 1e-05 and 2e-05 had no effect") as told:
+        m.restore(pictures(1, (1, 2, 2)), DOWN, 0.1, "smc", particles=2, steps=2, seed=0)
+    assert [w.filename for w in told if "had no effect" in str(w.message)] == [__file__]
 
 
 @pytest.mark.parametrize("method", ["dps", "pigdm", "mmps"])

@@ -236,6 +236,35 @@ def test_guidance_that_no_step_meets_is_told(within: tuple[float, float]) -> Non
     assert torch.equal(unguided.x, sd.solve(process.reverse(modelled(process)), x, "euler", steps=5).x)
 
 
+def nothing_to_pull(denoised: Tensor, t: float) -> Tensor:
+    return -0.5 * denoised.double().square().sum(1)
+
+
+WALKS: dict[str, Callable[[sd.Process, sd.Score, Tensor], object]] = {
+    "rk45": lambda process, score, x: sd.solve(process.probability_flow(score), x, "rk45"),
+    "adaptive": lambda process, score, x: sd.solve(process.reverse(score), x, "adaptive", rtol=0.05, atol=0.05, seed=0),
+    "smc": lambda process, score, x: sd.smc(process.reverse(score), process.prior((1, 4, 3), seed=0), nothing_to_pull, steps=5, seed=0),
+    "encode": lambda process, score, x: sd.encode(process, score, x, rtol=1e-3, atol=1e-3),
+    "decode": lambda process, score, x: sd.decode(process, score, x, rtol=1e-3, atol=1e-3),
+    "leapfrog": lambda process, score, x: sd.encode(process, score, x, "leapfrog", steps=8),
+    "log_likelihood": lambda process, score, x: sd.log_likelihood(process, score, x, rtol=1e-3, atol=1e-3, seed=0),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
+def test_guidance_that_nothing_meets_is_told_however_one_walks(walk: Callable[[sd.Process, sd.Score, Tensor], object]) -> None:
+    """Times of rows of their own, particles, codes and likelihoods; and levels that all of them pass are not told."""
+    process = sd.VPSDE()
+    x = process.prior((2, 3), seed=0)
+    guided = {within: sd.guided(modelled(process), Tight().term, within=within) for within in ((0.3, 0.3000001), (0.01, 30.0))}
+    with pytest.warns(sd.SolveWarning, match=r"guidance between the noise levels 0\.3 and 0\.3 had no effect: no step met one") as told:
+        walk(process, guided[0.3, 0.3000001], x)
+    assert sum("had no effect" in str(warning.message) for warning in told) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*had no effect")
+        walk(process, guided[0.01, 30.0], x)
+
+
 def test_guidance_that_a_step_meets_is_not_told() -> None:
     """That of one of two, and where an inner score is met by others alone; and rows that have times of their own are all asked."""
     process = sd.VPSDE()

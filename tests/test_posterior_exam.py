@@ -105,6 +105,10 @@ def test_measurements_are_a_function_of_seed_and_row() -> None:
         ((PRIOR, torch.ones(2, 3), 0.0), "noise_std=0.0 leaves measurements without a density"),
         ((exam.Gaussian([0.0, 0.0, 0.0], std=1.0), torch.eye(3), 0.0), "the posterior has no spread"),
         ((PRIOR, MASK * math.nan, 0.3), "matrix is not finite"),
+        ((PRIOR, 0 * MASK, 0.0), "noise_std=0.0 leaves measurements without a density; expected noise, or a matrix whose rows the prior tells apart"),
+        ((PRIOR, torch.eye(3), 0.0), "the posterior has no spread, .*expected noise_std > 0 or fewer measurements than unknowns"),
+        ((exam.Gaussian([0.0, 0.0, 0.0], std=0.0), MASK, 0.3), "the posterior has no spread, .* and a prior that has some"),
+        ((exam.Mixture([0.5, 0.5], [exam.Gaussian([0.0, 1.0], std=[0.0, 1.0])] * 2), MASK[:, :2], 0.3), "a component of the prior is flat"),
     ],
 )
 def test_bad_questions_are_refused(arguments: tuple, message: str) -> None:
@@ -116,6 +120,19 @@ def test_bad_questions_are_refused(arguments: tuple, message: str) -> None:
 def test_bad_answers_are_refused(answer: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exam.posterior_exam(lambda question: answer, PRIOR, MASK, 0.3)
+
+
+FLAT = {"plane": exam.Gaussian([1.0, 0.0, 0.5], cov=[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.5]]), "axes": exam.Gaussian([1.0, 0.0, 0.5], std=[1.0, 0.0, 0.5])}
+DEGENERATE = {"nothing measured": (PRIOR, 0.0 * MASK), "a flat prior": (FLAT["plane"], MASK), "a flat direction measured": (FLAT["axes"], torch.tensor([[0.0, 1.0, 0.0]]))}
+
+
+@pytest.mark.parametrize(("law", "matrix"), DEGENERATE.values(), ids=DEGENERATE)
+def test_degenerate_problems_are_marked_as_others_are(law: exam.Gaussian, matrix: torch.Tensor) -> None:
+    """Of an operator that sees nothing, and a prior without a density: the posterior passes, two thirds of its spread do not."""
+    right, wrong = exam.posterior_exam(truth, law, matrix, 0.3), exam.posterior_exam(too_sure, law, matrix, 0.3)
+    assert right.mean_error < 4 * right.floor[0] and right.covariance_error < 4 * right.floor[1] and right.rank_p > 0.01
+    assert abs(right.coverage - 0.9) < 0.015 and abs(right.noise - 1) < 0.01
+    assert wrong.covariance_error > 0.4 and wrong.coverage > 0.95 and wrong.rank_p < 1e-4
 
 
 def test_a_measurement_without_noise_leaves_the_null_space() -> None:

@@ -67,8 +67,9 @@ class Mark(NamedTuple):
             the prior; 0 for the posterior.
         noise: standard deviation of y - A x over the problems of the ranks, in units of noise_std; 1 for the posterior, because there y and x are
             draws of their joint law; nan without noise.  What the choice of the problems adds to it is known, and taken out.
-        rank_p: p-value of the chi-square tests that the ranks are uniform, the smallest times their number (Bonferroni): along a direction of each problem's own, along four that
-            all have in common, and by ln p(x, y); with noise also by ln p(y | x), and along the way from the prior's mean to the posterior's.
+        rank_p: p-value of the chi-square tests that the ranks are uniform, the smallest times their number (Bonferroni): along a direction of each problem's own, along
+            four that all have in common, and by ln p(x, y) where the prior has a density; where y has noise and says something also by ln p(y | x), and along the way from
+            the prior's mean to the posterior's.
         floor: what mean_error and covariance_error would be, on average, for that many independent draws of the posterior itself.
     """
 
@@ -127,8 +128,8 @@ def posterior_exam(
 
     Arguments:
         sampler: from a :class:`Question` to its answer, (P, L, d).
-        law: the prior, with event (d,).
-        matrix: A, (m, d).
+        law: the prior, with event (d,); a single Gaussian may be flat in some directions.
+        matrix: A, (m, d); 0, with noise, asks for the prior.
         noise_std: s >= 0.
         draws: given a single measurement, for moments and coverage; >= 2.
         problems: measurements for the ranks; 0 leaves the ranks out, and ``noise`` and ``rank_p`` are nan.
@@ -144,6 +145,8 @@ def posterior_exam(
     integer("problems", problems, 0)
     if (integer("ranked", ranked, 9) + 1) % _BINS:
         raise ValueError(f"ranked={ranked}; expected one less than a multiple of {_BINS}, as in ranked=99.")
+    if isinstance(law, Mixture) and not _has_density(law):
+        raise ValueError("a component of the prior is flat, so that draws tie and nothing can be ranked; expected components with std > 0 in every direction.")
     truth = law.sample(1 + problems, seed=seed, dtype=torch.float64, stream=DRAWS)
     y = measure(truth, a, noise_std, seed=seed)
 
@@ -171,6 +174,8 @@ def _given(law: Gaussian, a: Tensor, y: Tensor, noise_std: float) -> tuple[Gauss
     half = torch.linalg.solve_triangular(lower, cross.T, upper=False)  # (m, d)
     log_p = -0.5 * (residual.square().sum() + len(a) * math.log(2 * math.pi)) - lower.diagonal().log().sum()
     after = cov - half.T @ half
+    values, vectors = torch.linalg.eigh(0.5 * (after + after.T))
+    after = after if float(values[0]) >= 0 else (vectors * values.clamp(min=0)) @ vectors.T  # below 0 by rounding, where y leaves nothing open
     return Gaussian(mean + half.T @ residual, cov=0.5 * (after + after.T)), log_p
 
 
@@ -191,7 +196,7 @@ def _moments(x: Tensor, exact: Gaussian | Mixture) -> tuple[float, float, int]:
     values, vectors = torch.linalg.eigh(exact.covariance)
     left = values > 1e-10 * values[-1]
     if not float(values[-1]) > 1e-10 * float(exact.mean.square().sum() + 1e-290):
-        raise ValueError("the posterior has no spread, in whose units errors are told; expected noise_std > 0, or fewer measurements than unknowns.")
+        raise ValueError("the posterior has no spread, in whose units errors are told; expected noise_std > 0 or fewer measurements than unknowns, and a prior that has some.")
     white = ((x - exact.mean) @ vectors[:, left] / values[left].sqrt()).T
     excess = torch.cov(white).reshape(len(white), -1) - torch.eye(len(white), dtype=torch.float64)
     return float(white.mean(1).square().mean().sqrt()), float(torch.linalg.eigvalsh(excess).square().mean().sqrt()), len(white)
@@ -239,13 +244,19 @@ def _functions(x: Tensor, question: Question) -> list[Tensor]:
     """The functions of x and y by which the truth is ranked, (P, L + 1) each, of states (P, L + 1, d)."""
     law, a, y, noise_std, *_, seed = question
     own, common = unit_directions(x.shape[2], len(x), seed).expand(len(x), -1), unit_directions(x.shape[2], _COMMON, seed + 1)
-    joint = law.log_prob(x.flatten(0, 1)).reshape(x.shape[:2])
     found = [torch.einsum("pld,pd->pl", x, own), *(x @ common.T).unbind(2)]
-    if noise_std:  # else y is a function of x, and nothing is left of these but rounding
+    joint = law.log_prob(x.flatten(0, 1)).reshape(x.shape[:2]) if _has_density(law) else None
+    if noise_std and float(torch.trace(a @ law.covariance @ a.T)) > 1e-20 * noise_std**2:  # else y is a function of x, or knows nothing of it, and rounding alone is left of these
         likelihood = -0.5 * (y[:, None] - x @ a.T).square().sum(2) / noise_std**2
         moved = torch.stack([posterior(law, a, row, noise_std).mean for row in y]) - law.mean
-        joint, found = joint + likelihood, [*found, likelihood, torch.einsum("pld,pd->pl", x, moved)]
-    return [*found, joint]
+        joint, found = None if joint is None else joint + likelihood, [*found, likelihood, torch.einsum("pld,pd->pl", x, moved)]
+    return found if joint is None else [*found, joint]
+
+
+def _has_density(law: Gaussian | Mixture) -> bool:
+    """Whether no part of the law is flat."""
+    spreads = [torch.linalg.eigvalsh(part.covariance) for part in (law.components if isinstance(law, Mixture) else [law])]
+    return all(float(spread[0]) > 1e-10 * float(spread[-1]) for spread in spreads)
 
 
 def _uniform(ranks: Tensor, draws: int) -> float:

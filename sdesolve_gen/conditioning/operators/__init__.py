@@ -12,6 +12,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ..._errors import unknown
 from ..check import check_operator
 from ..operator import Operator
@@ -30,7 +32,10 @@ from .tight import Tight
 
 
 def _box(event: Sequence[int], x0: int, y0: int, x1: int, y1: int) -> Mask:
-    return Mask(event, box_mask(event, x0, y0, x1, y1))
+    known = box_mask(event, x0, y0, x1, y1)
+    if not bool(known.any()):
+        raise ValueError(f"the box {x0},{y0},{x1},{y1} is the whole image, so that nothing is known; expected a part of it, as in x0={known.shape[1] // 2}.")
+    return Mask(event, known)
 
 
 def _random(event: Sequence[int], missing: float = 0.9, seed: int = 0) -> Mask:
@@ -38,11 +43,23 @@ def _random(event: Sequence[int], missing: float = 0.9, seed: int = 0) -> Mask:
 
 
 def _gaussian_blur(event: Sequence[int], std: float = 1.5) -> Blur:
-    return Blur(event, gaussian_kernel(std))
+    kernel = gaussian_kernel(std)
+    _check_side(event, kernel, "std", std, 1 / 3)
+    return Blur(event, kernel)
 
 
 def _motion_blur(event: Sequence[int], length: float = 7.0, angle: float = 30.0) -> Blur:
-    return Blur(event, motion_kernel(length, angle))
+    kernel = motion_kernel(length, angle)
+    _check_side(event, kernel, "length", length, 2.0)
+    return Blur(event, kernel)
+
+
+def _check_side(event: Sequence[int], kernel: Tensor, name: str, value: float, reach: float) -> None:
+    """That the kernel is no longer than the image; ``reach`` is the value whose kernel goes one pixel to either side."""
+    side, most = len(kernel), min(event[-2:])
+    if side > most:
+        longest = int(10 * reach * ((most - 1) // 2)) / 10
+        raise ValueError(f"{name}={value:g} blurs over {side} x {side} pixels, and the images have {event[-2]} x {event[-1]}; expected less, as in {name}={longest:g}.")
 
 
 def _mri(event: Sequence[int], acceleration: float = 4, centre: float = 0.08, seed: int = 0) -> ComplexFourier | RealFourier:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from ..._errors import as_float
 from .._numbers import number, per_row
 from ..operator import SVD, Operator
 from ._shared import RANK, counted, finite, image_event, integer
@@ -106,6 +107,8 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
     The line is dotted 20 times a pixel, and each dot divided among the four pixels about it.
     """
     length = number("length", length, 0.0, above=True)
+    if (given := as_float(angle)) is None or not math.isfinite(given):
+        raise ValueError(f"angle={angle!r}; expected degrees, a finite number, as in angle=30.")
     half = math.ceil(length / 2)
     along = torch.linspace(-length / 2, length / 2, max(2, round(20 * length)), dtype=torch.float64)
     x, y = half + along * math.cos(math.radians(angle)), half - along * math.sin(math.radians(angle))

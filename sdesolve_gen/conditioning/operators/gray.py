@@ -35,7 +35,9 @@ class Gray(Tight):
         self.length = float(self.weights.norm())
         if self.weights.shape != (channels,) or self.length == 0:
             told = ", ".join(f"{weight:g}" for weight in self.weights.flatten().tolist())
-            raise ValueError(f"weights=({told}) for {channels} channels; expected one for each, not all zero, as in {LUMA} for RGB.")
+            if weights is LUMA:
+                raise ValueError(f"Gray is the luminance of 3 channels, and images {self.event} have {channels}; expected images of 3, or weights=..., one for each channel.")
+            raise ValueError(f"weights=({told}) for {channels} channels; expected one for each, not all zero, as in weights={LUMA} for RGB.")
 
     def orthonormal(self) -> Gray:
         """The same rows, of length 1; its measurement is y / |w|, with noise as much smaller."""

@@ -211,6 +211,8 @@ def _compressed(matrix: Tensor) -> Tensor:
 def _radians(angles: int | Sequence[float] | Tensor, turn: float) -> Tensor:
     if isinstance(angles, int):
         angles = torch.arange(integer("angles", angles, 1), dtype=torch.float64) * (turn / angles)
+    if isinstance(angles, str):
+        raise TypeError(f"angles={angles!r}; expected their number, as in angles=60, or degrees, as in angles=[0, 45, 90].")
     degrees = finite("angles", angles)
     if degrees.dim() != 1:
         raise ValueError(f"angles have shape {tuple(degrees.shape)}; expected (a,) degrees, or their number, as in angles=60.")
