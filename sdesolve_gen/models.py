@@ -287,8 +287,8 @@ class Model:
                 it but for the network's rounding, whose order of sums depends on the batch.  "mmps", and "pigdm" where steps are chosen by a tolerance,
                 amplify that: there another draw of the same law may come out.
             options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.  ``prior_std`` of "pigdm" and
-                ``data_std`` of "smc" are :attr:`data_std` unless they are given.  ``within`` of "dps" and "pigdm", where the sampler has noise and the model's ``moments`` say
-                how wide the data are, is (0, 5 standard deviations along their first direction), which saves derivatives where the noise hides what y says; (0.0, math.inf)
+                ``data_std`` of "smc" are :attr:`data_std` unless they are given.  ``within`` of "dps" and "pigdm", in 40 steps or more of a sampler with noise and where the model's
+                ``moments`` say how wide the data are, is (0, 5 standard deviations along their first direction), which saves derivatives where the noise hides what y says; (0.0, math.inf)
                 is everywhere.
 
         Returns:

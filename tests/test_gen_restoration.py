@@ -463,7 +463,7 @@ def knowing_model():
 
 def pulled(m, method="pigdm", operator=DOWN, **options):
     y, spread = torch.ones(1, *operator.measured), {"prior_std": STD} if method == "pigdm" else {}
-    return m.restore(y, operator, STD, method, seed=0, **({"steps": 12} | spread | options)).images
+    return m.restore(y, operator, STD, method, seed=0, **({"steps": 40} | spread | options)).images
 
 
 @pytest.mark.parametrize("method", ["dps", "pigdm"])
@@ -473,13 +473,12 @@ def test_y_pulls_where_the_noise_does_not_hide_the_data(method):
     default, hidden, whole = (pulled(m, method, **given) for given in ({}, {"within": (0.0, 5 * STD)}, everywhere))
     assert torch.equal(default, hidden) and not torch.equal(default, whole)
     assert torch.equal(pulled(gaussian_model(), method), whole)  # nobody knows how wide they are
-    for sampler in ("ddim", "dpmpp_2m_sde"):
-        flow = {"sampler": sampler, "eta": 0.0}
-        assert torch.equal(pulled(m, method, **flow), pulled(m, method, **flow, **everywhere))
+    for how in ({"sampler": "ddim"}, {"sampler": "dpmpp_2m_sde", "eta": 0.0}, {"steps": 39}):  # which forget nothing, or have no time to
+        assert torch.equal(pulled(m, method, **how), pulled(m, method, **how, **everywhere))
 
 
 def test_y_pulls_everywhere_in_exact_and_published_methods():
-    for how in ({"method": "mmps"}, {"method": "dps", "method_options": {"steps": 12}}):
+    for how in ({"method": "mmps"}, {"method": "dps", "method_options": {"steps": 40}}):
         assert torch.equal(pulled(knowing_model(), **how), pulled(gaussian_model(), **how))
 
 
