@@ -129,7 +129,7 @@ def test_few_samples_have_few_directions() -> None:
 @EACH
 def test_with_directions_it_starts_at_multiples_of_the_first(process: sd.Process) -> None:
     span = sd.Range(float(VARIANCES.mean().sqrt()), ALONG.mean, directions=0.1 * DIRECTIONS)
-    for calls, first in ((4, 2.0), (20, 6.0), (None, 20.0)):
+    for calls, first in ((4, 1.8), (25, 13.5), (100, 101.0), (None, 100.0)):
         assert noise_ratio(process, span.interval(process, calls)[0]) == pytest.approx(min(0.3 * first, noise_ratio(process, process.T)))
 
 
@@ -145,7 +145,7 @@ def test_with_directions_fewer_calls_are_lost_on_wide_noise(calls: int) -> None:
         span = sd.Range(std, law.mean, **how)  # type: ignore[arg-type]
         return float((sd.solve(flow, x, "deis", nfe=calls, variant="log_rho", grid="karras", interval=span).x - ends).norm(dim=1).median())
 
-    assert min(error(), error(first=10.0)) > 1.5 * error(directions=directions)
+    assert min(error(), error(first=10.0)) > 1.4 * error(directions=directions)
 
 
 def test_a_solve_over_a_range_is_a_solve_by_hand() -> None:
