@@ -66,7 +66,7 @@ def worse(target: str, process: str, over: str) -> dict[tuple[int, Any], float]:
 @pytest.mark.parametrize(("target", "process"), [*FEW, *MANY])
 def test_nothing_fixed_is_much_better(target: str, process: str, over: str) -> None:
     excess = [worse(target, process, over)[nfe, "auto"] for nfe in BUDGETS]
-    assert max(excess) < 2.1 and sum(excess) / 4 < 1.35, excess
+    assert max(excess) < 2.1 and sum(excess) / 4 < 1.45, excess
 
 
 @pytest.mark.parametrize("over", WHERE)
