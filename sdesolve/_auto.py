@@ -43,8 +43,8 @@ IPNDM3: _Method = ("ipndm", {"order": 3})
 IPNDM4: _Method = ("ipndm", {})
 UNIPC2: _Method = ("unipc", {})
 UNIPC: _Method = ("unipc", {"order": 3})
-DIRECTED: tuple[Rule, ...] = (Rule(13, *DEIS, karras()), Rule(24, *IPNDM4, karras()), Rule(math.inf, *UNIPC, karras(20)))
-"""Over a range with directions."""
+DIRECTED: tuple[Rule, ...] = (Rule(13, *DEIS, karras()), Rule(17, *IPNDM4, karras(20)), Rule(math.inf, *UNIPC, karras(20)))
+"""Over a range with directions.  From 14 to 20 calls DEIS is up to an eighth nearer on random mixtures in the mean distance, and sends more draws to another mode."""
 SPREAD = 13.5
 WIDE: tuple[Rule, ...] = (Rule(9, *DEIS_T, uniform()), Rule(math.inf, *IPNDM3, uniform()))
 """Of few coordinates over a whole interval in which the half-log-SNR goes further than :data:`SPREAD`, for a process whose own grid is equal steps of time: as for rectified flow

@@ -261,3 +261,13 @@ def test_mri_is_compared_with_all_that_is_measured(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(mri.forward(bench.classic(mri, mri.forward(truth))), mri.forward(truth), rtol=1e-4, atol=1e-4)
     black = torch.zeros_like(truth)
     assert bench.figures("a", black - 0.1, black)["a_psnr"] == float("inf")
+
+
+def test_a_start_is_measured_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At few calls one at T is farther, and few draws have moments that are farther than many; half of a rare mode is found in few calls, and all of it in many."""
+    bench = loaded("start.py", monkeypatch)
+    law = bench.exam.mixture_2d()
+    few, many = (sd.Range.of(law.sample(n, seed=1, dtype=torch.float64)) for n in (1_000, 16_384))
+    (default, _), (at_t, _), (poorer, _) = (bench.distance(law, span, bench.STARTS[name], (10,), 400)[0] for span, name in ((many, "as it is"), (many, "T"), (few, "as it is")))
+    assert 2 * default < at_t and default < poorer
+    assert bench.rare(5, False, 10_000) < 0.008 < 0.0095 < bench.rare(35, False, 10_000) < 0.0105
