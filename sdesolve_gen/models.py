@@ -287,9 +287,9 @@ class Model:
                 it but for the network's rounding, whose order of sums depends on the batch.  "mmps", and "pigdm" where steps are chosen by a tolerance,
                 amplify that: there another draw of the same law may come out.
             options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.  ``prior_std`` of "pigdm" and
-                ``data_std`` of "smc" are :attr:`data_std` unless they are given.  ``within`` of "dps" and "pigdm", in 40 steps or more of a sampler with noise and where the model's
-                ``moments`` say how wide the data are, is (0, 5 standard deviations along their first direction), which saves derivatives where the noise hides what y says; (0.0, math.inf)
-                is everywhere.
+                ``data_std`` of "smc" are :attr:`data_std` unless they are given.  ``within`` of "dps" and "pigdm" is (0, 5 standard deviations of the data along
+                their first direction) in 40 steps or more of a sampler with noise, where the model's ``moments`` say how wide the data are, which saves derivatives
+                where the noise hides what y says; (0.0, math.inf) is everywhere.
 
         Returns:
             images (n, draws, C, H, W), mean, std, residual, nfe and status; see :class:`sdesolve_gen.restoration.Restored`.
