@@ -129,7 +129,7 @@ def reconstructed(model: gen.Model, kind: str, i: int, truth: Tensor, arguments:
     clean = operator.forward(truth)
     y = clean + arguments.noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(i))
     start = time.perf_counter()
-    r = model.restore(y, operator, arguments.noise, "mmps", iterations=3, draws=arguments.draws, steps=arguments.steps, seed=i)
+    r = model.restore(y, operator, arguments.noise, "mmps", iterations=arguments.iterations, draws=arguments.draws, steps=arguments.steps, seed=i)
     seconds = time.perf_counter() - start
     old, draws = classic(operator, y), r.images[0]
     said = {"slice": f"{kind} {i}", **figures("classic", old, truth), **figures("draw", draws, truth), **figures("mean", r.mean, truth)}
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2500, help="of training, for a fold")
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--iterations", type=int, default=3, help="of mmps")
     parser.add_argument("--out", type=Path, default=Path("runs/medical"))
     arguments = parser.parse_args()
 
