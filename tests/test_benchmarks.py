@@ -300,7 +300,7 @@ def test_medical_slices_from_training_to_the_table(monkeypatch: pytest.MonkeyPat
     for name in ("CT0", "CT1", "MR0", "MR1", "XR0", "XR1"):
         Image.fromarray(draws.integers(0, 2000, (48, 48)).astype(np.uint16)).save(tmp_path / f"{name}.png")
     monkeypatch.setattr(bench, "FOLDS", 2)
-    small = "--side 16 --angles 6 --variants 20 --updates 2 --draws 2 --steps 2".split()
+    small = ["--side", "16", "--angles", "6", "--variants", "20", "--updates", "2", "--draws", "2", "--steps", "2"]
     monkeypatch.setattr(sys, "argv", ["medical.py", str(tmp_path), *small, "--out", str(tmp_path / "out")])
     told = []
     for _ in range(2):
