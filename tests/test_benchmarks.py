@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gen_fixtures import random_parquet, tiny_model
+from PIL import Image
 
 import sdesolve as sd
 
@@ -271,3 +273,52 @@ def test_a_start_is_measured_beside_others(monkeypatch: pytest.MonkeyPatch) -> N
     (default, _), (at_t, _), (poorer, _) = (bench.distance(law, span, bench.STARTS[name], (10,), 400)[0] for span, name in ((many, "as it is"), (many, "T"), (few, "as it is")))
     assert 2 * default < at_t and default < poorer
     assert bench.rare(5, False, 10_000) < 0.008 < 0.0095 < bench.rare(35, False, 10_000) < 0.0105
+def test_no_slice_is_reconstructed_by_a_network_that_has_seen_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Slices of one value each, 0.1, 0.2, ...: a fold's training slices are all but those that ``main`` gives to it, and no variant is of another."""
+    bench = loaded("medical.py", monkeypatch)
+    values = {f"{stem}{i}": (5 * number + i + 1) / 20 for number, (stem, n) in enumerate({"CT": 5, "MR": 3, "XR": 5}.items()) for i in range(n)}
+    for name, value in values.items():
+        Image.fromarray(np.full((48, 48), round(2000 * value), np.uint16)).save(tmp_path / f"{name}.png")
+    for fold in range(bench.FOLDS):
+        held = {value for name, value in values.items() if int(name[2:]) % bench.FOLDS == fold}
+        fine = bench.seen(tmp_path, fold, 32)
+        assert {round(float(x.mean()), 2) for x in fine} == set(values.values()) - held
+        assert len(torch.cat([fine.unique(), torch.tensor(sorted(held))]).unique()) == len(values)
+
+
+def test_variants_are_many_pictures_of_the_slices_in_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same by the same seed, however they are cut into parts; no two alike, as bright as they may be, and some of them zoomed in."""
+    bench = loaded("medical.py", monkeypatch)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    disc = ((x.square() + y.square()) < 0.25).float()[None, None] / 2
+    made = bench.variants(disc, 60, 16, seed=3)
+    assert made.shape == (60, 1, 16, 16) and made.dtype == torch.uint8 and len(made.flatten(1).unique(dim=0)) == 60
+    monkeypatch.setattr(bench, "CHUNK", 7)
+    torch.testing.assert_close(bench.variants(disc, 60, 16, seed=3), made, rtol=0, atol=1)
+    brightest, filled = made.flatten(1).amax(1) / 256, (made > 20).float().flatten(1).mean(1)
+    assert 0.29 < brightest.min() < 0.36 and 0.58 < brightest.max() < 0.66  # 0.6 to 1.3 times 1/2
+    assert filled.min() < 0.19 < 0.5 < filled.max()  # the disc itself fills 0.2 of its slice
+
+
+@pytest.mark.filterwarnings("ignore::sdesolve.SolveWarning")  # two updates make no prior
+def test_medical_slices_from_training_to_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole of it in little; the second time the networks are taken as they are, and say the same."""
+    bench = loaded("medical.py", monkeypatch)
+    draws = np.random.default_rng(0)
+    for name in ("CT0", "CT1", "MR0", "MR1", "XR0", "XR1"):
+        Image.fromarray(draws.integers(0, 2000, (48, 48)).astype(np.uint16)).save(tmp_path / f"{name}.png")
+    monkeypatch.setattr(bench, "FOLDS", 2)
+    small = ["--side", "16", "--angles", "6", "--variants", "20", "--updates", "2", "--draws", "2", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["medical.py", str(tmp_path), *small, "--out", str(tmp_path / "out")])
+    told = []
+    for _ in range(2):
+        bench.main()
+        told.append((json.loads((tmp_path / "out" / "results.json").read_text()), (tmp_path / "out" / "fold1" / "log.jsonl").read_text()))
+    (first, trained), (again, unchanged) = told
+    assert trained == unchanged and len(trained.splitlines()) >= 1
+    names = [row["slice"] for row in first["slices"]]
+    assert names == ["CT 0", "CT 1", "MR 0", "MR 1", "brain MR 0", "brain MR 1"]
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"| {name} | ") == 2 for name in names)
+    assert [row["mean_psnr"] for row in again["slices"]] == [row["mean_psnr"] for row in first["slices"]]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"CT.png", "MR.png", "brain_MR.png"}
