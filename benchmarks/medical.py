@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2500, help="of training, for a fold")
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--iterations", type=int, default=3, help="of mmps")
+    parser.add_argument("--iterations", type=int, default=5, help="of mmps")
     parser.add_argument("--out", type=Path, default=Path("runs/medical"))
     arguments = parser.parse_args()
 

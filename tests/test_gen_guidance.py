@@ -176,8 +176,8 @@ def test_pigdm_is_off_where_the_spread_differs_between_directions() -> None:
 
 def test_fewer_iterations_trust_y_less() -> None:
     problem, process = Problem(CORRELATED, 4, 0.05), sd.VPSDE()
-    off = [float((moments_of_flow(process, problem.score(process, "mmps", iterations=n), "dpmpp_2m", steps=80)[1] - problem.covariance).norm()) for n in (1, 2, 8)]
-    assert off[0] > off[1] > 4 * off[2]
+    off = [float((moments_of_flow(process, problem.score(process, "mmps", iterations=n), "dpmpp_2m", steps=80)[1] - problem.covariance).norm()) for n in (1, 3, 8)]
+    assert off[0] > 2 * off[1] > 8 * off[2]
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)

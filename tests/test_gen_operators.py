@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdesolve_gen.conditioning import SVD, Measurement, Operator, conjugate_gradients
+from sdesolve_gen.conditioning import SVD, Measurement, Operator, conjugate_gradients, conjugate_residuals
 from sdesolve_gen.conditioning import operators as ops
 
 EVENT = (1, 6, 8)
@@ -212,6 +212,27 @@ def test_conjugate_gradients_stand_still_in_the_null_space():
     found = conjugate_gradients(lambda v: v @ matrix, torch.tensor([[1.0, 1.2, 2.1], [1.0, 1.0, 2.0], [0.0, 2.0, -1.0]]))
     torch.testing.assert_close(found[1], torch.tensor([1.0, 1.0, 2.0]) / 6)
     assert float(found.abs().max()) < 1  # not 1e9
+
+
+def test_conjugate_residuals_solve_what_is_not_symmetric():
+    """Each iteration leaves less than the one before, row by row, also where conjugate gradients end far off; in as many as there are dimensions nothing is left."""
+    draws = torch.Generator().manual_seed(0)
+    skew = torch.randn(8, 8, generator=draws, dtype=torch.float64)
+    matrix = torch.diag(torch.logspace(-2, 0, 8, dtype=torch.float64)) + 0.1 * (skew - skew.T)
+    b = torch.randn(3, 8, generator=draws, dtype=torch.float64)
+    left = [float((b - conjugate_residuals(lambda v: v @ matrix.T, b, most=n) @ matrix.T).norm()) for n in range(9)]
+    assert all(after < before for before, after in zip(left, left[1:], strict=False)) and left[8] < 1e-9 * left[0]
+    assert float((b - conjugate_gradients(lambda v: v @ matrix.T, b, most=8) @ matrix.T).norm()) > left[4]
+    alone = conjugate_residuals(lambda v: v @ matrix.T, b[1:2] * 1e-30, most=5)
+    torch.testing.assert_close(alone * 1e30, conjugate_residuals(lambda v: v @ matrix.T, b, most=5)[1:2])
+
+
+def test_conjugate_residuals_stand_still_when_all_is_found():
+    """In float32 and with many iterations to spare, one row in the range of a singular matrix and one outside it."""
+    matrix = torch.tensor([[1.0, 1, 2], [1, 1, 2], [2, 2, 4]])
+    found = conjugate_residuals(lambda v: v @ matrix, torch.tensor([[1.0, 1.0, 2.0], [1.0, 1.2, 2.1]]), rtol=1e-12, most=20)
+    torch.testing.assert_close(found[0], torch.tensor([1.0, 1.0, 2.0]) / 6)
+    assert float(found.abs().max()) < 1
 
 
 @pytest.mark.parametrize("name", [name for name in OPERATORS if OPERATORS[name](EVENT).svd() is not None])

@@ -9,7 +9,7 @@ from .dps import dps
 from .measurement import Measurement
 from .methods import CONDITIONINGS, Conditioning, Constraint, made
 from .mmps import mmps
-from .operator import SVD, Operator, conjugate_gradients
+from .operator import SVD, Operator, conjugate_gradients, conjugate_residuals
 from .pigdm import pigdm
 from .projection import projection
 from .renoised import Renoised
@@ -31,6 +31,7 @@ __all__ = [
     "classifier_free_guidance",
     "classifier_guidance",
     "conjugate_gradients",
+    "conjugate_residuals",
     "ddnm",
     "ddrm",
     "diffpir",

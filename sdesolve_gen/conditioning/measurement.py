@@ -107,10 +107,10 @@ class Measurement:
         adjoint, forward = self.operator.adjoint, self.operator.forward
         return self.solve(measured, lambda v: per_row(scale, v) * forward(adjoint(v)))
 
-    def solve(self, measured: Tensor, matrix: Callable[[Tensor], Tensor], most: int = 200) -> Tensor:
-        """(N + matrix)^-1 (y - measured) by at most ``most`` conjugate gradients, for a positive semidefinite ``matrix`` on measurements."""
+    def solve(self, measured: Tensor, matrix: Callable[[Tensor], Tensor], most: int = 200, by: Callable[..., Tensor] = conjugate_gradients) -> Tensor:
+        """(N + matrix)^-1 (y - measured) in at most ``most`` iterations, for a positive semidefinite ``matrix`` on measurements, or ``by`` what solves others."""
         variance = self.variance(measured)
-        return conjugate_gradients(lambda v: variance * v + matrix(v), self._minus(measured), most=most)
+        return by(lambda v: variance * v + matrix(v), self._minus(measured), most=most)
 
     def variance(self, measured: Tensor) -> float | Tensor:
         """Of the noise, where A x_0 = ``measured``: a float, or (B, *measured) for Poisson noise, of one count at least."""

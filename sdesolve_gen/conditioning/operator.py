@@ -128,6 +128,34 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: flo
     return x
 
 
+def conjugate_residuals(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: float = 1e-6, most: int = 20) -> Tensor:
+    """x with  matrix(x) = b,  where the matrix is only nearly symmetric and positive, each row of b to a relative residual ``rtol`` by itself.
+
+    After n iterations x is that of the span of b, M b, ..., M^(n-1) b for which |b - M x| is least, whatever M is: more iterations never do harm, as they do to conjugate
+    gradients, whose short recurrence divides by what is not symmetric.  All n directions and their images are kept.  [Eisenstat, Elman & Schultz 1983, GCR]
+    """
+    length, unit, kept = _power(b), None, []  # type: tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor, Tensor]]]
+    x, residual = torch.zeros_like(b), _times(1 / length, b)
+    goal, small, tiny = rtol**2 * _dot(residual, residual), torch.finfo(b.dtype).eps, torch.finfo(b.dtype).tiny
+    for _ in range(most):
+        active = _dot(residual, residual) > goal
+        if not active.any():
+            break
+        direction, image = residual, matrix(residual)
+        unit = _power(image) if unit is None else unit  # so that no square leaves the floats, as in least_squares
+        image = _times(1 / unit, image)
+        whole = _dot(image, image)
+        for other, seen, size in kept:
+            share = _dot(image, seen) / size
+            direction, image = direction - _times(share, other), image - _times(share, seen)
+        size = _dot(image, image).clamp_min(tiny)
+        active &= size > small * whole  # else rounding is all that is left of it
+        step = torch.where(active, _dot(residual, image) / size, 0.0)
+        x, residual = x + _times(step, direction), residual - _times(step, image)
+        kept.append((direction, image, size))
+    return x if unit is None else _times(length / unit, x)
+
+
 def _power(x: Tensor) -> Tensor:
     """The power of two below the largest of each row, (B,); 1 of zeros."""
     largest = x.detach().reshape(len(x), -1).abs().amax(1)
