@@ -1,6 +1,7 @@
 """Operators: the adjoint is the adjoint, what is closed form agrees with the matrix written out, and a wrong operator is refused."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_conjugate_residuals_solve_what_is_not_symmetric():
     matrix = torch.diag(torch.logspace(-2, 0, 8, dtype=torch.float64)) + 0.1 * (skew - skew.T)
     b = torch.randn(3, 8, generator=draws, dtype=torch.float64)
     left = [float((b - conjugate_residuals(lambda v: v @ matrix.T, b, most=n) @ matrix.T).norm()) for n in range(9)]
-    assert all(after < before for before, after in zip(left, left[1:], strict=False)) and left[8] < 1e-9 * left[0]
+    assert all(after < before for before, after in pairwise(left)) and left[8] < 1e-9 * left[0]
     assert float((b - conjugate_gradients(lambda v: v @ matrix.T, b, most=8) @ matrix.T).norm()) > left[4]
     alone = conjugate_residuals(lambda v: v @ matrix.T, b[1:2] * 1e-30, most=5)
     torch.testing.assert_close(alone * 1e30, conjugate_residuals(lambda v: v @ matrix.T, b, most=5)[1:2])
