@@ -288,7 +288,7 @@ class Model:
                 amplify that: there another draw of the same law may come out.
             options: of the conditioning method, as in ``zeta=0.5`` of "dps"; of the sampler and :func:`sdesolve.solve`.  ``prior_std`` of "pigdm" and
                 ``data_std`` of "smc" are :attr:`data_std` unless they are given.  ``within`` of "dps" and "pigdm" is (0, 5 standard deviations of the data along
-                their first direction) in 40 steps or more of a sampler with noise, where the model's ``moments`` say how wide the data are, which saves derivatives
+                their first direction) in 40 steps or more of one evaluation with the SDE's noise, where the model's ``moments`` say how wide the data are, which saves derivatives
                 where the noise hides what y says; (0.0, math.inf) is everywhere.
 
         Returns:

@@ -395,16 +395,17 @@ def _where_seen(method: str, sampler: str | sd.Stepper, options: Mapping[str, An
     """
     free = method in ("dps", "pigdm") and own.get("within") is None and own.get("steps") is None
     many = any(isinstance(count, int) and count >= FORGETFUL for count in (options.get("steps"), options.get("nfe")))
-    if not free or not many or model.moments is None or model.moments.directions is None or not _noisy(sampler, options):
+    if not free or not many or model.moments is None or model.moments.directions is None or not _forgets(sampler, options):
         return own
     return own | {"within": (0.0, HIDDEN * model.moments.widest)}
 
 
-def _noisy(sampler: str | sd.Stepper, options: Mapping[str, Any]) -> bool:
-    """Whether it is known that the walk has noise of its own."""
+def _forgets(sampler: str | sd.Stepper, options: Mapping[str, Any]) -> bool:
+    """Whether it is known that each step takes one evaluation, and has all the noise of the reverse SDE, of which a small ``eta`` or ``tau`` leaves little."""
     if isinstance(sampler, str) and sampler not in METHODS:  # "auto", or another package's
         return False
-    return bool(made(sampler, **{key: value for key, value in options.items() if key not in _OF_SOLVE}).facts.kinds)
+    stepper = made(sampler, **{key: value for key, value in options.items() if key not in _OF_SOLVE})
+    return bool(stepper.facts.kinds) and stepper.facts.evals == 1 and all(getattr(stepper, name, 1.0) == 1.0 for name in ("eta", "tau"))
 
 
 def _walked(walk: Callable[..., sd.Stepper], sampler: str | sd.Stepper, options: dict[str, Any]) -> tuple[sd.Stepper, dict[str, Any]]:

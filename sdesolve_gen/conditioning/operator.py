@@ -131,8 +131,9 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: flo
 def conjugate_residuals(matrix: Callable[[Tensor], Tensor], b: Tensor, rtol: float = 1e-6, most: int = 20) -> Tensor:
     """x with  matrix(x) = b,  where the matrix is only nearly symmetric and positive, each row of b to a relative residual ``rtol`` by itself.
 
-    After n iterations x is that of the span of b, M b, ..., M^(n-1) b for which |b - M x| is least, whatever M is: more iterations never do harm, as they do to conjugate
-    gradients, whose short recurrence divides by what is not symmetric.  All n directions and their images are kept.  [Eisenstat, Elman & Schultz 1983, GCR]
+    |b - M x| never grows, whatever M is, as it does with conjugate gradients, whose short recurrence divides by what is not symmetric.  Where the symmetric part of M is
+    definite, x is after n iterations that of the span of b, M b, ..., M^(n-1) b for which it is least; a row without progress stands still.  All n directions and their
+    images are kept.  [Eisenstat, Elman & Schultz 1983, GCR]
     """
     length, unit, kept = _power(b), None, []  # type: tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor, Tensor]]]
     x, residual = torch.zeros_like(b), _times(1 / length, b)
