@@ -178,3 +178,12 @@ def test_options_are_refused() -> None:
         sd.solve(PROCESSES["VP"].reverse(lambda x, t: -x), torch.ones(1, 2), "auto", nfe=0)
     with pytest.raises(ValueError, match=r"unknown argument\(s\) order: method='auto' chooses the method and its options"):
         sd.optimize_grid(PROCESSES["VP"].reverse(lambda x, t: -x), "auto", nfe=5, shape=(2,), order=3)
+
+
+@pytest.mark.parametrize(("coordinates", "grid"), [(3, "log_snr"), (256, sd.grids.karras(20))])
+def test_over_a_range_with_directions_the_grid_is_that_of_few_or_of_many_coordinates(coordinates, grid):
+    p = sd.VPSDE()
+    flow, x = p.probability_flow(lambda x, t: -x), p.prior((2, coordinates), seed=0)
+    span = sd.Range(1.0, directions=torch.eye(coordinates)[:1])
+    auto = sd.solve(flow, x, "auto", nfe=20, interval=span).x
+    assert torch.equal(auto, sd.solve(flow, x, "unipc", order=3, nfe=20, grid=grid, interval=span, denoise=True).x)

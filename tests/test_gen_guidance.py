@@ -174,6 +174,18 @@ def test_pigdm_is_off_where_the_spread_differs_between_directions() -> None:
         assert (covariance - problem.covariance).norm() > 0.1 * problem.covariance.norm()
 
 
+def test_mmps_solves_the_system_of_a_network_whose_jacobian_is_not_symmetric() -> None:
+    """E[x_0 | x] = x M' with a part of M that is skew: the term is that of the dense system, which conjugate gradients leave far off."""
+    process, t = sd.VPSDE(), torch.tensor([0.3], dtype=torch.float64)
+    skew = normals(4, 4, seed=3).double()
+    m = torch.diag(torch.tensor([0.2, 0.5, 0.8, 1.0], dtype=torch.float64)) + 0.3 * (skew - skew.T)
+    base, x, y = sd.as_score(lambda x, t: x @ m.T, process, predicts="x0"), normals(1, 4, seed=1).double(), normals(1, 4, seed=2).double()
+    found = mmps(base, Measurement(Dense(torch.eye(4, dtype=torch.float64)), y, 0.1), iterations=8).score(x, t) - base(x, t)
+    v = float(process.sigma(t)) ** 2 / float(process.alpha(t)) * m.T
+    expected = torch.linalg.solve(0.01 * torch.eye(4, dtype=torch.float64) + v, (y - x @ m.T)[0]) @ m
+    torch.testing.assert_close(found[0], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_fewer_iterations_trust_y_less() -> None:
     problem, process = Problem(CORRELATED, 4, 0.05), sd.VPSDE()
     off = [float((moments_of_flow(process, problem.score(process, "mmps", iterations=n), "dpmpp_2m", steps=80)[1] - problem.covariance).norm()) for n in (1, 3, 8)]
