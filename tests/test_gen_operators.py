@@ -228,6 +228,13 @@ def test_conjugate_residuals_solve_what_is_not_symmetric():
     torch.testing.assert_close(alone * 1e30, conjugate_residuals(lambda v: v @ matrix.T, b, most=5)[1:2])
 
 
+def test_conjugate_residuals_of_small_matrices_keep_their_squares():
+    """In float32, where the square of 1e-25 is 0."""
+    matrix, b = torch.diag(torch.tensor([1.0, 2.0, 3.0])), torch.ones(1, 3)
+    found = conjugate_residuals(lambda v: v @ (1e-25 * matrix), b)
+    torch.testing.assert_close(1e-25 * found, torch.tensor([[1.0, 1 / 2, 1 / 3]]))
+
+
 def test_conjugate_residuals_stand_still_when_all_is_found():
     """In float32 and with many iterations to spare, one row in the range of a singular matrix and one outside it."""
     matrix = torch.tensor([[1.0, 1, 2], [1, 1, 2], [2, 2, 4]])
