@@ -70,7 +70,7 @@ def posed(name: str, rows: int, sources: Sources) -> Problem:
 def away(problem: Problem, how: dict[str, Any], calls: int, z: Tensor, ends: Tensor, whole: bool) -> Tensor:
     """(rows,) distances to the flow's ends, root mean square over coordinates, in standard deviations of the data."""
     flow = problem.process.probability_flow(Network(problem).score)
-    where = {} if "grid" in how and isinstance(how["grid"], sd.OptimisedGrid) else {"nfe": calls, "interval": None if whole else span(problem), "denoise": True}
+    where = {} if "grid" in how and isinstance(how["grid"], sd.OptimisedGrid) else {"nfe": calls, "interval": None if whole else span(problem), "denoise": "extrapolate"}
     parts = [sd.solve(flow, x, **where, **how).x for x in (z * problem.process.prior_std).split(problem.batch or len(z))]
     return (torch.cat(parts).float() - ends).flatten(1).double().square().mean(1).sqrt() / problem.std
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ._checks import SAME, AnyProblem
+from ._checks import EXTRAPOLATE, SAME, AnyProblem, Denoise
 from ._errors import as_int
 from .grids import Grid, Recipe, karras, log_snr, uniform
 from .optimised import OptimisedGrid
@@ -66,7 +66,7 @@ class Choice(NamedTuple):
     method: str
     options: dict[str, Any]
     evaluations: int | None
-    denoise: bool | None
+    denoise: Denoise | None
     grid: Any
 
 
@@ -83,7 +83,7 @@ def for_calls(calls: int, coordinates: int, interval: object, spread: float) -> 
 
 
 def choose(
-    problem: AnyProblem, x: Any, options: dict[str, Any], steps: int | None, evaluations: int | None, grid: Any, interval: Any, denoise: bool | None
+    problem: AnyProblem, x: Any, options: dict[str, Any], steps: int | None, evaluations: int | None, grid: Any, interval: Any, denoise: Denoise | None
 ) -> Choice:
     """What "auto" stands for, from the arguments of a solve, whose ``nfe`` is so many evaluations."""
     if options:
@@ -105,5 +105,6 @@ def choose(
     if denoise is None and calls == 1:  # of which none is left for the denoiser
         denoise = False
     elif denoise is None and not isinstance(interval, Range):
-        denoise = first > last and last - problem.interval[1] <= SAME * (first - last)  # E[x_0 | x_t] is no draw of p_t where the walk ends before
+        whole = first > last and last - problem.interval[1] <= SAME * (first - last)  # data are no draw of p_t where the walk ends before
+        denoise = EXTRAPOLATE if whole else False
     return Choice(rule.method, dict(rule.options), evaluations, denoise, rule.grid if grid is None else grid)

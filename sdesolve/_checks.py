@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ Stochastic = SDE | UnderdampedLangevin | ReverseSDE
 DEFAULT_STEPS = 500
 MOST_STEPS = 1_000_000  # of a grid: more is a slip of the hand, and takes memory before the first step
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Denoise: TypeAlias = bool | Literal["extrapolate"]
+EXTRAPOLATE: Final = "extrapolate"
 SAME = 1e-6  # of the interval: times closer than float32 can tell are one
 
 
@@ -298,15 +300,15 @@ def check_callback(callback: object) -> None:
         raise TypeError(f"callback is a {type(callback).__name__}; expected a function of a Moment: lambda moment: print(moment.t).")
 
 
-def denoise_of(denoise: bool | None, problem: AnyProblem, opening: Opening | None) -> bool:
-    """Whether to end with Tweedie's formula, which needs a score; by default where a range of noise says so."""
+def denoise_of(denoise: Denoise | None, problem: AnyProblem, opening: Opening | None) -> Denoise:
+    """Whether to end with Tweedie's formula, which needs a score, and whether as it is; by default extrapolated where a range of noise says so."""
     if denoise is None:
-        return opening is not None and opening.denoise
-    if not isinstance(denoise, bool | np.bool_):
-        raise TypeError(f"denoise={denoise!r}; expected True, False, or None for the default.")
+        return EXTRAPOLATE if opening is not None and opening.denoise else False
+    if not isinstance(denoise, bool | np.bool_) and denoise != EXTRAPOLATE:
+        raise TypeError(f"denoise={denoise!r}; expected True, {EXTRAPOLATE!r}, False, or None for the default.")
     if denoise and not isinstance(problem, ReverseSDE | ProbabilityFlow):
-        raise ValueError("denoise=True needs a score; expected process.reverse(score) or process.probability_flow(score).")
-    return bool(denoise)
+        raise ValueError(f"denoise={denoise!r} needs a score; expected process.reverse(score) or process.probability_flow(score).")
+    return EXTRAPOLATE if denoise == EXTRAPOLATE else bool(denoise)
 
 
 def gradient_of(gradient: str | None, stepper: Stepper, problem: AnyProblem, event: object) -> str | None:
@@ -539,7 +541,7 @@ def event_of(event: Field | None, direction: int, stepper: Stepper, x: Tensor, i
     if not chosen or stepper.facts.dense is None:
         raise ValueError("event is found between the steps of an ODE method that chooses them; expected method='rk45' or the like, without steps, grid and nfe.")
     if denoise:
-        raise ValueError("denoise=True is for the last time, and event=... ends samples at times of their own; expected one of them.")
+        raise ValueError(f"denoise={denoise!r} is for the last time, and event=... ends samples at times of their own; expected one of them.")
     made = Event(event, direction)
     made.side(x, torch.full((len(x),), interval[0], dtype=torch.float64, device=x.device))
     return made

@@ -101,7 +101,7 @@ def optimize_grid(
         raise ValueError(f"unknown argument(s) {', '.join(options)}: method='auto' chooses the method and its options; expected one by name for options of your own.")
     racing = RACE if method == "auto" else ((method, options),)
     steppers = [_walker(name, chosen, flow) for name, chosen in racing]
-    denoise = _checks.denoise_of(denoise, flow, None)
+    denoise = bool(_checks.denoise_of(denoise, flow, None))
     steps = _checks.steps_for(steppers[0], integer("nfe", nfe, 1, 10), denoise, flow.score.calls)  # one call a step, all that race
     check_reference(reference, tolerance, dtype, flow)
     x = draws(flow, samples, shape, seed, dtype, device)
@@ -283,7 +283,7 @@ class Search(GaussNewton):
 
     def _apart(self, grid: Grid, part: Part) -> Tensor:
         """How far the sampler's ends lie from the flow's, in standard deviations of the data, (rows, d)."""
-        x = solve(self.flow, part.x, self.method, grid=grid, denoise=self.denoise, **self.options).x
+        x = solve(self.flow, part.x, self.method, grid=grid, denoise=_checks.EXTRAPOLATE if self.denoise else False, **self.options).x
         return (x - part.ends).reshape(len(x), -1) / self.std
 
     def error(self, grid: Grid) -> float:

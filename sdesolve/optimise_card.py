@@ -106,5 +106,5 @@ class _Weights(GaussNewton):
         return self.start.replace(b=self.start.b.index_put(self.places, z * self.units, accumulate=True))
 
     def apart(self, z: Tensor, part: Part) -> Tensor:
-        x = solve(self.flow, part.x, self.card(z), grid=self.grid, denoise=self.grid.denoise).x
+        x = solve(self.flow, part.x, self.card(z), grid=self.grid).x
         return (x - part.ends).reshape(len(x), -1) / self.grid.data_std

@@ -32,7 +32,6 @@ from .methods.constrained import Constraint, applied
 from .noise import ConstrainedStep, SeededNormals, SeededStep, sample_ids_of
 from .problems import ODE, Field
 from .ranges import Opening, Range
-from .scores import Score
 from .solution import Solution, Status
 
 Save: TypeAlias = str | Sequence[float] | Tensor | None
@@ -71,7 +70,7 @@ def solve(
     event_direction: int = 0,
     callback: Callable[[Moment], None] | None = None,
     progress: bool = False,
-    denoise: bool | None = None,
+    denoise: _checks.Denoise | None = None,
     max_steps: int = 10_000,
     throw: bool = False,
     gradient: str | None = None,
@@ -158,14 +157,14 @@ def solve(
         opening = _checks.opening_of(problem, interval, grid)
         denoise = _checks.denoise_of(denoise, problem, opening)
         nodes = _checks.nodes_of(stepper, grid)
-        evaluations = _checks.evaluations_of(stepper, problem, steps, nfe, nodes, denoise, tolerant)
+        evaluations = _checks.evaluations_of(stepper, problem, steps, nfe, nodes, bool(denoise), tolerant)
         span = _checks.interval_of(problem, interval, opening, evaluations, stepper, nodes)
         _checks.check_state(x, problem, stepper)
         _checks.check_times(x, span)
         _checks.check_callback(callback)
         progress, throw = truth("progress", progress), truth("throw", throw)
         how = _checks.gradient_of(gradient, stepper, problem, event)
-        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nodes, nfe, denoise, tolerant, name)
+        chosen = _checks.grid_of(problem, stepper, span, steps, grid, nodes, nfe, bool(denoise), tolerant, name)
         _checks.check_compile(compile, stepper, chosen is None, how)
         at_once = _checks.parallel_of(parallel, stepper, chosen is None, how, compile, budget)
         seed = _checks.seed_of(seed, generator)
@@ -173,7 +172,7 @@ def solve(
         ids = sample_ids_of(sample_ids, len(x))
         path = _checks.path_of(noise, problem, x, span, seed, ids)
         max_steps = integer("max_steps", max_steps, 1)
-        ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, denoise)
+        ending = _checks.event_of(event, event_direction, stepper, x, span, chosen is None, bool(denoise))
         problem = _checks.prepared(stepper, problem, x, span)
         if narrow := _checks.narrow_noise(problem, interval):
             warnings.warn(narrow, SolveWarning, stacklevel=3)
@@ -190,7 +189,8 @@ def solve(
                 control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
                 ts, out = _adapt(runs, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
         with torch.set_grad_enabled(how is not None):
-            out = _denoised(problem.score, out, span[1], constraint) if denoise else out  # type: ignore[union-attr]
+            last = stepper if denoise == _checks.EXTRAPOLATE else Stepper()
+            out = _denoised(last, problem, out, span[1], constraint) if denoise else out
             xs = torch.stack(list(out.xs)) if ts else None
         if compile:
             levels.clear()  # what compiled steps meet is not noted
@@ -282,10 +282,10 @@ def _length(gradient: str | None, steps: int) -> int | None:
     return math.isqrt(steps - 1) + 1 if gradient == "checkpoint" else None
 
 
-def _denoised(score: Score, out: Outcome, t: float, constraint: Constraint | None) -> Outcome:
-    """The outcome with Tweedie's formula applied at the last time, and the constraint at t = 0; a row that they break is not "ok"."""
+def _denoised(stepper: Stepper, problem: AnyProblem, out: Outcome, t: float, constraint: Constraint | None) -> Outcome:
+    """The outcome with the method's ending at the last time, and the constraint at t = 0; a row that they break is not "ok"."""
     calls = _tally.calls()
-    x = score.denoise(out.x, t)
+    x = stepper.ending(problem, out.x, t, out.carry)
     x = applied(constraint, x, 0.0, torch.zeros_like(x)) if constraint else x
     broken = (out.codes == Status.ok) & ~torch.isfinite(x).reshape(len(x), -1).all(1)
     codes = torch.where(broken, int(Status.non_finite), out.codes)

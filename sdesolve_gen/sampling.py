@@ -93,7 +93,7 @@ def draw(
             callback = observe(len(chunk)) if observe else None
             few = method == "auto" and 0 < (as_int(options.get("nfe")) or 0) < 2 * problem.score.calls  # of which none is left for the denoiser
             solutions.append(
-                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise=denoise and not few, callback=callback, **options)
+                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise="extrapolate" if denoise and not few else False, callback=callback, **options)
             )
     order = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
     x, nfe, walked = (torch.cat([of(solution) for solution in solutions])[order] for of in (lambda solution: solution.x, calls, _walked))

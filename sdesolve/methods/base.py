@@ -151,6 +151,11 @@ class Stepper:
         """From (x, t0) to t1; ``noise`` is a :class:`StepNoise`, or None for a problem without noise."""
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
+    def ending(self, problem: Any, x: Tensor, t: Number, carry: Any) -> Tensor:
+        """Data from the last state, (x, t), in one network call; ``carry`` is the last step's."""
+        denoised: Tensor = problem.score.denoise(x, t)
+        return denoised
+
     def stats(self, carry: Any) -> dict[str, Tensor]:
         """What the last step's carry says about each sample, (B,), by its name in ``Solution.stats``."""
         return {}

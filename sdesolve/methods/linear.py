@@ -28,6 +28,7 @@ from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
 
 _APART, _SHORTER = 1e-10, 3e-4  # least step in lambda that is divided by, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
+_CLOSE = 0.01  # in lambda: outputs that are closer are extrapolated as if they weren't, for the sake of what they have of errors
 _TERMS = 18  # of the series of phi: below one rounding for |z| < 1
 
 
@@ -94,11 +95,39 @@ class LinearSampler(Stepper):
             x = mean if noise is None or row.on_noise is None else plus(mean, row.on_noise, noise.normal(move * MOVE))
         return Step(x, carry=history if len(nodes) == 1 else carry, mean=mean)
 
+    def ending(self, problem: ScoreProblem, x: Tensor, t: Number, carry: History) -> Tensor:
+        """The move to no noise along the flow, of a method that remembers an output; Tweedie's formula by any other."""
+        if self.memory == 1 or self.facts.kinds or not carry.outputs:
+            return super().ending(problem, x, t, carry)
+        history = self._asked(problem, x, t, carry)
+        return combined(to_no_noise(problem.process, history.times, self.output), x, history.outputs)
+
     def _called(self, problem: ScoreProblem, x: Tensor, t: Number, to: Number, past: History) -> tuple[History, Row]:
         """The network's output at (x, t) with those before it, and the row of the move from there."""
+        history = self._asked(problem, x, t, past)
+        return history, self.row(problem.process, history.times, to)
+
+    def _asked(self, problem: ScoreProblem, x: Tensor, t: Number, past: History) -> History:
+        """The network's output at (x, t) with those before it."""
         called = problem.score.denoise if self.output == "x0" else problem.score.epsilon
-        outputs, times = (called(x, t), *past.outputs)[: self.memory], (t, *past.times)[: self.memory]
-        return History(outputs, times), self.row(problem.process, times, to)
+        return History((called(x, t), *past.outputs)[: self.memory], (t, *past.times)[: self.memory])
+
+
+def to_no_noise(process: Process, times: Sequence[Number], output: Literal["x0", "epsilon"]) -> Row:
+    """The flow from ``times[0]`` to where nothing is left of the noise, by the outputs at the first two of the times.
+
+    Tweedie's formula ends at D = E[x_0 | x], which along a direction in which data are much wider than rho = sigma/alpha, by a standard deviation s, is too near to their mean by
+    rho^2/(2 s^2).  In rho^2 the D of a smooth law are a straight line where rho is small, and in rho the outputs E[eps | x] are, both for directions in which data are wide
+    and for those in which they have no width; each is followed to rho = 0.  What is left is a quantity of order rho^2 rho_-1^2.
+    """
+    h = half_log_snr(process, times[0]) - half_log_snr(process, times[1])
+    h = h.clamp(min=_CLOSE) if isinstance(h, Tensor) else max(h, _CLOSE)
+    if output == "x0":
+        share = 1 / xp(h).expm1(2 * h)
+        return Row(0.0, (1 + share, -share))
+    rho = xp(h).exp(-half_log_snr(process, times[0]))
+    share = 0.5 * rho / xp(h).expm1(h)
+    return Row(1 / process.alpha_(times[0]), (-rho - share, share))
 
 
 def check_apart(process: Process, ts: Sequence[float], remembers: bool = True) -> None:

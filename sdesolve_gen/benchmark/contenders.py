@@ -101,7 +101,7 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
         if finds in ("optimised", "learned"):
             chosen = on_own_nodes(p, budget, finds, **options)
         else:
-            chosen = {"grid": "karras", "interval": span(p), "nfe": budget, "denoise": True, **options}
+            chosen = {"grid": "karras", "interval": span(p), "nfe": budget, **options}
             chosen |= {"statistics": statistics(p)} if finds else {}
         return sd.solve(problem, z * p.process.prior_std, seed=seed, sample_ids=range(first, first + len(z)), **chosen).x
 
