@@ -37,7 +37,7 @@ from .solve import SolveWarning, solve
 
 FIRST = (3.0, 10.0, 30.0, math.inf)  # where ranges that are tried start, in standard deviations of the data
 ALONG = (1.0, 2.0, 4.0, 10.0, math.inf)  # the same where their directions are known, in standard deviations along the strongest
-LAST = (0.0, 0.25, 0.5)  # where they stop, in standard deviations of the data over the number of steps
+LAST = (0.0, 0.5, 1.0)  # where they stop, in standard deviations of the data over the number of steps
 STARTS = 2  # candidates of a method that are refined
 RACE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unipc", {}), ("unipc", {"order": 3}), ("deis", {}), ("deis", {"variant": "log_rho"}), ("ipndm", {"order": 3}), ("ipndm", {}),

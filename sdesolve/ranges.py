@@ -60,7 +60,7 @@ class Range:
         data_mean: m, a number or a tensor that broadcasts to the event; where coordinates share an offset, as images do, it matters.
         first: where to start; the default for N network calls is 1 + N^(3/2)/10 standard deviations along the first direction, and without directions
             4 N data_std; where steps are chosen, 100 of either.  No wider than the process's noise.
-        last: where to stop, less than ``first``; default 1/(2 N), and 0.01 where steps are chosen.  Finer detail is left to the denoiser.
+        last: where to stop, less than ``first``; default 0.7/N, and 0.01 where steps are chosen.  Finer detail is left to the last call.
         directions: (k, *event), orthogonal, each as long as the standard deviation of the data along it; ``Range.of`` reads them from data.
 
     Raises:
@@ -123,7 +123,7 @@ class Range:
         """(first, last) in times, no wider than (T, eps), for a number of network calls; None where steps are chosen.  ``eps``: the process's own."""
         eps = process.eps if eps is None else eps
         first = self.first or self._default_first(calls)  # those given are > 0
-        last = self.last or (0.5 / calls if calls else 0.01)
+        last = self.last or (0.7 / calls if calls else 0.01)
         if last >= first:
             raise ValueError(f"Range: first={first:g} and last={last:g}, of which one is the default here; expected last < first, from noise to data: give both.")
         high, low = first * self.data_std, last * self.data_std

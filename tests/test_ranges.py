@@ -27,16 +27,16 @@ def test_the_ends_are_multiples_of_the_data_s_width(process: sd.Process) -> None
     assert (noise_ratio(process, t0), noise_ratio(process, t1)) == pytest.approx((15.0, 0.05))
     assert sd.Range(data_std=0.5, first=1e6, last=1e-6).interval(process) == (process.T, process.eps)
     t0, t1 = sd.Range(data_std=0.5).interval(process, 10)
-    assert (noise_ratio(process, t0), noise_ratio(process, t1)) == pytest.approx((20.0, 0.025))
+    assert (noise_ratio(process, t0), noise_ratio(process, t1)) == pytest.approx((20.0, 0.035))
 
 
 @pytest.mark.parametrize(("how", "calls"), [({"nfe": 9}, 9), ({"steps": 4}, 9), ({"nfe": 8, "denoise": False}, 8), ({"steps": 4, "denoise": False}, 8), ({}, 1001)])
 def test_the_range_widens_with_the_calls(how: dict[str, int], calls: int) -> None:
-    """By default from 4 N to 1/2N standard deviations for N network calls, whichever way they are said; 100 to 1/100 where steps are chosen."""
+    """By default from 4 N to 0.7/N standard deviations for N network calls, whichever way they are said; 100 to 1/100 where steps are chosen."""
     p, seen = sd.EDM(sigma_max=1e4), list[float]()
     problem = p.probability_flow(lambda x, t: seen.append(float(t[0])) or -x / (0.25 + t[:1] ** 2))
     sd.solve(problem, torch.ones(1, 1), "heun", interval=sd.Range(0.5), **how)
-    assert (seen[0], min(seen)) == pytest.approx((2.0 * calls, max(0.25 / calls, p.eps)))
+    assert (seen[0], min(seen)) == pytest.approx((2.0 * calls, max(0.35 / calls, p.eps)))
     seen.clear()
     sd.solve(problem, torch.ones(1, 1), "tsit5", interval=sd.Range(0.5))
     assert (seen[0], min(seen)) == pytest.approx((50.0, 0.005))

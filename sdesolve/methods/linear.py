@@ -125,9 +125,10 @@ def to_no_noise(process: Process, times: Sequence[Number], output: Literal["x0",
     if output == "x0":
         share = 1 / xp(h).expm1(2 * h)
         return Row(0.0, (1 + share, -share))
-    rho = xp(h).exp(-half_log_snr(process, times[0]))
+    alpha = process.alpha_(times[0])
+    rho = process.sigma_(times[0]) / alpha
     share = 0.5 * rho / xp(h).expm1(h)
-    return Row(1 / process.alpha_(times[0]), (-rho - share, share))
+    return Row(1 / alpha, (-rho - share, share))
 
 
 def check_apart(process: Process, ts: Sequence[float], remembers: bool = True) -> None:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import sdesolve as sd
 from sdesolve.files import atomic
+from sdesolve.grids import noise_ratio, time_at_ratio
 
 from .._errors import unknown
 from .._reading import checked_device
@@ -38,8 +39,9 @@ DRAWN = 8  # exact draws for each sample, against which the samples are measured
 FLOORS = 4  # exact samples a seed that are measured for the floor
 STARTS = ("prior", "centred", "directed")
 HASHES = ("source", "judge")
-REVISION = 3  # of what a cell means: 2 since moments are those of draws, and a trajectory ends at the nearest of three ends; 3 since a range starts the farther out the more calls
-WIDEST = 1e9  # a range that no process exceeds
+REVISION = 4
+"""Of what a cell means: 2 since moments are those of draws, and a trajectory ends at the nearest of three ends; 3 since a range starts the farther out the more calls; 4 since flows are
+followed to no noise."""
 _ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
 
@@ -261,10 +263,11 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path, start: str = "prio
 
     ``start``: one of :data:`STARTS`, how the normals are taken to the law under the widest noise: as they are, with the mean and standard deviation of the data, or with the
     standard deviation along each of their directions, too, as methods start that know them.  Where directions are a tenth as wide as that noise, that is half a per cent apart.
+    Close to the process's end short steps of a multistep method take over, which follows the flow from there to no noise.
     """
     directions = problem.directions if start == "directed" else None
-    interval = None if start == "prior" else sd.Range(problem.std, problem.mean, WIDEST, 1 / WIDEST, directions=directions)
-    file = cache / f"fine{'' if start == 'prior' else f'-{start}'}-{problem.key}-{seed}-{rows}.safetensors"
+    moved = None if start == "prior" else sd.Range(problem.std, problem.mean, directions=directions)
+    file = cache / f"ends{'' if start == 'prior' else f'-{start}'}-{problem.key}-{seed}-{rows}.safetensors"
     if not file.is_file():
         size, ends = problem.batch or rows, []
         for first in range(0, rows, size):
@@ -273,7 +276,10 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path, start: str = "prio
             exact = problem.law is not None
             x, method, tolerance = (z.double(), "dop853", 1e-6) if exact else (z, "rk45", 2e-4)
             x = x * problem.process.prior_std
-            ends.append(sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, interval=interval, denoise=True, throw=True).x.float().cpu())
+            x = moved.start(problem.process, x, flow.interval[0]) if moved else x
+            near = time_at_ratio(problem.process, 1.5 * noise_ratio(problem.process, flow.interval[1]))
+            x = sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, interval=(flow.interval[0], near), throw=True).x
+            ends.append(sd.solve(flow, x, "deis", steps=8, interval=(near, flow.interval[1]), denoise="extrapolate", throw=True).x.float().cpu())
         with atomic(file) as path:
             save_file({"ends": torch.cat(ends)}, path)
     return load_file(file)["ends"]
