@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import sdesolve as sd
 from sdesolve_gen import cli
 from sdesolve_gen.benchmark import QUICK, Plan, metrics, mixture, planned, report, results, run, write
-from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours
+from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours, solver
 from sdesolve_gen.benchmark.peers import MODULES, peers
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
 from sdesolve_gen.benchmark.runner import EXACT, FLOW, STARTS, fine, read, sampled
@@ -201,8 +201,9 @@ CRUDE = {"azula xEAB-3", "azula PC", "pc", "torchsde srk", "score_sde PC (by han
 
 def test_a_peer_on_our_grid_is_our_method(small):
     """DDIM, DPM-Solver++ 2M and UniPC of every package that has them take the same states to the same ends as ours, on the same levels; what is left is
-    that some cast the state or their coefficients to float32."""
-    found = {c.label: c for c in [*ours(["ddim", "dpmpp_2m", "unipc"]), *peers()[0]]}
+    that some cast the state or their coefficients to float32.  They end with Tweedie's formula; ours follow the flow unless told to end so, too."""
+    own = [solver(label, "sdesolve", OURS, {**METHODS[label], "denoise": True}, True) for label in ("ddim", "dpmpp_2m", "unipc")]
+    found = {c.label: c for c in [*own, *peers()[0]]}
     pairs = {"diffusers DPM++ 1 (DDIM) [our grid]": "ddim", "k-diffusion euler [our grid]": "ddim", "azula DDIM [our grid]": "ddim"}
     pairs |= {"diffusers DPM++ 2M [our grid]": "dpmpp_2m", "k-diffusion dpmpp_2m [our grid]": "dpmpp_2m", "diffusers UniPC [our grid]": "unipc"}
     here = {theirs: mine for theirs, mine in pairs.items() if theirs in found}
@@ -300,7 +301,7 @@ def test_cells_of_another_judge_or_model_are_not_taken_for_these(tmp_path, monke
     model.moments = sd.Range(0.6, -0.2)
     made, other = found(None, seeds=2)
     assert made == 2 and other["trajectory"]["mean"] != plain["trajectory"]["mean"]
-    kept = sorted(file.name for file in (tmp_path / "cache").glob("fine-centred-*-0-8.safetensors"))
+    kept = sorted(file.name for file in (tmp_path / "cache").glob("ends-centred-*-0-8.safetensors"))
     assert len(kept) == 2 and not torch.equal(*(load_file(tmp_path / "cache" / name)["ends"] for name in kept))
 
 
@@ -318,7 +319,7 @@ def test_problems_of_other_data_are_others(tmp_path, monkeypatch):
         assert one.name == other.name and one.source and one.source != other.source and one.key != other.key
     assert len(set(fitted)) == 2
     fine(found[0][1], 0, 8, tmp_path)
-    assert (tmp_path / f"fine-mnist_mixture-{found[0][1].source}-0-8.safetensors").is_file()
+    assert (tmp_path / f"ends-mnist_mixture-{found[0][1].source}-0-8.safetensors").is_file()
 
 
 def test_a_law_in_closed_form_has_no_hashes(tmp_path):

@@ -22,7 +22,7 @@ def distance(found: sd.ReverseSDE, method: str | sd.Stepper, grid: sd.OptimisedG
     return float((sd.solve(found, x, method, grid=grid).x - ends).flatten(1).square().mean(1).sqrt().mean())
 
 
-@pytest.mark.parametrize(("law", "method", "nfe", "gain"), [("2d", "ipndm", 4, 1.5), ("2d", "unipc", 6, 1.3), ("64d", "unipc", 6, 1.6), ("64d", "dpmpp_2m", 6, 1.2)])
+@pytest.mark.parametrize(("law", "method", "nfe", "gain"), [("2d", "ipndm", 4, 1.5), ("2d", "unipc", 6, 1.3), ("64d", "unipc", 6, 1.3), ("64d", "dpmpp_2m", 6, 1.2)])
 def test_they_beat_the_method_s_own_on_fresh_draws(law: str, method: str, nfe: int, gain: float) -> None:
     found, shape = problem(law), LAWS[law].event
     grid = sd.optimize_grid(found, method, nfe=nfe, shape=shape)

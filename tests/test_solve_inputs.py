@@ -129,7 +129,7 @@ BEFORE_THE_FIRST_CALL: dict[str, tuple[Callable[[], Any], str]] = {
     "throw a word": (solve(throw="x"), "throw='x'; expected True or False"),
     "progress a word": (solve(progress="x"), "progress='x'; expected True or False"),
     "compile a word": (solve(compile="maybe"), "compile='maybe'; expected True or False"),
-    "denoise a word": (solve(denoise="no"), "denoise='no'; expected True, False, or None"),
+    "denoise a word": (solve(denoise="no"), "denoise='no'; expected True, 'extrapolate', False, or None"),
     "tau NaN": (solve(method="sa_solver", tau=lambda t: NAN), r"tau\(1\) is nan; expected a function of t that gives numbers >= 0"),
     "tau negative": (solve(method="sa_solver", tau=lambda t: -1.0), r"tau\(1\) is -1.0"),
     "tau a word": (solve(method="sa_solver", tau=lambda t: "a"), r"tau\(1\) is 'a'"),

@@ -40,8 +40,8 @@ FLOORS = 4  # exact samples a seed that are measured for the floor
 STARTS = ("prior", "centred", "directed")
 HASHES = ("source", "judge")
 REVISION = 4
-"""Of what a cell means: 2 since moments are those of draws, and a trajectory ends at the nearest of three ends; 3 since a range starts the farther out the more calls; 4 since flows are
-followed to no noise."""
+"""Of what a cell means: 2 since moments are those of draws, and a trajectory ends at the nearest of three ends; 3 since a range starts the farther out the more calls; 4 since
+flows are followed to no noise, and a range stops at 0.7/N."""
 _ready: set[Any] = set()
 _REFERENCE = 2**40  # seed of the draws that samples are compared with, and from it on of their floors
 
