@@ -32,6 +32,7 @@ from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
+from .processes import Process
 from .ranges import Range, gaussian_start
 from .solve import SolveWarning, solve
 
@@ -106,7 +107,7 @@ def optimize_grid(
     check_reference(reference, tolerance, dtype, flow)
     x = draws(flow, samples, shape, seed, dtype, device)
     if data is not None:
-        _check_data(data, flow, x)
+        check_data(data, flow, x)
     stats: dict[str, Any] = {}
     rounds = STARTS * ROUNDS if len(racing) == 1 else len(racing) * HEAT + ROUNDS
     with _tally.added_to(stats), _progress.count(progress, 2 + rounds, f"grid for {method}") as advance, warnings.catch_warnings():
@@ -146,7 +147,7 @@ def _walker(method: str, options: dict[str, Any], flow: ProbabilityFlow) -> Step
     return stepper
 
 
-def _check_data(data: object, flow: ProbabilityFlow, x: Tensor) -> None:
+def check_data(data: object, flow: ProbabilityFlow, x: Tensor) -> None:
     """That it is a range, of moments that fit the draws."""
     if not isinstance(data, Range):
         raise TypeError(f"data is a {type(data).__name__}; expected their moments, as in data=sd.Range.of(images).")
@@ -223,6 +224,18 @@ def centred(flow: ProbabilityFlow, x: Tensor) -> Tensor:
     return gaussian_start(flow.process, x, t, flow.score.denoise(x, t).mean(0), 0.0)
 
 
+def nodes_over(
+    data: Range, process: Process, ts: Sequence[float], method: str, options: dict[str, Any], denoise: bool, event: Sequence[int]
+) -> OptimisedGrid:
+    """Nodes along which a solve starts from these moments; what they cost and how far they err is for others to say."""
+    mean, numbers = data.data_mean, math.prod(event)
+    each = mean.double().expand(event).flatten() if isinstance(mean, Tensor) else torch.tensor([mean], dtype=torch.float64)
+    means = tuple((each if len(each) <= LARGEST_MEAN else each.mean().reshape(1)).tolist())
+    rows = [] if data.directions is None else data.directions.flatten(1)[: LARGEST_DIRECTIONS // numbers].tolist()
+    directions = tuple(tuple(float(f"{v:.8g}") for v in row) for row in rows)
+    return OptimisedGrid(tuple(ts), repr(process), method, tuple(sorted(options.items())), 1, denoise, means, data.data_std, directions, math.inf, math.inf, 1, 1)
+
+
 class Search(GaussNewton):
     """Distances to the flow as a function of the pieces z = ln w, up to a constant, that the nodes are made of."""
 
@@ -234,13 +247,9 @@ class Search(GaussNewton):
         self.flow, self.method, self.options, self.steps, self.denoise = flow, method, options, steps, denoise
         self.span = tuple(0.5 * float(flow.process.log_snr(t)) for t in flow.interval)
         self.seen, self.held, self.told = parts(x, ends)
-        mean, numbers = moments.data_mean, ends[0].numel()
-        spread = mean.double().expand(ends.shape[1:]).flatten() if isinstance(mean, Tensor) else torch.tensor([mean], dtype=torch.float64)
-        self.mean = tuple((spread if len(spread) <= LARGEST_MEAN else spread.mean().reshape(1)).tolist())
-        rows = torch.zeros(0, numbers) if moments.directions is None else moments.directions.flatten(1)[: LARGEST_DIRECTIONS // numbers]
-        self.directions = tuple(tuple(float(f"{v:.8g}") for v in row) for row in rows.tolist())
-        self.std = moments.data_std
-        self.firsts = tuple(float(rows.double().norm(dim=1).max()) * f for f in ALONG) if len(rows) else tuple(self.std * f for f in FIRST)
+        self.event, self.moments, self.std = ends.shape[1:], moments, moments.data_std
+        directed = moments.directions is not None and ends[0].numel() <= LARGEST_DIRECTIONS
+        self.firsts = tuple(moments.widest * f for f in ALONG) if directed else tuple(self.std * f for f in FIRST)
 
     def grid(self, z: Tensor) -> OptimisedGrid:
         """The nodes of some pieces."""
@@ -248,8 +257,7 @@ class Search(GaussNewton):
         levels = first + (last - first) * torch.softmax(_apart_enough(z, self.steps), 0).cumsum(0)[: self.steps + 1]
         ts = process.log_snr_inverse(2 * levels).tolist()
         ts = ts if self.denoise else [*ts[:-1], self.flow.interval[1]]
-        kept = tuple(sorted(self.options.items()))
-        return OptimisedGrid(tuple(ts), repr(process), self.method, kept, 1, self.denoise, self.mean, self.std, self.directions, math.inf, math.inf, 1, 1)
+        return nodes_over(self.moments, process, ts, self.method, self.options, self.denoise, self.event)
 
     def starts(self, count: int) -> list[Tensor]:
         """The best of the named grids, by the seen half."""

@@ -228,16 +228,16 @@ def test_every_option_of_a_peer_does_something(small):
 
 
 def test_learned_weights_are_kept_and_better_than_the_method_s_own(tmp_path):
-    problem = replace(make("mixture_2d", 512, Sources(cache=tmp_path)), trajectories=128)
-    plain, learned = ours(["unipc, optimised", "unipc, learned"])
+    problem = replace(make("mixture_2d", 512, Sources(cache=tmp_path)), trajectories=64)
+    plain, learned = ours(["auto", "auto, learned"])
     assert learned.suits(problem, 10) and not learned.suits(problem, 11) and not learned.suits(replace(problem, trajectories=None), 5)
     ends, away = fine(problem, 3, 512, tmp_path, "centred"), {}
     for contender in (plain, learned):
         x, nfe, _ = sampled(problem, contender, 5, seed=3)
         assert nfe == 5
         away[contender.label] = float((x - ends).norm(dim=1).mean())
-    assert away["unipc, learned"] < 0.9 * away["unipc, optimised"]
-    file = tmp_path / "card-mixture_2d-unipc-5.json"
+    assert away["auto, learned"] < 0.7 * away["auto"]
+    file = tmp_path / "card-mixture_2d-learned-5.json"
     written = file.stat().st_mtime_ns
     again, _, _ = sampled(problem, learned, 5, seed=3)
     assert torch.equal(again, x) and file.stat().st_mtime_ns == written

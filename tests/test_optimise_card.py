@@ -1,6 +1,7 @@
 """Learned weights: nearer to the flow than a method's own on draws that the fit has not seen, and never worse for those that judged."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,38 @@ def test_they_beat_the_method_s_own_on_fresh_draws(law: str, method: str, nfe: i
     plain, learned = distance(found, method, grid, shape), distance(found, fitted.card, grid, shape)
     assert learned < plain / gain, (plain, learned)
     assert fitted.error <= fitted.baseline
+
+
+@pytest.mark.parametrize(("law", "nfe", "gain"), [("2d", 5, 1.4), ("64d", 5, 2.5)])
+def test_over_a_range_they_beat_auto_and_optimised_nodes_with_learned_weights(law: str, nfe: int, gain: float) -> None:
+    found, shape = problem(law), LAWS[law].event
+    span = sd.Range.of(LAWS[law].sample(8192, seed=4))
+    fitted = sd.optimize_card(found, span, nfe=nfe, shape=shape, samples=1024)
+    x = found.process.prior((1000, *shape), seed=77)
+    ends = sd.solve(found, x, "tsit5", rtol=1e-5, atol=1e-5, denoise=True, interval=sd.Range(span.data_std, span.data_mean, 1e9, 1e-9, span.directions)).x
+
+    def distance(method: str | sd.Stepper, **how: Any) -> float:
+        solution = sd.solve(found, x, method, **how)
+        assert solution.nfe == nfe
+        return float((solution.x - ends).square().mean(1).sqrt().mean())
+
+    nodes = sd.optimize_grid(found, "deis", variant="log_rho", nfe=nfe, shape=shape, data=span)
+    searched = sd.optimize_card(found, nodes, shape=shape, samples=1024)
+    learned = distance(fitted.card, grid=fitted.grid)
+    assert learned < distance("auto", nfe=nfe, interval=span) / gain
+    assert learned < distance(searched.card, grid=nodes)
+    assert fitted.error == pytest.approx(learned, rel=0.5) and fitted.error < fitted.baseline == fitted.grid.baseline
+
+
+def test_the_nodes_of_a_range_are_those_of_auto(tmp_path: Path) -> None:
+    """With the method's own weights the walk is that of "auto" over the range; what the fit cost is on the grid, and the grid is kept as any other."""
+    found, span = problem("2d"), sd.Range.of(LAWS["2d"].sample(4096, seed=4))
+    fitted = sd.optimize_card(found, span, nfe=6, shape=(2,), samples=32)
+    x = found.process.prior((50, 2), seed=1)
+    own = sd.solve(found, x, fitted.grid.method, grid=fitted.grid, **dict(fitted.grid.options)).x
+    torch.testing.assert_close(own, sd.solve(found, x, "auto", nfe=6, interval=span).x, rtol=1e-4, atol=1e-5)
+    assert fitted.grid.nfe == 6 and fitted.grid.calls > 100 and fitted.grid.rows > 100 * 16
+    assert sd.OptimisedGrid.load(fitted.grid.save(tmp_path / "grid.json")) == fitted.grid
 
 
 def test_errors_are_in_units_of_the_data() -> None:
@@ -90,8 +123,16 @@ def test_what_does_not_fit_is_refused() -> None:
     grid = sd.optimize_grid(found, "ddim", nfe=4, shape=(2,), samples=32)
     with pytest.raises(ValueError, match="grid was optimised for VPSDE"):
         sd.optimize_card(problem("2d", sd.VESDE()), grid, shape=(2,))
-    with pytest.raises(TypeError, match=r"grid is a list; expected what sd.optimize_grid"):
+    with pytest.raises(TypeError, match=r"grid is a list; expected sd.Range.of\(images\), or what sd.optimize_grid"):
         sd.optimize_card(found, [1.0, 0.5], shape=(2,))
+    with pytest.raises(ValueError, match=r"nfe=4 with a grid, which has its number of calls; expected .*sd.optimize_card\(problem, data, nfe=5"):
+        sd.optimize_card(found, grid, nfe=4, shape=(2,))
+    with pytest.raises(ValueError, match="nfe=None; expected an integer >= 3"):
+        sd.optimize_card(found, sd.Range(1.0), shape=(2,))
+    with pytest.raises(ValueError, match="nfe=2; expected an integer >= 3"):
+        sd.optimize_card(found, sd.Range(1.0), nfe=2, shape=(2,))
+    with pytest.raises(ValueError, match="data_mean has shape"):
+        sd.optimize_card(found, sd.Range.of(torch.randn(16, 3)), nfe=5, shape=(2,))
     heun = sd.optimize_grid(found, "dpmpp_2s", nfe=5, shape=(2,), samples=32)
     with pytest.raises(ValueError, match=r"2 steps of 2 call\(s\)"):
         sd.optimize_card(found, heun, shape=(2,))

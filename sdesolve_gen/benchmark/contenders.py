@@ -36,7 +36,7 @@ class Contender(NamedTuple):
     """Whether it solves the flow, so that it has a trajectory to compare."""
     run: Run
     finds: str | None = None
-    """What it finds beforehand: for the problem and the budget "optimised" nodes or "learned" weights on such, for the problem "statistics"; None for nothing."""
+    """What it finds beforehand: for the problem and the budget "optimised" nodes or "learned" weights, for the problem "statistics"; None for nothing."""
 
     def suits(self, problem: Problem, budget: int) -> bool:
         """Whether there is something to run, and to measure."""
@@ -69,10 +69,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "unipc, optimised": {"method": "unipc", "grid": "optimised"},
     "deis, optimised": {"method": "deis", "variant": "log_rho", "grid": "optimised"},
     "auto, learned": {"method": "auto", "grid": "learned"},
-    "unipc, learned": {"method": "unipc", "grid": "learned"},
-    "deis, learned": {"method": "deis", "variant": "log_rho", "grid": "learned"},
 }
-"""Label -> options of ``solve``.  An optimised grid, the weights that are learned on it, and statistics of the model are found once, from draws that no
+"""Label -> options of ``solve``.  An optimised grid, weights that are learned on our grid, and statistics of the model are found once, from draws that no
 cell has, and kept; the calls that this takes are not the sampler's."""
 
 
@@ -98,8 +96,12 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
     def run(network: Network, z: Tensor, budget: int, seed: int, first: int) -> Tensor:
         p = network.problem
         problem = p.process.probability_flow(network.score) if flow else p.process.reverse(network.score)
-        if finds in ("optimised", "learned"):
-            chosen = on_own_nodes(p, budget, finds, **options)
+        chosen: dict[str, Any]
+        if finds == "learned":
+            card, nodes = learned(p, budget)
+            chosen = {"method": card, "grid": nodes}
+        elif finds == "optimised":
+            chosen = {**options, "grid": optimised(p, budget, **{name: value for name, value in options.items() if name != "grid"})}
         else:
             chosen = {"grid": "karras", "interval": span(p), "nfe": budget, **options}
             chosen |= {"statistics": statistics(p)} if finds else {}
@@ -111,12 +113,6 @@ def solver(label: str, family: str, setting: str, options: Mapping[str, Any], fl
 def span(problem: Problem) -> sd.Range:
     """Between which noise levels N calls are spent, and from what: as a user has it who says ``interval=sd.Range.of(data)``."""
     return sd.Range(problem.std, problem.mean, directions=problem.directions)
-
-
-def on_own_nodes(problem: Problem, budget: int, finds: str, method: str, grid: str, **options: Any) -> dict[str, Any]:
-    """Options of ``solve`` for a method on nodes that were found for it, with its own weights or learned ones."""
-    nodes = optimised(problem, budget, method, **options)
-    return {"method": learned(problem, budget, method, nodes), "grid": nodes} if finds == "learned" else {"method": method, "grid": nodes, **options}
 
 
 def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.OptimisedGrid:
@@ -131,14 +127,17 @@ def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.
     return sd.OptimisedGrid.load(file)
 
 
-def learned(problem: Problem, budget: int, method: str, grid: sd.OptimisedGrid) -> sd.SolverCard:
-    """The weights of ``sd.optimize_card`` on the nodes that were found for a method, kept beside them."""
-    file = problem.cache / f"card-{'-'.join(map(str, (problem.key, method, *dict(grid.options).values(), budget)))}.json"
-    if not file.is_file():
+def learned(problem: Problem, budget: int) -> tuple[sd.SolverCard, sd.OptimisedGrid]:
+    """The weights of ``sd.optimize_card`` on our grid, and that grid, kept beside the fine solves."""
+    card, nodes = (problem.cache / f"{name}-{problem.key}-learned-{budget}.json" for name in ("card", "grid"))
+    if not (card.is_file() and nodes.is_file()):
         assert problem.trajectories is not None
-        fitted = sd.optimize_card(flow_of(problem), grid, shape=problem.event, samples=2 * problem.trajectories, seed=2**33 + 1, device=problem.device)
-        fitted.card.save(file)
-    return sd.SolverCard.load(file)
+        size: dict[str, Any] = {"shape": problem.event, "samples": 8 * problem.trajectories, "seed": 2**33 + 1, "device": problem.device}
+        fitted = sd.optimize_card(flow_of(problem), span(problem), nfe=budget, **size)
+        nodes.parent.mkdir(parents=True, exist_ok=True)
+        fitted.grid.save(nodes)
+        fitted.card.save(card)
+    return sd.SolverCard.load(card), sd.OptimisedGrid.load(nodes)
 
 
 def statistics(problem: Problem) -> sd.ModelStatistics:

@@ -73,7 +73,7 @@ class Plan:
 
 FEW = frozenset({
     "auto", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc 3", "deis", "ipndm", "dpmpp_2m_sde", "dpm_solver_v3",
-    "auto, optimised", "unipc, optimised", "unipc, learned",
+    "auto, optimised", "unipc, optimised", "auto, learned",
     "diffusers UniPC", "diffusers UniPC, karras", "diffusers DPM++ 2M", "diffusers DPM++ 2M, karras", "diffusers DPM++ 3M, karras", "diffusers DEIS",
     "diffusers UniPC, leading", "diffusers UniPC 3, exponential", "diffusers DPM++ 2M, lu", "diffusers DPM++ 3M, lu",
     "diffusers DEIS, karras", "diffusers EDM DPM++ 2M", "diffusers SA-Solver", "k-diffusion dpmpp_2m, karras EDM", "k-diffusion dpmpp_2m, karras VP",
@@ -274,7 +274,7 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path, start: str = "prio
             z = problem.start(seed, first, min(size, rows - first))
             flow = problem.process.probability_flow(Network(problem).score, eps=FINE if problem.law is not None else None)
             exact = problem.law is not None
-            x, method, tolerance = (z.double(), "dop853", 1e-6) if exact else (z, "rk45", 2e-4)
+            x, method, tolerance = (z.double(), "dop853", 1e-6) if exact else (z, "rk45", 2e-6)
             x = x * problem.process.prior_std
             x = moved.start(problem.process, x, flow.interval[0]) if moved else x
             near = time_at_ratio(problem.process, 1.5 * noise_ratio(problem.process, flow.interval[1]))
