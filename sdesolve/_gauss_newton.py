@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class GaussNewton:
     seen: Part
     held: Part
     told: Part
-    difference: ClassVar[float]
-    """Of a parameter, for the derivative."""
+    difference: float | Tensor
+    """Of a parameter, for the derivative; one for all, or one for each."""
 
     def apart(self, z: Tensor, part: Part) -> Tensor:
         """How far the sampler's ends lie from the flow's, in standard deviations of the data, (rows, d)."""
@@ -78,9 +78,10 @@ class GaussNewton:
 
     def _normal_equations(self, z: Tensor, apart: Tensor, near: float) -> tuple[Tensor, Tensor]:
         """J^T W J and J^T W r, with the derivative J of the residual r by differences, and the weights W of the cost."""
-        moved = torch.stack([self.residual(z + self.difference * e) - apart for e in torch.eye(len(z), dtype=z.dtype)])
+        steps = torch.diag(torch.as_tensor(self.difference, dtype=z.dtype).expand(len(z)))
+        moved = torch.stack([self.residual(z + step) - apart for step in steps])
         moved = torch.nan_to_num(moved, posinf=0.0, neginf=0.0)
-        columns = torch.where(moved.square().mean(2, keepdim=True) < NEAR**2, moved, 0.0) / self.difference  # a leap to another mode is no derivative
+        columns = torch.where(moved.square().mean(2, keepdim=True) < NEAR**2, moved, 0.0) / steps.diagonal().to(moved)[:, None, None]  # a leap to another mode is no derivative
         weighted = (columns * weights_of(apart, near)[:, None]).flatten(1)
         return (weighted @ columns.flatten(1).T).double().cpu(), (weighted @ apart.flatten()).double().cpu()
 

@@ -45,6 +45,7 @@ RACE: tuple[tuple[str, dict[str, Any]], ...] = (
 )  # fmt: skip
 """What "auto" chooses from."""
 HEAT = 4  # rounds of refinement after which the nearest is taken
+OF_PIECES = 0.02  # difference of ln w for the derivative
 LONGEST = 8.0  # ln of a step in units of the next: three thousand
 LARGEST_MEAN, LARGEST_DIRECTIONS = 1 << 16, 1 << 18  # coordinates up to which the mean of each is kept; numbers that directions may have in all
 
@@ -239,7 +240,7 @@ def nodes_over(
 class Search(GaussNewton):
     """Distances to the flow as a function of the pieces z = ln w, up to a constant, that the nodes are made of."""
 
-    difference = 0.02  # of ln w
+    difference = OF_PIECES
 
     def __init__(
         self, flow: ProbabilityFlow, method: str, options: dict[str, Any], steps: int, denoise: bool, x: Tensor, ends: Tensor, moments: Range
@@ -270,15 +271,15 @@ class Search(GaussNewton):
 
     def candidates(self) -> Iterator[Tensor]:
         """Pieces of named grids over ranges of noise."""
-        yield self._pieces(self.default().ts)
+        yield self.pieces(self.default().ts)
         process, (whole_first, whole_last) = self.flow.process, self.flow.interval
         for first, last, recipe in itertools.product(self.firsts, LAST if self.denoise else LAST[:1], (karras(), log_snr(), arctan(self.std))):
             t0 = min(whole_first, time_at_ratio(process, first)) if first < math.inf else whole_first
             t1 = max(whole_last, time_at_ratio(process, last / self.steps * self.std)) if last else whole_last
             if t0 > t1:
-                yield self._pieces(make_grid(recipe, process, t0, t1, self.steps).ts)
+                yield self.pieces(make_grid(recipe, process, t0, t1, self.steps).ts)
 
-    def _pieces(self, ts: Sequence[float]) -> Tensor:
+    def pieces(self, ts: Sequence[float]) -> Tensor:
         """ln w of some nodes."""
         first, last = self.span
         levels = 0.5 * self.flow.process.log_snr(torch.tensor(ts, dtype=torch.float64))

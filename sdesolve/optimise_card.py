@@ -1,11 +1,11 @@
-"""Weights for one model and a few calls, learned on the nodes of a range of noise, or on those that ``optimize_grid`` found.
+"""Weights for one model and a few calls, learned with their nodes over a range of noise, or on nodes that ``optimize_grid`` found.
 
 On N + 1 nodes a sampler without noise is a vector a and a lower triangle b (:mod:`sdesolve.solver_card`), of which a classic method is one choice.
 Where a step is long, no formula knows what the outputs do within it, but the model does: the N (N + 1)/2 weights
 b are fitted to where the flow takes a few hundred draws of the prior, by damped Gauss-Newton steps, from the
-method's own; the other half of the draws says when to stop.  Learned weights want other nodes than formulas do: with formulas a solve had better start where
+method's own; the other half of the draws says when to stop.  Learned weights want other nodes than formulas do: these had better start where
 the noise is hardly wider than the data, so that steps are short, and some draws go to another mode for that; weights that know the model make long steps good.
-So the nodes of a range are the better ones for them, and want no search.  Related: solvers distilled from references, as in Zheng et al. 2023
+So over a range nodes and weights are fitted together.  Related: solvers distilled from references, as in Zheng et al. 2023
 (DPM-Solver-v3), which takes coefficients from statistics of the model, and Shaul et al. 2024 (bespoke solvers).
 """
 
@@ -23,7 +23,7 @@ from . import _auto, _progress, _tally
 from ._errors import integer
 from ._gauss_newton import ROUNDS, GaussNewton, Part, parts
 from .grids import Grid, make_grid
-from .optimise import centred, check_data, check_reference, draws, nodes_over
+from .optimise import OF_PIECES, Search, centred, check_data, check_reference, draws, nodes_over
 from .optimised import OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
 from .ranges import Range
@@ -31,6 +31,7 @@ from .solve import SolveWarning, solve
 from .solver_card import SolverCard, solver_card
 
 MOST = 24  # calls; beyond, the weights are many and the formulas good
+OF_WEIGHTS = 1e-3  # difference of a weight, in units of its row's sum, for the derivative
 
 
 class FittedCard(NamedTuple):
@@ -40,9 +41,9 @@ class FittedCard(NamedTuple):
     error: float
     """Mean distance of draws that have chosen nothing to where the flow takes them, each the root mean square over its coordinates."""
     baseline: float
-    """The same with the method's own weights on the same nodes."""
+    """The same with the weights, and the nodes, that the fit began with."""
     grid: OptimisedGrid
-    """The nodes that the weights are for: those that were given, or those of the range."""
+    """The nodes that the weights are for."""
 
 
 def optimize_card(
@@ -62,10 +63,10 @@ def optimize_card(
     """The weights with which a sampler comes nearest to the flow:  ``fitted = sd.optimize_card(problem, sd.Range.of(images), nfe=5, shape=(1, 28, 28))``,
     and then ``sd.solve(problem, x_T, fitted.card, grid=fitted.grid)``.
 
-    Over a range of noise the nodes are those of ``method="auto"`` for as many calls, and the weights are fitted from its method's own on.
+    Over a range of noise nodes and weights are fitted together, from those of ``method="auto"`` for as many calls on; on a grid the weights alone, from its method's.
 
-    Costs the reference and, in each of at most a dozen rounds, N (N + 1)/2 solves of N calls with half of the samples: minutes for a small network.
-    Worth it for 4 to 10 calls.  Where no weights are better than the method's own on draws that the fit has not seen, the card has those.
+    Costs the reference and, in each of at most a dozen rounds, N (N + 1)/2 solves of N calls with half of the samples, and N + 2 more for nodes: minutes for a small network.
+    Worth it for 4 to 10 calls.  Where nothing is better than the method's own on draws that the fit has not seen, that is what the card has.
 
     Arguments:
         problem: ``process.probability_flow(score)`` or ``process.reverse(score)``.
@@ -88,22 +89,22 @@ def optimize_card(
     flow = problem.probability_flow() if isinstance(problem, ReverseSDE) else problem
     check_reference(reference, tolerance, dtype, flow)
     x, stats = draws(flow, samples, shape, seed, dtype, device), dict[str, Any]()
-    grid = _nodes(grid, nfe, flow, x)
-    grid.interval(flow.process)
-    card = solver_card(grid.method, flow.process, Grid(grid.ts), **dict(grid.options))
-    if card.calls > 1 or len(grid) > MOST:
-        raise ValueError(f"grid has {len(grid)} steps of {card.calls} call(s); expected at most {MOST} steps of one, as of method='unipc' with nfe=8.")
-    with _tally.added_to(stats), _progress.count(progress, 1 + ROUNDS, f"weights for {grid.method}") as advance, warnings.catch_warnings():
+    first = _nodes(grid, nfe, flow, x)
+    first.interval(flow.process)
+    calls = solver_card(first.method, flow.process, Grid(first.ts), **dict(first.options)).calls
+    if calls > 1 or len(first) > MOST:
+        raise ValueError(f"grid has {len(first)} steps of {calls} call(s); expected at most {MOST} steps of one, as of method='unipc' with nfe=8.")
+    with _tally.added_to(stats), _progress.count(progress, 1 + ROUNDS, f"weights for {first.method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what bad weights do to some samples is in their cost
-        ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=grid.denoise, throw=True).x
+        ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=first.denoise, throw=True).x
         advance()
-        search = _Weights(flow, grid, card, x, ends)
-        plain = torch.zeros(len(search.units), dtype=torch.float64)
-        found = search.refined(plain, advance)
-        error, baseline = (grid.data_std * search.cost(z, search.told) for z in (found, plain))
+        search = _NodesAndWeights(flow, first, x, ends, grid) if isinstance(grid, Range) else _Weights(flow, first, x, ends)
+        found = search.refined(search.plain, advance)
+        error, baseline = (first.data_std * search.cost(z, search.told) for z in (found, search.plain))
+    card, nodes = search.along(found)
     if nfe is not None:
-        grid = dataclasses.replace(grid, nfe=int(nfe), error=baseline, baseline=baseline, calls=stats["calls"], rows=stats["rows"])
-    return FittedCard(search.card(found), error, baseline, grid)
+        nodes = dataclasses.replace(nodes, nfe=int(nfe), error=error, baseline=baseline, calls=stats["calls"], rows=stats["rows"])
+    return FittedCard(card, error, baseline, nodes)
 
 
 def _nodes(grid: OptimisedGrid | Range, nfe: int | None, flow: ProbabilityFlow, x: Tensor) -> OptimisedGrid:
@@ -124,17 +125,42 @@ def _nodes(grid: OptimisedGrid | Range, nfe: int | None, flow: ProbabilityFlow, 
 class _Weights(GaussNewton):
     """Distances to the flow as a function of the changes z of the weights b, each in units of what its row's weights add up to."""
 
-    difference = 1e-3
+    difference: float | Tensor = OF_WEIGHTS
 
-    def __init__(self, flow: ProbabilityFlow, grid: OptimisedGrid, start: SolverCard, x: Tensor, ends: Tensor) -> None:
-        self.flow, self.grid, self.start = flow, grid, start
+    def __init__(self, flow: ProbabilityFlow, grid: OptimisedGrid, x: Tensor, ends: Tensor) -> None:
+        self.flow, self.grid = flow, grid
         self.seen, self.held, self.told = parts(x, ends)
+        self.card = solver_card(grid.method, flow.process, Grid(grid.ts), **dict(grid.options))
         self.places = tuple(torch.tril_indices(len(grid), len(grid)))
-        self.units = start.b.sum(1).abs()[self.places[0]]
+        self.plain = torch.zeros(len(self.places[0]), dtype=torch.float64)
+        """The method's own weights."""
 
-    def card(self, z: Tensor) -> SolverCard:
-        return self.start.replace(b=self.start.b.index_put(self.places, z * self.units, accumulate=True))
+    def along(self, z: Tensor) -> tuple[SolverCard, OptimisedGrid]:
+        """The sampler of some changes, and its grid."""
+        return self._changed(self.card, z), self.grid
+
+    def _changed(self, card: SolverCard, z: Tensor) -> SolverCard:
+        units = card.b.sum(1).abs()[self.places[0]]
+        return card.replace(b=card.b.index_put(self.places, z * units, accumulate=True))
 
     def apart(self, z: Tensor, part: Part) -> Tensor:
-        x = solve(self.flow, part.x, self.card(z), grid=self.grid).x
+        card, grid = self.along(z)
+        x = solve(self.flow, part.x, card, grid=grid).x
         return (x - part.ends).reshape(len(x), -1) / self.grid.data_std
+
+
+class _NodesAndWeights(_Weights):
+    """The same as a function of the pieces that the nodes are made of, too; the weights that are changed are those of the method on these nodes."""
+
+    def __init__(self, flow: ProbabilityFlow, grid: OptimisedGrid, x: Tensor, ends: Tensor, data: Range) -> None:
+        super().__init__(flow, grid, x, ends)
+        self.nodes = Search(flow, grid.method, dict(grid.options), len(grid), grid.denoise, x, ends, data)
+        pieces = self.nodes.pieces(grid.ts)
+        self.count = len(pieces)
+        self.difference = torch.cat([OF_PIECES + 0 * pieces, OF_WEIGHTS + self.plain])
+        self.plain = torch.cat([pieces, self.plain])
+
+    def along(self, z: Tensor) -> tuple[SolverCard, OptimisedGrid]:
+        grid = self.nodes.grid(z[: self.count])
+        card = solver_card(grid.method, self.flow.process, Grid(grid.ts), **dict(grid.options))
+        return self._changed(card, z[self.count :]), grid

@@ -86,7 +86,7 @@ def test_the_nodes_are_a_minimum() -> None:
     x = process.prior((384, 2), seed=0, dtype=torch.float64)
     search = Search(flow(), "ddim", {}, 5, True, x, sd.solve(flow(), x, "tsit5", rtol=1e-4, atol=1e-4, denoise=True).x, sd.Range(1.0))
     assert torch.equal(torch.cat([search.seen.x, search.held.x, search.told.x]), x)  # those that judge are not those that were fitted
-    start = search._pieces(search.default().ts)
+    start = search.pieces(search.default().ts)
     z = search.refined(start, lambda: None)
     here = search.cost(z, search.seen)
     assert here < 0.5 * search.cost(start, search.seen)
@@ -129,7 +129,7 @@ def test_pieces_make_nodes_in_order(z: list[float], denoise: bool, process: str)
     grid = search.grid(pieces)
     assert len(grid) == steps and grid.ts[0] <= p.T and grid.ts[-1] >= p.eps and grid.ts[0] > grid.ts[-1]
     assert denoise or grid.ts[-1] == p.eps
-    assert torch.allclose(torch.softmax(search._pieces(grid.ts), 0), torch.softmax(pieces, 0), atol=2e-3)
+    assert torch.allclose(torch.softmax(search.pieces(grid.ts), 0), torch.softmax(pieces, 0), atol=2e-3)
 
 
 @pytest.mark.parametrize("denoise", [True, False])

@@ -33,7 +33,7 @@ def test_they_beat_the_method_s_own_on_fresh_draws(law: str, method: str, nfe: i
     assert fitted.error <= fitted.baseline
 
 
-@pytest.mark.parametrize(("law", "nfe", "gain"), [("2d", 5, 1.4), ("64d", 5, 2.5)])
+@pytest.mark.parametrize(("law", "nfe", "gain"), [("2d", 5, 2.0), ("64d", 5, 2.5)])
 def test_over_a_range_they_beat_auto_and_optimised_nodes_with_learned_weights(law: str, nfe: int, gain: float) -> None:
     found, shape = problem(law), LAWS[law].event
     span = sd.Range.of(LAWS[law].sample(8192, seed=4))
@@ -52,16 +52,19 @@ def test_over_a_range_they_beat_auto_and_optimised_nodes_with_learned_weights(la
     assert learned < distance("auto", nfe=nfe, interval=span) / gain
     assert learned < distance(searched.card, grid=nodes)
     assert fitted.error == pytest.approx(learned, rel=0.5) and fitted.error < fitted.baseline == fitted.grid.baseline
+    assert fitted.grid.calls > 500 and fitted.grid.rows > 100_000
 
 
-def test_the_nodes_of_a_range_are_those_of_auto(tmp_path: Path) -> None:
-    """With the method's own weights the walk is that of "auto" over the range; what the fit cost is on the grid, and the grid is kept as any other."""
+@pytest.mark.parametrize("nfe", [6, 14])
+def test_over_a_range_the_fit_begins_with_auto(nfe: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nodes and weights are what there is after no round; what the fit cost is on the grid, and the grid is kept as any other."""
+    monkeypatch.setattr("sdesolve._gauss_newton.GaussNewton.refined", lambda search, z, advance: z)
     found, span = problem("2d"), sd.Range.of(LAWS["2d"].sample(4096, seed=4))
-    fitted = sd.optimize_card(found, span, nfe=6, shape=(2,), samples=32)
+    fitted = sd.optimize_card(found, span, nfe=nfe, shape=(2,), samples=32)
     x = found.process.prior((50, 2), seed=1)
-    own = sd.solve(found, x, fitted.grid.method, grid=fitted.grid, **dict(fitted.grid.options)).x
-    torch.testing.assert_close(own, sd.solve(found, x, "auto", nfe=6, interval=span).x, rtol=1e-4, atol=1e-5)
-    assert fitted.grid.nfe == 6 and fitted.grid.calls > 100 and fitted.grid.rows > 100 * 16
+    own = sd.solve(found, x, fitted.card, grid=fitted.grid).x
+    torch.testing.assert_close(own, sd.solve(found, x, "auto", nfe=nfe, interval=span).x, rtol=1e-3, atol=1e-3)
+    assert fitted.error == fitted.baseline == fitted.grid.error and fitted.grid.nfe == nfe and fitted.grid.rows > 48 * nfe
     assert sd.OptimisedGrid.load(fitted.grid.save(tmp_path / "grid.json")) == fitted.grid
 
 
