@@ -34,7 +34,7 @@ from .mixture import cached_mixture
 PROCESS = sd.VPSDE()  # alphas and sigmas of DDPM's linear betas, which every peer knows as its default
 FINE = 1e-4  # where a reference flow ends: sigma = 0.0033
 OWN_SAMPLES, OWN_CALLS = 256, 12  # of a model that remembers no moments, from which they are read, and what each may cost
-DRAWS = 1 << 14  # of a law, from which its moments are read
+DRAWS = 1 << 16  # of a law, from which its moments are read: as many as there are images in MNIST or CIFAR-10
 
 
 CPU = torch.device("cpu")
