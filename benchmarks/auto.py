@@ -6,7 +6,7 @@
 A fixed choice is one of eight methods on one of four grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
 interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
 error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least, and how they differ.
-With ``--optimised N`` also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws.  ``--random N`` adds N random mixtures in each of
+With ``--optimised N`` also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws, and up to 10 calls ``sd.optimize_card``, 8 N.  ``--random N`` adds N random mixtures in each of
 ten dimensions, with six processes by turns.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 import sdesolve as sd
 from sdesolve.exam import Gaussian, Mixture
 from sdesolve.files import atomic
-from sdesolve_gen.benchmark.contenders import FOUND_UP_TO, optimised, span
+from sdesolve_gen.benchmark.contenders import FOUND_UP_TO, learned, optimised, span
 from sdesolve_gen.benchmark.problems import Network, Problem, Sources, exact, make
 from sdesolve_gen.benchmark.runner import fine
 
@@ -36,7 +36,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 GRIDS = {"log_snr": sd.grids.log_snr(), "karras": sd.grids.karras(), "karras(20)": sd.grids.karras(20), "uniform": sd.grids.uniform()}
 DIMENSIONS = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128)
 PROCESSES = (sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(sigma_max=50.0), sd.EDM(), sd.Cosine(), sd.RectifiedFlow())
-AUTO, OWN = "auto", "auto, optimised"
+AUTO, FOUND = "auto", ("auto, optimised", "auto, learned")
 CHOICES: dict[str, dict[str, Any]] = {
     " ".join([method, *map(str, options.values()), grid]): {"method": method, "grid": recipe, **options} for method, options in METHODS for grid, recipe in GRIDS.items()
 }
@@ -80,16 +80,19 @@ def measured(problem: Problem, calls: int, whole: bool, seed: int) -> dict[str, 
     z, ends = problem.start(seed), fine(problem, seed, problem.rows, problem.cache, "prior" if whole else "directed")
     tried = {AUTO: {"method": AUTO}, **CHOICES}
     if problem.trajectories and calls <= FOUND_UP_TO["optimised"]:
-        tried[OWN] = {"method": AUTO, "grid": optimised(problem, calls, AUTO)}
+        tried[FOUND[0]] = {"method": AUTO, "grid": optimised(problem, calls, AUTO)}
+    if problem.trajectories and calls <= FOUND_UP_TO["learned"]:
+        card, nodes = learned(problem, calls)
+        tried[FOUND[1]] = {"method": card, "grid": nodes}
     return {name: away(problem, how, calls, z, ends, whole) for name, how in tried.items()}
 
 
 def row(found: dict[str, Tensor]) -> dict[str, Any]:
-    """auto, the best fixed choice, and how much further away auto is, each with its standard error; the same of auto on nodes of its own."""
+    """auto, the best fixed choice, and how much further away auto is, each with its standard error; the same of what is found for a problem."""
     means = {name: float(d.mean()) for name, d in found.items()}
     best = min(CHOICES, key=means.__getitem__)
     line = {"auto": means[AUTO], "se": error(found[AUTO]), "best": best, "distance": means[best], **beside(found[AUTO], found[best]), "means": means}
-    return line | ({"own": {"distance": means[OWN], **beside(found[OWN], found[best])}} if OWN in found else {})
+    return line | {name: {"distance": means[name], **beside(found[name], found[best])} for name in FOUND if name in found}
 
 
 def beside(distance: Tensor, other: Tensor) -> dict[str, float]:
@@ -132,13 +135,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--random", type=int, default=0, metavar="N", help="random mixtures in each dimension, of 256 rows")
     parser.add_argument("--budgets", nargs="+", type=int, default=[5, 8, 10, 15, 20, 35, 50, 100])
     parser.add_argument("--whole", action="store_true")
-    parser.add_argument("--optimised", type=int, metavar="N", help="draws of which auto's own nodes are found, at most 20 calls")
+    parser.add_argument("--optimised", type=int, metavar="N", help="draws of which auto's own nodes are found, at most 20 calls, and of 8 times as many weights, at most 10")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     table: dict[int, list[dict[str, Any]]] = {n: [] for n in given.budgets}
-    print("| problem | calls | `auto` | best fixed choice | | `auto` - best | on its own nodes | - best |\n|---|---|---|---|---|---|---|---|")
+    print("| problem | calls | `auto` | best fixed choice | | `auto` - best | on its own nodes | - best | learned | - best |\n|---|---|---|---|---|---|---|---|---|---|")
     if not given.problems and not given.random:
         parser.error("no problems: expected some, as in mixture_2d:1024, or --random 6.")
     names = [*given.problems, *(f"random_{d}_{draw}:256" for d in DIMENSIONS for draw in range(given.random))]
@@ -147,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
         for n in given.budgets:
             line = row(measured(problem, n, given.whole, given.seed))
             table[n].append({"problem": name, "rows": problem.rows, **line})
-            own = f"{line['own']['distance']:.4f} | {more(line['own'])}" if "own" in line else " |"
+            own = " | ".join(f"{line[name]['distance']:.4f} | {more(line[name])}" if name in line else " | " for name in FOUND)
             print(f"| {name} | {n} | {line['auto']:.4f} ± {line['se']:.4f} | {line['best']} | {line['distance']:.4f} | {more(line)} | {own} |", flush=True)
     print("\n| calls | `auto` | best fixed choice over all problems | | `auto` more by, % |\n|---|---|---|---|---|")
     for n in given.budgets:
