@@ -6,8 +6,8 @@
 A fixed choice is one of eight methods on one of four grids.  All walk the same range of noise (``sd.Range`` of the data, as the benchmark has it), or with ``--whole`` the whole
 interval, and end with the denoiser.  Each is compared with auto draw by draw: the table has auto's distance, the best fixed choice, and the difference with its standard
 error; below it, over all problems, the geometric mean of the distance as a ratio to the smallest, of auto and of the choice for which that is least, and how they differ.
-With ``--optimised N`` also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws, and up to 10 calls ``sd.optimize_card``, 8 N.  ``--random N`` adds N random mixtures in each of
-ten dimensions, with six processes by turns.
+With ``--optimised N`` also ``method="auto"`` on ``sd.optimize_grid(problem, "auto", nfe=...)``, which has seen N other draws, and up to 10 calls ``sd.optimize_card`` (8 N draws).
+``--random N`` adds N random mixtures in each of ten dimensions, with six processes by turns.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def optimize_grid(
         samples: draws of the prior, at least 16; half find the nodes, half judge them, and half as many more, which have chosen nothing, tell the error.
             Where one draw in a hundred leaps to another mode, what 128 draws tell is uncertain by half; with 1024 samples nodes are better, too.
         seed: names the draws; the same seed gives the same grid.
-        denoise: whether the solve ends with Tweedie's formula; without it the last node is the problem's own end.
+        denoise: whether the solve ends where no noise is left, in one call more; without it the last node is the problem's own end.
         data: their moments, from which a solve along the grid starts, as ``sd.Range.of(images)``; default: mean and standard deviation of the draws'
             ends, which are too few to know directions.  Where such a range starts and stops is not asked: that is found.
         reference, tolerance: ODE method that chooses its steps, and its rtol and atol, in units of the state.

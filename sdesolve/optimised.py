@@ -27,14 +27,14 @@ LARGEST_FILE = 1 << 24  # bytes; the largest that is written has 2^16 means, dir
 class OptimisedGrid(Grid):
     """Nodes with all that sampling along them needs: ``sd.solve(problem, x_T, grid.method, grid=grid)``, x_T a draw of the prior.
 
-    A solve along it starts from the Gaussian of the data's moments at the first node, as a :class:`Range` does, and denoises at the
-    last where ``denoise``.  The grid fits its process alone; for another method than its own it is a grid like any other.
+    A solve along it starts from the Gaussian of the data's moments at the first node, as a :class:`Range` does, and goes on from the
+    last to no noise where ``denoise``.  The grid fits its process alone; for another method than its own it is a grid like any other.
 
     Attributes:
         ts: the nodes, from noise to data.
         process: the forward process, as it prints itself.
         method, options, nfe: what the grid was made for: the method's name, its options and network calls, the denoiser's included.
-        denoise: whether the solve ends with Tweedie's formula.
+        denoise: whether the solve ends where no noise is left, as ``solve(..., denoise="extrapolate")``.
         data_mean: m, one number or one for each coordinate of the flattened event.
         data_std: s, standard deviation about m, all coordinates together.
         directions: k of them, each of as many numbers as a sample has, as :class:`Range` has them.

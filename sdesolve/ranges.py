@@ -45,8 +45,8 @@ class Range:
     The solve starts at the time with  sigma/alpha = first data_std  from the Gaussian of the data's moments under that noise: along each of the
     ``directions``, of variance l, the prior's draw z = x_T / prior_std is scaled by  sqrt(alpha^2 l + sigma^2),  across them by
     sqrt(alpha^2 r + sigma^2)  with the variance r that they leave to each other direction, and alpha m is added.  That is where the flow of the
-    Gaussian N(m, C) takes x_T, exactly [Wang & Vastola 2024, arXiv 2412.09726].  The solve stops at sigma/alpha = last data_std, and denoises there unless
-    ``denoise=False``.  For every process, and every method that goes from noise to data.
+    Gaussian N(m, C) takes x_T, exactly [Wang & Vastola 2024, arXiv 2412.09726].  The solve stops at sigma/alpha = last data_std, and follows the flow
+    from there to no noise, as ``solve`` does by ``denoise="extrapolate"``, unless told otherwise.  For every process, and every method that goes from noise to data.
 
     What the start leaves out no number of calls mends.  Of h standard deviations along the first direction, the third cumulant of the data moves a draw by about 1/h^3 of the
     noise's width, the chance in moments of n samples by 1/(h sqrt(n)), and as many draws beside a watershed go to another mode; while an error of the steps falls as a power

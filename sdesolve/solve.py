@@ -84,8 +84,8 @@ def solve(
     A method made to keep to a tolerance (``rk45``, ``tsit5``, ``rodas5p``, ``adaptive``, ...) chooses its steps per sample unless ``steps``,
     ``grid`` or ``nfe`` is given; every other method walks a grid, unless it has an error estimate (``heun``, ``midpoint``) and ``rtol`` or
     ``atol`` is given.  An ODE method given a reverse SDE solves its probability flow, which has the same marginals.
-    "auto" takes the method, and its grid, that did best on problems with exact scores at that ``nfe`` (default 50), along the flow and denoised at
-    the problem's own end, not at one before it; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
+    "auto" takes the method, and its grid, that did best on problems with exact scores at that ``nfe`` (default 50), along the flow, which it follows
+    beyond the problem's own end to no noise, but not beyond an end before that; or the method of an :class:`OptimisedGrid`; or, without a score, one that suits the kind of noise.
 
     Arguments:
         problem: :class:`SDE`, :class:`ODE`, :class:`UnderdampedLangevin`, ``process.reverse(score)`` or ``process.probability_flow(score)``.
@@ -114,8 +114,10 @@ def solve(
         event_direction: 1 for changes from - to + alone, -1 for those from + to -, along the interval; 0 for both.
         callback: called after every step with a :class:`Moment` (step, t, x).
         progress: draw a progress bar.
-        denoise: apply Tweedie's formula at the last time (one more call; needs a score); default: where a :class:`Range` or
-            :class:`OptimisedGrid` says so, and by "auto" as above.
+        denoise: True: apply Tweedie's formula E[x_0 | x_t] at the last time (one more call; needs a score).  "extrapolate": in as many calls, a multistep
+            method without noise follows the flow from there to no noise at all, by its two last outputs, which leaves O(sigma^4) of what the flow does
+            where Tweedie's formula, by which all others and a walk with a constraint end, leaves O(sigma^2).  Default: "extrapolate" where a
+            :class:`Range` or :class:`OptimisedGrid` says that the walk ends so, and by "auto" as above; else False.
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
         gradient: what derivatives of ``sol.x`` and ``sol.xs`` by x and by whatever the problem was made from cost; None for none at all.

@@ -81,7 +81,7 @@ def sample_command(
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance where steps are chosen per image.")] = None,
     atol: Annotated[float | None, typer.Option(help="Absolute tolerance, in units of the data range, where steps are chosen per image.")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of sdesolve.solve or the method; may be repeated.")] = None,
-    denoise: Annotated[bool, typer.Option(help="End with Tweedie's formula, one network call more.")] = True,
+    denoise: Annotated[bool, typer.Option(help="End where no noise is left, one network call more.")] = True,
     labels: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Classes to draw: one for all images, or one for each, separated by commas.")] = None,
     classifier: ClassifierName = None,
     classifier_scale: ClassifierScale = 1.0,
