@@ -45,7 +45,7 @@ UNIPC2: _Method = ("unipc", {})
 UNIPC: _Method = ("unipc", {"order": 3})
 DIRECTED: dict[bool, tuple[Rule, ...]] = {  # many coordinates -> rules over a range with directions
     False: (Rule(12, *DEIS, karras()), Rule(math.inf, *UNIPC, log_snr())),
-    True: (Rule(15, *DEIS, karras()), Rule(math.inf, *UNIPC, karras(20))),
+    True: (Rule(12, *DEIS, karras()), Rule(math.inf, *UNIPC, karras(20))),
 }
 """By the mean distance; in root mean square, of which draws that go to another mode are the most, UniPC is ahead sooner where modes lie apart: in the plane from 8 calls on."""
 SPREAD = 13.5
