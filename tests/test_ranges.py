@@ -130,7 +130,7 @@ def test_few_samples_have_few_directions() -> None:
 @EACH
 def test_with_directions_it_starts_at_multiples_of_the_first(process: sd.Process) -> None:
     span = sd.Range(float(VARIANCES.mean().sqrt()), ALONG.mean, directions=0.1 * DIRECTIONS)
-    for calls, first in ((3, 1.3), (15, 8.5), (60, 121.0), (None, 100.0)):
+    for calls, first in ((4, 1.8), (15, 8.5), (60, 121.0), (None, 100.0)):
         assert noise_ratio(process, span.interval(process, calls)[0]) == pytest.approx(min(0.3 * first, noise_ratio(process, process.T)))
 
 
