@@ -18,7 +18,7 @@ from torch import Tensor
 from ._checks import EXTRAPOLATE, SAME, AnyProblem, Denoise
 from ._errors import as_int
 from .grids import Grid, Recipe, karras, log_snr, uniform
-from .optimised import OptimisedGrid
+from .optimised import CARD, OptimisedGrid
 from .problems import ODE, SDE, ProbabilityFlow, ReverseSDE
 from .ranges import Range
 
@@ -89,6 +89,8 @@ def choose(
     if options:
         raise ValueError(f"unknown argument(s) {', '.join(options)}: method='auto' chooses the method and its options; expected one by name for options of your own.")
     if isinstance(grid, OptimisedGrid):
+        if grid.method == CARD:
+            raise ValueError("grid was found with the weights of a card; expected that card in the place of 'auto': sd.solve(problem, x_T, fitted.card, grid=fitted.grid).")
         return Choice(grid.method, dict(grid.options), evaluations, denoise, grid)
     if not isinstance(problem, ReverseSDE | ProbabilityFlow):
         method = "tsit5" if isinstance(problem, ODE) else BY_NOISE[problem.kind] if isinstance(problem, SDE) else "baoab"
@@ -96,15 +98,18 @@ def choose(
     named = grid is None or isinstance(grid, str) or callable(grid)
     if steps is None and evaluations is None and named:
         evaluations = DEFAULT_CALLS
-    calls = as_int(steps if evaluations is None else evaluations) if named else len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
     coordinates = math.prod(x.shape[1:]) if isinstance(x, Tensor) else 1  # what is no state, like what is no number, is refused where all arguments are
     first, last = problem.interval if interval is None or isinstance(interval, Range) else problem.check_interval(interval)
     uniform_in_time = problem.process.default_grid == "uniform"
     spread = 0.5 * abs(float(problem.process.log_snr(first)) - float(problem.process.log_snr(last))) if uniform_in_time else 0.0
+    if denoise is None:
+        whole = isinstance(interval, Range) or (first > last and last - problem.interval[1] <= SAME * (first - last))  # data are no draw of p_t where the walk ends before
+        denoise = EXTRAPOLATE if whole and as_int(evaluations) != 1 else False  # of one call none is left for the end
+    if not named:
+        calls: int | None = len(Grid.of(grid.ts if isinstance(grid, Grid) else grid)) + 1
+    elif evaluations is not None:
+        calls = as_int(evaluations)
+    else:
+        calls = None if (walked := as_int(steps)) is None else walked + bool(denoise)
     rule = for_calls(DEFAULT_CALLS if calls is None else calls, coordinates, interval, spread)
-    if denoise is None and calls == 1:  # of which none is left for the denoiser
-        denoise = False
-    elif denoise is None and not isinstance(interval, Range):
-        whole = first > last and last - problem.interval[1] <= SAME * (first - last)  # data are no draw of p_t where the walk ends before
-        denoise = EXTRAPOLATE if whole else False
     return Choice(rule.method, dict(rule.options), evaluations, denoise, rule.grid if grid is None else grid)

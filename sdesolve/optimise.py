@@ -28,7 +28,7 @@ from torch import Tensor
 from . import _checks, _progress, _tally
 from ._errors import integer
 from ._gauss_newton import ROUNDS, GaussNewton, Part, distances, parts
-from .grids import Grid, arctan, karras, log_snr, make_grid, time_at_ratio
+from .grids import Grid, arctan, karras, log_snr, make_grid, noise_ratio, time_at_ratio
 from .methods import Stepper
 from .optimised import OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
@@ -113,9 +113,9 @@ def optimize_grid(
     rounds = STARTS * ROUNDS if len(racing) == 1 else len(racing) * HEAT + ROUNDS
     with _tally.added_to(stats), _progress.count(progress, 2 + rounds, f"grid for {method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what a bad grid does to some samples is in its cost
-        ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=denoise, throw=True).x
+        ends = followed(flow, centred(flow, x), reference, tolerance, to_no_noise=denoise)
         advance()
-        moments = data or _moments(ends)
+        moments = data or _moments(ends, noise_ratio(flow.process, flow.interval[1]))
         search, z = _nearest([Search(flow, name, chosen, steps, denoise, x, ends, moments) for name, chosen in racing], advance)
         grid, plain = search.grid(z), search.default()
         error, baseline = search.error(grid), search.error(plain)
@@ -155,9 +155,9 @@ def check_data(data: object, flow: ProbabilityFlow, x: Tensor) -> None:
     gaussian_start(flow.process, x[:1], flow.interval[0], data.data_mean, data.data_std, data.directions)
 
 
-def _moments(ends: Tensor) -> Range:
-    """Of where the flow takes the draws."""
-    if bool((ends == ends[:1]).all()):
+def _moments(ends: Tensor, noise: float) -> Range:
+    """Of where the flow takes the draws, by steps that end in noise of that width."""
+    if float((ends - ends[:1]).abs().max()) <= 1e-3 * noise:
         raise ValueError("problem takes all draws to one point, where any nodes are as good as others; expected the score of a law with some width.")
     return Range.of(ends, directions=0)
 
@@ -168,9 +168,11 @@ def _worse(error: float, baseline: float, data: Range | None) -> str:
     return f"the nodes that were found err by {error:.3g} on draws that have chosen nothing, and the default grid by {baseline:.3g}; expected {hint}."
 
 
-def draws(flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def draws(
+    flow: ProbabilityFlow, samples: int, shape: Sequence[int], seed: int, dtype: torch.dtype, device: torch.device | str, usual: int = 256
+) -> Tensor:
     """Draws of the prior to search with, and half as many more, (3 samples / 2, *shape)."""
-    return flow.process.prior((integer("samples", samples, 16, 256) // 2 * 3, *_event(shape)), seed=seed, dtype=dtype, device=_device(device))
+    return flow.process.prior((integer("samples", samples, 16, usual) // 2 * 3, *_event(shape)), seed=seed, dtype=dtype, device=_device(device))
 
 
 def check_reference(reference: str, tolerance: float, dtype: torch.dtype, flow: ProbabilityFlow) -> None:
@@ -191,6 +193,18 @@ def check_dtype(dtype: torch.dtype) -> None:
     """That states can be of it."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r}; expected a real floating dtype, as in dtype=torch.float32.")
+
+
+def followed(flow: ProbabilityFlow, x: Tensor, method: str, tolerance: float, *, to_no_noise: bool = True) -> Tensor:
+    """Where the flow takes x from the start of its interval, by a method that chooses its steps; short ones of a multistep method lead from the end
+    of the process's noise to none."""
+    first, last = flow.interval
+    how: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "throw": True}
+    if not to_no_noise:
+        return solve(flow, x, method, **how).x
+    near = time_at_ratio(flow.process, min(1.5 * noise_ratio(flow.process, last), 0.5 * noise_ratio(flow.process, first)))
+    x = solve(flow, x, method, interval=(first, near), **how).x
+    return solve(flow, x, "deis", steps=8, interval=(near, last), denoise=_checks.EXTRAPOLATE, throw=True).x
 
 
 def _event(shape: Any) -> tuple[int, ...]:

@@ -23,8 +23,8 @@ from . import _auto, _progress, _tally
 from ._errors import integer
 from ._gauss_newton import ROUNDS, GaussNewton, Part, parts
 from .grids import Grid, make_grid
-from .optimise import OF_PIECES, Search, centred, check_data, check_reference, draws, nodes_over
-from .optimised import OptimisedGrid
+from .optimise import OF_PIECES, Search, centred, check_data, check_reference, draws, followed, nodes_over
+from .optimised import CARD, OptimisedGrid
 from .problems import ProbabilityFlow, ReverseSDE
 from .ranges import Range
 from .solve import SolveWarning, solve
@@ -88,7 +88,7 @@ def optimize_card(
         raise TypeError(f"problem is a {type(problem).__name__}; expected process.probability_flow(score) or process.reverse(score).")
     flow = problem.probability_flow() if isinstance(problem, ReverseSDE) else problem
     check_reference(reference, tolerance, dtype, flow)
-    x, stats = draws(flow, samples, shape, seed, dtype, device), dict[str, Any]()
+    x, stats = draws(flow, samples, shape, seed, dtype, device, 512), dict[str, Any]()
     first = _nodes(grid, nfe, flow, x)
     first.interval(flow.process)
     calls = solver_card(first.method, flow.process, Grid(first.ts), **dict(first.options)).calls
@@ -96,14 +96,14 @@ def optimize_card(
         raise ValueError(f"grid has {len(first)} steps of {calls} call(s); expected at most {MOST} steps of one, as of method='unipc' with nfe=8.")
     with _tally.added_to(stats), _progress.count(progress, 1 + ROUNDS, f"weights for {first.method}") as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore", SolveWarning)  # what bad weights do to some samples is in their cost
-        ends = solve(flow, centred(flow, x), reference, rtol=tolerance, atol=tolerance, denoise=first.denoise, throw=True).x
+        ends = followed(flow, centred(flow, x), reference, tolerance, to_no_noise=first.denoise)
         advance()
         search = _NodesAndWeights(flow, first, x, ends, grid) if isinstance(grid, Range) else _Weights(flow, first, x, ends)
         found = search.refined(search.plain, advance)
         error, baseline = (first.data_std * search.cost(z, search.told) for z in (found, search.plain))
     card, nodes = search.along(found)
     if nfe is not None:
-        nodes = dataclasses.replace(nodes, nfe=int(nfe), error=error, baseline=baseline, calls=stats["calls"], rows=stats["rows"])
+        nodes = dataclasses.replace(nodes, method=CARD, options=(), nfe=int(nfe), error=error, baseline=baseline, calls=stats["calls"], rows=stats["rows"])
     return FittedCard(card, error, baseline, nodes)
 
 
@@ -112,10 +112,14 @@ def _nodes(grid: OptimisedGrid | Range, nfe: int | None, flow: ProbabilityFlow, 
     if isinstance(grid, OptimisedGrid):
         if nfe is not None:
             raise ValueError(f"nfe={nfe!r} with a grid, which has its number of calls; expected one of them: sd.optimize_card(problem, data, nfe=5, ...).")
+        if grid.method == CARD:
+            raise ValueError("grid is that of a card, which has learned weights; expected the range of the data, or what sd.optimize_grid returns.")
         return grid
     if not isinstance(grid, Range):
         raise TypeError(f"grid is a {type(grid).__name__}; expected sd.Range.of(images), or what sd.optimize_grid(problem, 'unipc', nfe=8, shape=...) returns.")
     calls = integer("nfe", nfe, 3, 5)
+    if calls > MOST + 1:
+        raise ValueError(f"nfe={nfe!r}; expected at most {MOST + 1}: beyond, weights are many and formulas good, as in sd.solve(problem, x_T, 'auto', nfe={nfe!r}, interval=data).")
     check_data(grid, flow, x)
     rule = _auto.for_calls(calls, x[0].numel(), grid, 0.0)
     ts = make_grid(rule.grid, flow.process, *grid.interval(flow.process, calls, flow.interval[1]), calls - 1).ts

@@ -114,7 +114,8 @@ def sample_command(
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", sd.SolveWarning)
-            samples = loaded.draw(n, method, steps=steps, seed=seed, batch_size=batch_size, denoise=denoise, progress=True, classifier=judge, **classes, **options)
+            how = {"steps": steps, "seed": seed, "batch_size": batch_size, "denoise": "extrapolate" if denoise else False}
+            samples = loaded.draw(n, method, progress=True, classifier=judge, **how, **classes, **options)
         settings = {"method": method, "batch_size": batch_size, "device": device, "denoise": denoise, "options": options}
         if classes["labels"] is not None:
             settings |= {**classes, "classifier": None if judge is None else {"name": judge.card["name"], "sha256": judge.card.get("sha256")}}

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -183,7 +183,7 @@ class Model:
         seed: int | None = None,
         batch_size: int | None = None,
         sample_ids: Sequence[int] | Tensor | None = None,
-        denoise: bool = True,
+        denoise: bool | Literal["extrapolate"] = "extrapolate",
         progress: bool = False,
         labels: int | Sequence[int] | Tensor | None = None,
         guidance: float | Guidance = 1.0,
@@ -204,7 +204,7 @@ class Model:
             seed: 0 <= seed < 2**64; default: drawn from torch's global generator.
             batch_size: images solved together; default n.
             sample_ids: (n,) integers >= 0 that name the images; default 0..n-1.  Images of one name, and one class, are the same image.
-            denoise: end where no noise is left, one network call more, as ``denoise="extrapolate"`` of :func:`sdesolve.solve`; "auto" leaves it out for ``nfe`` of one evaluation.
+            denoise: end where no noise is left, in one network call more; True for Tweedie's formula, False for neither; "auto" leaves it out for ``nfe`` of one evaluation.
             progress: draw a progress bar.
             labels: the classes to draw, one int for all images or n of them; a model that knows classes wants them, ``classes`` itself is "of no class".
                 Where steps are chosen per image, or with ``parallel=``, images of one class are solved together.

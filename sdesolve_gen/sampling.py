@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ def draw(
     seed: int | None = None,
     batch_size: int | None = None,
     sample_ids: Sequence[int] | Tensor | None = None,
-    denoise: bool = True,
+    denoise: bool | Literal["extrapolate"] = "extrapolate",
     progress: bool = False,
     labels: int | Sequence[int] | Tensor | None = None,
     guidance: float | Guidance = 1.0,
@@ -93,7 +93,7 @@ def draw(
             callback = observe(len(chunk)) if observe else None
             few = method == "auto" and 0 < (as_int(options.get("nfe")) or 0) < 2 * problem.score.calls  # of which none is left for the denoiser
             solutions.append(
-                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise="extrapolate" if denoise and not few else False, callback=callback, **options)
+                sd.solve(problem, x, method, steps=steps, seed=seed, sample_ids=named, denoise=False if few else denoise, callback=callback, **options)
             )
     order = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
     x, nfe, walked = (torch.cat([of(solution) for solution in solutions])[order] for of in (lambda solution: solution.x, calls, _walked))

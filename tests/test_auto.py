@@ -101,6 +101,7 @@ def test_what_it_takes() -> None:
     directed = sd.Range(1.0, directions=torch.eye(3)[:1])
     assert [taken(nfe=n, interval=directed)[0] for n in (5, 12, 13, 100)] == ["deis", "deis", "unipc", "unipc"]
     assert taken(nfe=1, interval=directed) == ("deis", 1, 1)  # of which none is left for the denoiser
+    assert [taken(steps=n, interval=directed) for n in (1, 11, 12)] == [("deis", 2, 1), ("deis", 12, 11), ("unipc", 13, 12)]  # the last call is one of the calls
     assert taken(sd.EDM(sigma_max=330.0).probability_flow(lambda x, t: -x), nfe=20)[0] == "deis"  # whose time is its noise: equal steps of it would be none at the data
     image = torch.ones(2, 1, 16, 16)
     assert [taken(x=image, nfe=n)[0] for n in (9, 10, 17, 18)] == ["unipc", "ipndm", "ipndm", "unipc"]

@@ -132,6 +132,15 @@ def test_what_does_not_fit_is_refused() -> None:
         sd.optimize_card(found, grid, nfe=4, shape=(2,))
     with pytest.raises(ValueError, match="nfe=None; expected an integer >= 3"):
         sd.optimize_card(found, sd.Range(1.0), shape=(2,))
+    with pytest.raises(ValueError, match="nfe=26; expected at most 25: beyond"):
+        sd.optimize_card(found, sd.Range(1.0), nfe=26, shape=(2,))
+    with pytest.raises(ValueError, match="samples=15; expected an integer >= 16, as in samples=512"):
+        sd.optimize_card(found, sd.Range(1.0), nfe=5, shape=(2,), samples=15)
+    own = sd.optimize_card(found, sd.Range(1.0), nfe=4, shape=(2,), samples=16).grid
+    with pytest.raises(ValueError, match="grid is that of a card, which has learned weights; expected the range"):
+        sd.optimize_card(found, own, shape=(2,))
+    with pytest.raises(ValueError, match="found with the weights of a card; expected that card in the place of 'auto'"):
+        sd.solve(found, found.process.prior((4, 2), seed=0), "auto", grid=own)
     with pytest.raises(ValueError, match="nfe=2; expected an integer >= 3"):
         sd.optimize_card(found, sd.Range(1.0), nfe=2, shape=(2,))
     with pytest.raises(ValueError, match="data_mean has shape"):

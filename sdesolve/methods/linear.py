@@ -28,7 +28,7 @@ from ..processes import Process
 from .base import Facts, Step, StepNoise, Stepper
 
 _APART, _SHORTER = 1e-10, 3e-4  # least step in lambda that is divided by, and least as a share of its neighbours', of a method that remembers: errors and noise grow by as much
-_CLOSE = 0.01  # in lambda: outputs that are closer are extrapolated as if they weren't, for the sake of what they have of errors
+_CLOSE = 0.05  # in lambda: outputs that are closer are extrapolated as if they weren't, as what they have of errors grows by 1/(2 h)
 _TERMS = 18  # of the series of phi: below one rounding for |z| < 1
 
 
@@ -119,15 +119,17 @@ def to_no_noise(process: Process, times: Sequence[Number], output: Literal["x0",
     Tweedie's formula ends at D = E[x_0 | x], which along a direction in which data are much wider than rho = sigma/alpha, by a standard deviation s, is too near to their mean by
     rho^2/(2 s^2).  In rho^2 the D of a smooth law are a straight line where rho is small, and in rho the outputs E[eps | x] are, both for directions in which data are wide
     and for those in which they have no width; each is followed to rho = 0.  What is left is a quantity of order rho^2 rho_-1^2.
+    From data to noise there is nothing to follow, and Tweedie's formula is left.
     """
-    h = half_log_snr(process, times[0]) - half_log_snr(process, times[1])
-    h = h.clamp(min=_CLOSE) if isinstance(h, Tensor) else max(h, _CLOSE)
+    way = half_log_snr(process, times[0]) - half_log_snr(process, times[1])
+    h = way.clamp(min=_CLOSE) if isinstance(way, Tensor) else max(way, _CLOSE)
+    towards_data = 1.0 * (way > 0)
     if output == "x0":
-        share = 1 / xp(h).expm1(2 * h)
+        share = towards_data / xp(h).expm1(2 * h)
         return Row(0.0, (1 + share, -share))
     alpha = process.alpha_(times[0])
     rho = process.sigma_(times[0]) / alpha
-    share = 0.5 * rho / xp(h).expm1(h)
+    share = 0.5 * towards_data * rho / xp(h).expm1(h)
     return Row(1 / alpha, (-rho - share, share))
 
 

@@ -70,7 +70,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "deis, optimised": {"method": "deis", "variant": "log_rho", "grid": "optimised"},
     "auto, learned": {"method": "auto", "grid": "learned"},
 }
-"""Label -> options of ``solve``.  An optimised grid, weights that are learned on our grid, and statistics of the model are found once, from draws that no
+"""Label -> options of ``solve``.  An optimised grid, nodes and weights that are learned from our grid on, and statistics of the model are found once, from draws that no
 cell has, and kept; the calls that this takes are not the sampler's."""
 
 
@@ -128,7 +128,7 @@ def optimised(problem: Problem, budget: int, method: str, **options: Any) -> sd.
 
 
 def learned(problem: Problem, budget: int) -> tuple[sd.SolverCard, sd.OptimisedGrid]:
-    """The weights of ``sd.optimize_card`` on our grid, and that grid, kept beside the fine solves."""
+    """The weights and nodes of ``sd.optimize_card``, which begins with our grid, kept beside the fine solves."""
     card, nodes = (problem.cache / f"{name}-{problem.key}-learned-{budget}.json" for name in ("card", "grid"))
     if not (card.is_file() and nodes.is_file()):
         assert problem.trajectories is not None

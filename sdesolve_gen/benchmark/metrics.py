@@ -7,7 +7,7 @@ which are the means of n equal parts of many more exact draws in their order alo
     energy      length(d) * mean over u of  2 E|x - y| - E|x - x'| - E|y - y'|                                    [Szekely & Rizzo 2013, eq. 5]
     ks          max over u of  sup |F_x - F_y|
     frechet     |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))  of given features                          [Heusel et al. 2017, eq. 6]
-    trajectory  root mean square over rows and coordinates of  x - x*,  x* the nearer of two ends of the flow, solved finely: from the same
+    trajectory  root mean square over rows and coordinates of  x - x*,  x* the nearest of three ends of the flow, solved finely: from the same
                 draw of the prior as it is, and from that draw moved to the Gaussian with the data's mean and standard deviation
 
 None of the first four is zero for right samples: what remains, the *floor*, is measured on exact draws.  The square of ``sliced_w2``, and

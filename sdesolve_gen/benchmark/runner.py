@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import sdesolve as sd
 from sdesolve.files import atomic
-from sdesolve.grids import noise_ratio, time_at_ratio
+from sdesolve.optimise import followed
 
 from .._errors import unknown
 from .._reading import checked_device
@@ -277,9 +277,7 @@ def fine(problem: Problem, seed: int, rows: int, cache: Path, start: str = "prio
             x, method, tolerance = (z.double(), "dop853", 1e-6) if exact else (z, "rk45", 2e-6)
             x = x * problem.process.prior_std
             x = moved.start(problem.process, x, flow.interval[0]) if moved else x
-            near = time_at_ratio(problem.process, 1.5 * noise_ratio(problem.process, flow.interval[1]))
-            x = sd.solve(flow, x, method, rtol=tolerance, atol=tolerance, interval=(flow.interval[0], near), throw=True).x
-            ends.append(sd.solve(flow, x, "deis", steps=8, interval=(near, flow.interval[1]), denoise="extrapolate", throw=True).x.float().cpu())
+            ends.append(followed(flow, x, method, tolerance).float().cpu())
         with atomic(file) as path:
             save_file({"ends": torch.cat(ends)}, path)
     return load_file(file)["ends"]
