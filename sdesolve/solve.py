@@ -116,7 +116,7 @@ def solve(
         progress: draw a progress bar.
         denoise: True: apply Tweedie's formula E[x_0 | x_t] at the last time (one more call; needs a score).  "extrapolate": in as many calls, a multistep
             method without noise follows the flow from there to no noise at all, by its two last outputs, which leaves O(sigma^4) of what the flow does
-            where Tweedie's formula, by which all others and a walk with a constraint end, leaves O(sigma^2).  Default: "extrapolate" where a
+            where Tweedie's formula, by which all others, "dpm_solver_v3" and a walk with a constraint end, leaves O(sigma^2); worth it for order 3.  Default: "extrapolate" where a
             :class:`Range` or :class:`OptimisedGrid` says that the walk ends so, and by "auto" as above; else False.
         max_steps: most steps tried per sample where steps are chosen.
         throw: raise :class:`SolveError` instead of warning where samples fail.
