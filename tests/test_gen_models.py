@@ -59,6 +59,17 @@ def test_an_image_does_not_depend_on_its_batch(method, options, batch_size):
     assert ((other - whole.images).abs().amax((1, 2, 3)) > 0.1).all()  # the tolerance above is far from what tells images apart
 
 
+def test_an_image_ends_where_no_noise_is_left_unless_told_otherwise():
+    m = gen.load("mnist")
+    asked = {"nothing": {}, "the flow's end": {"denoise": "extrapolate"}, "Tweedie": {"denoise": True}, "none": {"denoise": False}}
+    drawn = {name: m.draw(2, "deis", steps=5, seed=3, **how) for name, how in asked.items()}
+    assert torch.equal(drawn["nothing"].images, drawn["the flow's end"].images)
+    assert all(not torch.equal(drawn[a].images, drawn[b].images) for a, b in (("nothing", "Tweedie"), ("nothing", "none"), ("Tweedie", "none")))
+    assert [int(d.nfe[0]) for d in drawn.values()] == [6, 6, 6, 5]
+    with pytest.raises(TypeError, match="denoise='x'; expected True, 'extrapolate', False"):
+        m.draw(2, "deis", steps=5, denoise="x")
+
+
 def test_images_parallel_in_time_are_the_sequential_ones():
     model = gen.load("mnist")
     walked, near = (model.sample(2, "ddim", steps=20, seed=0, parallel=parallel) for parallel in (None, 10))
