@@ -13,7 +13,7 @@ from .contenders import OUR_GRID, OURS, USERS
 from .metrics import METRICS
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe & Ito, told apart by colour-blind readers
-NAMED = len(COLOURS)  # of our methods, the best over all budgets
+NAMED = len(COLOURS)  # of our methods, the best over the budgets that they have
 
 
 def plots(found: Mapping[str, Any], out: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def _picture(found: Mapping[str, Any], problem: str, curves: Mapping[str, list[d
 
     about, metric = found["problems"][problem], found["problems"][problem]["primary"]
     setting = {label: found["contenders"][label]["setting"] for label in curves}
-    own = sorted((label for label in curves if setting[label] == OURS), key=lambda label: (-len(curves[label]), sum(math.log(p["mean"]) for p in curves[label])))[:NAMED]
+    own = _nearest({label: points for label, points in curves.items() if setting[label] == OURS})[:NAMED]
     figure, (quality, cost) = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(3, 2), layout="constrained")
     for label, points in curves.items():
         if setting[label] != OURS:
@@ -83,6 +83,12 @@ def _picture(found: Mapping[str, Any], problem: str, curves: Mapping[str, list[d
     figure.suptitle(f"{problem}: {about['rows']} samples, {found['plan']['seeds']} seeds, bars are one standard error", fontsize=12, x=0.01, ha="left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _nearest(curves: Mapping[str, list[dict[str, float]]]) -> list[str]:
+    """Labels by the geometric mean of the error as a ratio to the least at that budget, of the budgets that a method has."""
+    least = {p["budget"]: p["mean"] for p in _envelope(list(curves.values()))}
+    return sorted(curves, key=lambda label: sum(math.log(p["mean"] / least[p["budget"]]) for p in curves[label]) / len(curves[label]))
 
 
 def _xy(points: list[dict[str, float]], what: str) -> tuple[list[float], list[float]]:
