@@ -1,11 +1,11 @@
 """``method="auto"``: which method for a problem and a number of network calls.
 
 Along the flow of a score the rules below: over a :class:`Range` that knows the data's directions, over one that doesn't and over the whole interval, these for few coordinates
-and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of 24 fixed choices (eight methods, three grids),
-or 32 over the whole interval (equal steps of time, too): with directions on mixtures, random ones as well, and six processes; over the whole interval for few coordinates on
+and many (from 256).  They were read from the mean distance to where a fine solve takes the same draws, as a ratio to the smallest of fixed choices, methods and grids,
+32 over the whole interval: with directions on mixtures, random ones as well, and six processes; over the whole interval for few coordinates on
 mixtures in 2 and 64 dimensions and a ring, for many on a mixture of low rank and five trained networks, with six processes.  ``benchmarks/auto.py`` measures them.  Data with
 many coordinates have strong directions, which are decided while the noise is wide, and there Karras et al.'s spacing stands closer than equal steps of the log-SNR do: where steps
-are long the grid matters more than the method.  Where the start knows the directions, one rule serves all data.  Ending with the denoiser is better than a step more.
+are long the grid matters more than the method.  Where the start knows the directions, one rule serves all data.  A call for the end is better than a step more.
 """
 
 from __future__ import annotations

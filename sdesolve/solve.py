@@ -191,7 +191,7 @@ def solve(
                 control, promises = _checks.control_of(stepper, rtol, atol, x.dtype), _promises(problem, x, seed, ids, path)
                 ts, out = _adapt(runs, problem, x, Task(span, control, (), max_steps, seed, observe, ending, promises), save, how, stats)
         with torch.set_grad_enabled(how is not None):
-            last = stepper if denoise == _checks.EXTRAPOLATE else Stepper()
+            last = stepper if denoise == _checks.EXTRAPOLATE else Stepper()  # whose ending is Tweedie's formula
             out = _denoised(last, problem, out, span[1], constraint) if denoise else out
             xs = torch.stack(list(out.xs)) if ts else None
         if compile:

@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import sdesolve as sd
+from sdesolve.optimise import followed
 from sdesolve_gen import cli
 from sdesolve_gen.benchmark import QUICK, Plan, metrics, mixture, planned, report, results, run, write
 from sdesolve_gen.benchmark.contenders import METHODS, OUR_GRID, OURS, USERS, ladder, ours, solver
 from sdesolve_gen.benchmark.peers import MODULES, peers
+from sdesolve_gen.benchmark.plots import _nearest
 from sdesolve_gen.benchmark.problems import Network, Skipped, Sources, make
 from sdesolve_gen.benchmark.runner import EXACT, FLOW, STARTS, fine, read, sampled
 from sdesolve_gen.evaluation.classifier import Classifier, probabilities
@@ -225,6 +227,21 @@ def test_every_option_of_a_peer_does_something(small):
     assert options < x.keys() and options < QUICK.few
     for a, b in itertools.combinations(x, 2):
         assert float((x[a] - x[b]).abs().mean()) > 1e-4, (a, b)
+
+
+def test_the_reference_of_a_network_counts_as_exact(tmp_path):
+    """A digit that a tolerance of 2e-4 takes 0.2 standard deviations away from where a tighter one does."""
+    problem = make("mnist_model", 1, Sources(cache=tmp_path))
+    flow, x = problem.process.probability_flow(Network(problem).score), problem.start(2) * problem.process.prior_std
+    exact, loose = (followed(flow, x, "rk45", tolerance) for tolerance in (4e-7, 2e-4))
+    away = [float((ends - exact).square().mean().sqrt()) / problem.std for ends in (fine(problem, 2, 1, tmp_path), loose)]
+    assert away[0] < 0.005 and away[1] > 0.1
+
+
+def test_the_picture_names_the_nearest_over_the_budgets_that_a_method_has():
+    points = {"few": {5: 1.0, 8: 1.1}, "all": {5: 2.0, 8: 1.0, 20: 0.5}, "far": {5: 4.0, 8: 4.0, 20: 4.0}, "late": {20: 0.6}}
+    curves = {label: [{"budget": n, "mean": v} for n, v in found.items()] for label, found in points.items()}
+    assert _nearest(curves) == ["few", "late", "all", "far"]
 
 
 def test_learned_weights_are_kept_and_better_than_the_method_s_own(tmp_path):

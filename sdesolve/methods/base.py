@@ -152,7 +152,7 @@ class Stepper:
         raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def ending(self, problem: Any, x: Tensor, t: Number, carry: Any) -> Tensor:
-        """Data from the last state, (x, t), in one network call; ``carry`` is the last step's."""
+        """Data from the last state, (x, t), in one network call: Tweedie's formula, where a method knows no better; ``carry`` is the last step's."""
         denoised: Tensor = problem.score.denoise(x, t)
         return denoised
 
